@@ -1,0 +1,137 @@
+#!/usr/bin/env python3
+"""Writes vectors.json beside this file: the test vectors of docs/protocol.md section 2.
+
+It shares no code with the crates; hmac and hashlib of the standard library are all it needs.
+"""
+
+import hashlib
+import hmac
+import ipaddress
+import json
+import pathlib
+import struct
+
+
+def expand_label(hash_name, secret, label, length):
+    """HKDF-Expand-Label of RFC 8446 section 7.1 with an empty context."""
+    full = b"tls13 " + label
+    info = struct.pack(">HB", length, len(full)) + full + b"\0"
+    out, block, counter = b"", b"", 1
+    while len(out) < length:
+        block = hmac.digest(secret, block + info + bytes([counter]), hash_name)
+        out, counter = out + block, counter + 1
+    return out[:length]
+
+
+def opaque(value):
+    return bytes([len(value)]) + value
+
+
+def signed_part(ip, port, session_id, expiry, nonce):
+    address = ipaddress.ip_address(ip)
+    kind = b"\0" if address.version == 4 else b"\1"
+    return kind + address.packed + struct.pack(">H", port) + opaque(session_id) + struct.pack(">Q", expiry) + opaque(nonce)
+
+
+def session(hash_name, seed):
+    length = hashlib.new(hash_name).digest_size
+    secret = hashlib.shake_256(seed).digest(length)
+    return {
+        "hash": hash_name,
+        "secret": secret,
+        "session_id": expand_label(hash_name, secret, b"migration id", 32),
+        "mac_key": expand_label(hash_name, secret, b"migration key", length),
+    }
+
+
+def token(keys, ip, port, expiry, nonce):
+    part = signed_part(ip, port, keys["session_id"], expiry, nonce)
+    return part + opaque(hmac.digest(keys["mac_key"], part, keys["hash"]))
+
+
+def good_vectors():
+    for hash_name in ("sha256", "sha384"):
+        for ip, shown, nonce_len in (
+            ("192.0.2.7", "192.0.2.7:443", 16),
+            ("2001:db8::7", "[2001:db8::7]:8443", 16),
+            ("192.0.2.7", "192.0.2.7:443", 255),
+        ):
+            keys = session(hash_name, f"{hash_name} {shown} {nonce_len}".encode())
+            nonce = hashlib.shake_256(b"nonce" + keys["secret"]).digest(nonce_len)
+            expiry = 1_900_000_000
+            port = int(shown.rsplit(":", 1)[1])
+            yield {
+                "hash": hash_name,
+                "resumption_master_secret": keys["secret"].hex(),
+                "session_id": keys["session_id"].hex(),
+                "mac_key": keys["mac_key"].hex(),
+                "target_address": shown,
+                "expiry_timestamp": expiry,
+                "nonce": nonce.hex(),
+                "token": token(keys, ip, port, expiry, nonce).hex(),
+            }
+
+
+def malformed_vectors(valid):
+    head, address, port = valid[:1], valid[1:5], valid[5:7]
+    session_id, expiry = valid[8:40], valid[40:48]
+    nonce, signature = valid[49:65], valid[66:]
+
+    def build(kind=head, session_id=session_id, nonce=nonce, signature=signature):
+        return kind + address + port + opaque(session_id) + expiry + opaque(nonce) + opaque(signature)
+
+    assert build() == valid
+    yield "empty", b""
+    yield "unknown address type 2", build(kind=b"\2")
+    yield "unknown address type 255", build(kind=b"\xff")
+    yield "ipv6 type with an ipv4 address", build(kind=b"\1")
+    yield "empty session_id", build(session_id=b"")
+    yield "session_id of 31 bytes", build(session_id=session_id[:31])
+    yield "empty nonce", build(nonce=b"")
+    yield "nonce of 15 bytes", build(nonce=nonce[:15])
+    yield "empty signature", build(signature=b"")
+    yield "signature of 31 bytes", build(signature=signature[:31])
+    yield "one trailing byte", valid + b"\0"
+    yield "twice the token", valid + valid
+    for cut in (1, 5, 7, 8, 39, 40, 48, 49, 65, 66, len(valid) - 1):
+        yield f"cut after {cut} bytes", valid[:cut]
+
+
+def unverifiable_vectors():
+    for hash_name in ("sha256", "sha384"):
+        keys, other = session(hash_name, b"victim"), session(hash_name, b"other")
+        common = {"hash": hash_name, "resumption_master_secret": keys["secret"].hex()}
+        nonce, expiry = bytes(range(16)), 1_900_000_000
+        valid = token(keys, "192.0.2.7", 443, expiry, nonce)
+        tag_len = len(keys["mac_key"])
+
+        def case(name, value, error):
+            return {"name": f"{hash_name}: {name}", **common, "token": value.hex(), "error": error}
+
+        yield case("signed by another session", token(other, "192.0.2.7", 443, expiry, nonce), "other_session")
+        mixed = dict(other, session_id=keys["session_id"])
+        yield case("session_id of this, key of another session", token(mixed, "192.0.2.7", 443, expiry, nonce), "bad_signature")
+        yield case("port changed", valid[:5] + b"\0\x50" + valid[7:], "bad_signature")
+        yield case("expiry moved by a second", valid[:40] + struct.pack(">Q", expiry + 1) + valid[48:], "bad_signature")
+        yield case("nonce changed", valid[:49] + b"\xff" + valid[50:], "bad_signature")
+        yield case("last bit of the signature flipped", valid[:-1] + bytes([valid[-1] ^ 1]), "bad_signature")
+        longer = valid[: -tag_len - 1] + opaque(valid[-tag_len:] + b"\0")
+        yield case("signature with a byte added", longer, "bad_signature")
+        if tag_len > 32:
+            yield case("signature cut to 32 bytes", valid[: -tag_len - 1] + opaque(valid[-tag_len:-16]), "bad_signature")
+
+
+def main():
+    tokens = list(good_vectors())
+    valid = bytes.fromhex(tokens[0]["token"])
+    vectors = {
+        "tokens": tokens,
+        "malformed": [{"name": name, "token": value.hex()} for name, value in malformed_vectors(valid)],
+        "unverifiable": list(unverifiable_vectors()),
+    }
+    path = pathlib.Path(__file__).with_name("vectors.json")
+    path.write_text(json.dumps(vectors, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,142 @@
+//! Single use of a token: the [`NonceStore`] interface (`docs/protocol.md` section 8).
+//!
+//! A nonce is spent in two steps. *Claim* comes before the handshake answers: the first claim alone may run
+//! early data. *Commit* comes when the client's Finished has been verified: one connection alone wins it. So a
+//! copied ClientHello can take the client's early data away, but never its session, and nothing runs twice.
+//! A store never forgets a nonce while a token that carries it could still be accepted.
+
+mod memory;
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+
+use sha2::{Digest, Sha256};
+use time::OffsetDateTime;
+
+pub use memory::MemoryNonceStore;
+
+/// A boxed future, so that stores can be used as trait objects.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// Remembers which nonces have been claimed and spent.
+///
+/// Servers that answer at the same address must share one store; servers at different addresses need not,
+/// since a token names its address. Implementations fail closed: when in doubt they return an error, and the
+/// client lands by a full handshake.
+pub trait NonceStore: fmt::Debug + Send + Sync {
+    /// Claims a nonce, atomically. The same [`ClaimId`] gets the same answer when it asks again.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] when the claim could not be recorded. Nothing may then be accepted on its account.
+    fn claim(&self, claim: Claim) -> BoxFuture<'_, Result<ClaimOutcome, StoreError>>;
+
+    /// Spends a claimed nonce, atomically. One [`ClaimId`] wins, whether or not it was the first to claim, and
+    /// wins again when it asks again.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] when the commit could not be recorded. The connection must then be closed.
+    fn commit(&self, claim: Claim) -> BoxFuture<'_, Result<CommitOutcome, StoreError>>;
+
+    /// The moment since which this store has forgotten nothing; `None` when that is for ever. Tokens issued
+    /// before it are refused, since they may have been spent in a life that the store does not remember.
+    fn remembers_since(&self) -> Option<OffsetDateTime>;
+}
+
+/// What a connection asks of a [`NonceStore`].
+#[derive(Clone, Copy, Debug)]
+pub struct Claim {
+    /// The nonce.
+    pub nonce: NonceKey,
+    /// The connection that asks.
+    pub id: ClaimId,
+    /// The moment until which the nonce must be remembered.
+    pub keep_until: OffsetDateTime,
+    /// The present moment.
+    pub now: OffsetDateTime,
+}
+
+/// The key under which a store keeps a nonce: SHA-256(scope || session_id || nonce).
+///
+/// Its debug form is opaque, because it would link a client's connections in a log.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct NonceKey([u8; 32]);
+
+impl NonceKey {
+    /// The key of `nonce`, issued to the session `session_id` of the service `scope`.
+    pub fn new(scope: &[u8; 32], session_id: &[u8; 32], nonce: &[u8]) -> Self {
+        let digest = Sha256::new()
+            .chain_update(scope)
+            .chain_update(session_id)
+            .chain_update(nonce)
+            .finalize();
+        Self(digest.into())
+    }
+
+    /// The key's bytes.
+    pub fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for NonceKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("NonceKey(..)")
+    }
+}
+
+/// Identifies the connection that claims a nonce: 16 random bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ClaimId([u8; 16]);
+
+impl ClaimId {
+    /// An identifier made of `random` bytes, fresh for every connection.
+    pub fn new(random: [u8; 16]) -> Self {
+        Self(random)
+    }
+
+    /// The identifier's bytes.
+    pub fn as_bytes(&self) -> &[u8; 16] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for ClaimId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ClaimId(..)")
+    }
+}
+
+/// The answer to [`NonceStore::claim`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClaimOutcome {
+    /// Nobody else claimed this nonce: the session may resume, early data may run.
+    First,
+    /// Another connection claimed it but has not spent it: the session may resume without early data.
+    Pending,
+    /// The nonce is spent: the token is refused.
+    Committed,
+}
+
+/// The answer to [`NonceStore::commit`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CommitOutcome {
+    /// This connection has spent the nonce.
+    Won,
+    /// Another connection has, or the store no longer knows the claim: this connection must be closed.
+    Lost,
+}
+
+/// Why a store could not answer. The environment is at fault, not the client.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// The store holds as many live nonces as it may.
+    #[error("the nonce store is full")]
+    Full,
+    /// The store could not be reached or failed.
+    #[error("the nonce store is unavailable")]
+    Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
