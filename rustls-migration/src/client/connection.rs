@@ -1,0 +1,305 @@
+//! A client's connection without its I/O: its hello leaves with the migration extensions, and what the server
+//! offers is verified as it arrives.
+//!
+//! A bad offer is told and dropped; it never ends the connection.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::io::{self, BufRead as _, Read, Write};
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use rustls::ProtocolVersion;
+use rustls::pki_types::ServerName;
+
+use super::link::ClientLink;
+use super::{MigrationClient, Offer, OfferError};
+use crate::connection::Connection;
+use crate::provider::link::{Link as _, scope};
+use crate::wire::record::HelloSplicer;
+
+/// What rustls buffers for sending unless told otherwise, in bytes.
+const BUFFER_LIMIT: usize = 64 * 1024;
+
+/// How many updates wait to be taken; past that the oldest are forgotten.
+const MAX_UPDATES: usize = 64;
+
+/// What the server did that has to do with migration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Update {
+    /// It made an offer, which replaces an older one.
+    Offered {
+        /// Where the offer leads.
+        target: SocketAddr,
+    },
+    /// It sent a token that is no offer.
+    OfferRefused(OfferError),
+    /// It asks the client to move now.
+    Notified,
+}
+
+/// A client's TLS connection that can be moved. It mirrors [`rustls::ClientConnection`], which it wraps.
+pub struct ClientConnection {
+    tls: rustls::ClientConnection,
+    link: Arc<ClientLink>,
+    client: Arc<MigrationClient>,
+    server: SocketAddr,
+    splicer: HelloSplicer,
+    hello_sent: bool,
+    /// TLS bytes after splicing that are still to be written.
+    outgoing: VecDeque<u8>,
+    early_data: EarlyData,
+    offer: Option<Offer>,
+    updates: VecDeque<Update>,
+    closed: bool,
+}
+
+/// What the application gave to send with the hello.
+#[derive(Default)]
+struct EarlyData {
+    data: Vec<u8>,
+    /// How much of it left as early data.
+    sent: usize,
+}
+
+impl ClientConnection {
+    /// A new connection to the server `name` at the address `server`.
+    ///
+    /// # Errors
+    ///
+    /// [`ConnectError`] when rustls makes no connection.
+    pub fn new(
+        client: &Arc<MigrationClient>,
+        name: ServerName<'static>,
+        server: SocketAddr,
+    ) -> Result<Self, ConnectError> {
+        let link = ClientLink::new(client.codepoints, None).ok_or(ConnectError::TokenTooLong)?;
+        Self::with_link(client, name, server, link)
+    }
+
+    /// A connection that takes up the offer's session at its target.
+    ///
+    /// `early_data` is the first of the application data. It leaves with the hello as far as the target accepts that;
+    /// the rest, or all of it when early data is refused, follows as soon as the handshake is complete.
+    ///
+    /// # Errors
+    ///
+    /// [`ConnectError`] when rustls makes no connection.
+    pub fn resume(
+        client: &Arc<MigrationClient>,
+        name: ServerName<'static>,
+        offer: Offer,
+        early_data: &[u8],
+    ) -> Result<Self, ConnectError> {
+        let (session, token) = offer.into_parts();
+        let link = ClientLink::new(client.codepoints, Some((session, token.encode())))
+            .ok_or(ConnectError::TokenTooLong)?;
+        let mut connection = Self::with_link(client, name, token.target_address(), link)?;
+        if let Some(mut writer) = connection.tls.early_data() {
+            connection.early_data.sent = writer.write(early_data).unwrap_or(0);
+        }
+        connection.early_data.data = early_data.to_vec();
+        Ok(connection)
+    }
+
+    fn with_link(
+        client: &Arc<MigrationClient>,
+        name: ServerName<'static>,
+        server: SocketAddr,
+        link: ClientLink,
+    ) -> Result<Self, ConnectError> {
+        let link = Arc::new(link);
+        let config = Arc::clone(&client.config);
+        let tls = scope(&link, || rustls::ClientConnection::new(config, name))
+            .map_err(ConnectError::Tls)?;
+        Ok(Self {
+            tls,
+            link,
+            client: Arc::clone(client),
+            server,
+            splicer: HelloSplicer::default(),
+            hello_sent: false,
+            outgoing: VecDeque::new(),
+            early_data: EarlyData::default(),
+            offer: None,
+            updates: VecDeque::new(),
+            closed: false,
+        })
+    }
+
+    /// The newest offer that was accepted.
+    pub fn offer(&self) -> Option<&Offer> {
+        self.offer.as_ref()
+    }
+
+    /// Takes the newest offer, to [`resume`](Self::resume) with it.
+    pub fn take_offer(&mut self) -> Option<Offer> {
+        self.offer.take()
+    }
+
+    /// The oldest update that was not taken yet.
+    pub fn next_update(&mut self) -> Option<Update> {
+        self.updates.pop_front()
+    }
+
+    /// How many bytes left as early data; whether they were accepted,
+    /// [`rustls::ClientConnection::is_early_data_accepted`] tells after the handshake.
+    pub fn early_data_sent(&self) -> usize {
+        self.early_data.sent
+    }
+
+    /// The wrapped connection, for what it knows of the session.
+    pub fn tls(&self) -> &rustls::ClientConnection {
+        &self.tls
+    }
+
+    /// Verifies the offers that have come.
+    fn take_offers(&mut self) {
+        while let Some((received, secret)) = self.link.take_received() {
+            let now = self.client.clock.now();
+            let policy = &*self.client.policy;
+            let update = match Offer::verify(received, &secret, self.server, policy, now) {
+                Ok(offer) => {
+                    let target = offer.token().target_address();
+                    self.offer = Some(offer);
+                    Update::Offered { target }
+                }
+                Err(error) => Update::OfferRefused(error),
+            };
+            self.push_update(update);
+        }
+        if self.link.take_notified() {
+            self.push_update(Update::Notified);
+        }
+    }
+
+    fn push_update(&mut self, update: Update) {
+        if self.updates.len() == MAX_UPDATES {
+            self.updates.pop_front();
+        }
+        self.updates.push_back(update);
+    }
+
+    /// Sends what early data did not carry.
+    fn finish_early_data(&mut self) {
+        let EarlyData { data, sent } = &mut self.early_data;
+        let from = if self.tls.is_early_data_accepted() {
+            *sent
+        } else {
+            0
+        };
+        if let Some(rest) = data.get(from..).filter(|rest| !rest.is_empty()) {
+            // All of it is in memory already, so the buffer's limit must not cut it.
+            self.tls.set_buffer_limit(None);
+            let written = scope(&self.link, || self.tls.writer().write_all(rest));
+            debug_assert!(written.is_ok(), "an unlimited buffer takes all");
+            self.tls.set_buffer_limit(Some(BUFFER_LIMIT));
+        }
+        *data = Vec::new();
+    }
+
+    /// Moves what rustls wants to write through the splicer. Only a hello changes: the first, and after a
+    /// HelloRetryRequest, which only TLS 1.3 has, the second.
+    fn splice_outgoing(&mut self) -> io::Result<()> {
+        let mut records = Vec::new();
+        while self.tls.wants_write() {
+            self.tls.write_tls(&mut records)?;
+        }
+        let retry = self.tls.protocol_version() == Some(ProtocolVersion::TLSv1_3);
+        let hello_expected = !self.hello_sent || retry;
+        let extensions = self.link.hello_extensions();
+        let (spliced, found) = self.splicer.rewrite(&records, hello_expected, extensions);
+        self.hello_sent |= found;
+        self.outgoing.extend(spliced);
+        Ok(())
+    }
+}
+
+impl Connection for ClientConnection {
+    fn read_tls(&mut self, rd: &mut dyn Read) -> io::Result<usize> {
+        self.tls.read_tls(rd)
+    }
+
+    fn process_new_packets(&mut self) -> Result<(), rustls::Error> {
+        let handshaking = self.tls.is_handshaking();
+        scope(&self.link, || self.tls.process_new_packets())?;
+        if handshaking && !self.tls.is_handshaking() {
+            self.finish_early_data();
+        }
+        self.take_offers();
+        Ok(())
+    }
+
+    fn write_tls(&mut self, wr: &mut dyn Write) -> io::Result<usize> {
+        if self.tls.is_handshaking() {
+            self.splice_outgoing()?;
+        }
+        if self.outgoing.is_empty() {
+            return self.tls.write_tls(wr);
+        }
+        let (first, _) = self.outgoing.as_slices();
+        let written = wr.write(first)?;
+        self.outgoing.drain(..written);
+        Ok(written)
+    }
+
+    fn wants_read(&self) -> bool {
+        self.tls.wants_read()
+    }
+
+    fn wants_write(&self) -> bool {
+        !self.outgoing.is_empty() || self.tls.wants_write()
+    }
+
+    fn is_handshaking(&self) -> bool {
+        self.tls.is_handshaking()
+    }
+
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        self.tls.reader().into_first_chunk()
+    }
+
+    fn consume(&mut self, amount: usize) {
+        self.tls.reader().consume(amount);
+    }
+
+    fn write(&mut self, plaintext: &[u8]) -> io::Result<usize> {
+        if self.closed {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
+        scope(&self.link, || self.tls.writer().write(plaintext))
+    }
+
+    fn refresh_traffic_keys(&mut self) -> Result<(), rustls::Error> {
+        scope(&self.link, || self.tls.refresh_traffic_keys())
+    }
+
+    fn send_close_notify(&mut self) {
+        if !self.closed {
+            self.closed = true;
+            self.tls.send_close_notify();
+        }
+    }
+}
+
+impl fmt::Debug for ClientConnection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClientConnection")
+            .field("server", &self.server)
+            .field("offer", &self.offer)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Why there is no connection. Nothing has been sent.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConnectError {
+    /// The token does not fit an extension.
+    #[error("the token does not fit an extension")]
+    TokenTooLong,
+    /// rustls makes no connection.
+    #[error("the TLS library makes no connection")]
+    Tls(#[source] rustls::Error),
+}

@@ -1,0 +1,194 @@
+//! The client's end of the link: it puts extensions into the hello, reads tokens out of tickets, keeps the alert
+//! from rustls, and supplies the session to resume.
+//!
+//! It judges nothing: what it collects, the connection verifies.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use rustls::client::{ClientSessionStore, Tls12ClientSessionValue, Tls13ClientSessionValue};
+use rustls::pki_types::ServerName;
+use rustls::{ContentType, NamedGroup};
+use zeroize::Zeroizing;
+
+use super::offer::ReceivedTicket;
+use crate::codepoints::Codepoints;
+use crate::provider::link::{Link, current_as};
+use crate::wire::ticket::NewSessionTicket;
+use crate::wire::{MESSAGE_HEADER_LEN, NEW_SESSION_TICKET, next_message, push_extension};
+
+/// Largest handshake message that rustls takes; a longer one ends the connection there.
+const MAX_MESSAGE_LEN: usize = MESSAGE_HEADER_LEN + 0xffff;
+
+/// How many tickets with tokens are kept for verification. The newest count.
+const MAX_RECEIVED: usize = 4;
+
+pub(super) struct ClientLink {
+    codepoints: Codepoints,
+    /// Encoded, for each hello of this connection.
+    hello_extensions: Vec<u8>,
+    notified: AtomicBool,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    resumption_master_secret: Option<Zeroizing<Vec<u8>>>,
+    /// The session to resume, until rustls takes it.
+    resume: Option<Tls13ClientSessionValue>,
+    /// Post-handshake messages whose end is still to come.
+    partial: Vec<u8>,
+    /// For each ticket that was decrypted and that rustls has not yet stored: its token, if it has one.
+    tokens: VecDeque<Option<Vec<u8>>>,
+    received: VecDeque<ReceivedTicket>,
+}
+
+impl ClientLink {
+    /// `resume` is a session with the encoded token that lets it resume elsewhere. `None` when the token is too long
+    /// for an extension.
+    pub(super) fn new(
+        codepoints: Codepoints,
+        resume: Option<(Tls13ClientSessionValue, Vec<u8>)>,
+    ) -> Option<Self> {
+        let mut hello_extensions = Vec::new();
+        push_extension(&mut hello_extensions, codepoints.migration_support, &[])?;
+        let mut state = State::default();
+        if let Some((session, token)) = resume {
+            push_extension(&mut hello_extensions, codepoints.migration_token, &token)?;
+            state.resume = Some(session);
+        }
+        Some(Self {
+            codepoints,
+            hello_extensions,
+            notified: AtomicBool::new(false),
+            state: Mutex::new(state),
+        })
+    }
+
+    /// Whether `migrate_notify` has come since this was last asked.
+    pub(super) fn take_notified(&self) -> bool {
+        self.notified.swap(false, Ordering::Relaxed)
+    }
+
+    /// The next ticket with a token, and the connection's `resumption_master_secret`.
+    pub(super) fn take_received(&self) -> Option<(ReceivedTicket, Zeroizing<Vec<u8>>)> {
+        let mut state = self.state();
+        let secret = state.resumption_master_secret.clone()?;
+        Some((state.received.pop_front()?, secret))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes the tokens of the tickets in one record, which may begin or end inside a message.
+    fn note_tickets(&self, state: &mut State, payload: &[u8]) {
+        state.partial.extend_from_slice(payload);
+        while let Some((message, rest)) = next_message(&state.partial) {
+            if message.first() == Some(&NEW_SESSION_TICKET) {
+                let token = NewSessionTicket::read(message)
+                    .ok()
+                    .and_then(|ticket| ticket.extension(self.codepoints.migration_token));
+                state.tokens.push_back(token.map(<[u8]>::to_vec));
+            }
+            state.partial = rest.to_vec();
+        }
+        if state.partial.len() > MAX_MESSAGE_LEN {
+            state.partial.clear();
+        }
+    }
+
+    /// rustls stores the ticket that was decrypted first. One with a token is kept here, since it is worth nothing
+    /// without it; another is given back.
+    fn keep(&self, session: Tls13ClientSessionValue) -> Option<Tls13ClientSessionValue> {
+        let mut state = self.state();
+        let Some(encoded_token) = state.tokens.pop_front().flatten() else {
+            return Some(session);
+        };
+        if state.received.len() == MAX_RECEIVED {
+            state.received.pop_front();
+        }
+        state.received.push_back(ReceivedTicket {
+            session,
+            encoded_token,
+        });
+        None
+    }
+}
+
+impl Link for ClientLink {
+    fn hello_extensions(&self) -> &[u8] {
+        &self.hello_extensions
+    }
+
+    fn resumption_master_secret(&self, secret: &[u8]) {
+        self.state().resumption_master_secret = Some(Zeroizing::new(secret.to_vec()));
+    }
+
+    /// Only after the handshake: until then there is no `resumption_master_secret`.
+    fn hide_inbound(&self, kind: ContentType, payload: &[u8]) -> bool {
+        let mut state = self.state();
+        if state.resumption_master_secret.is_none() {
+            return false;
+        }
+        if kind == ContentType::Handshake {
+            self.note_tickets(&mut state, payload);
+        }
+        let notify = kind == ContentType::Alert
+            && matches!(payload, [_, description] if *description == self.codepoints.migrate_notify);
+        if notify {
+            self.notified.store(true, Ordering::Relaxed);
+        }
+        notify
+    }
+}
+
+/// The session store of every configuration of a [`MigrationClient`](super::MigrationClient): inside a connection's
+/// scope its link answers for TLS 1.3 tickets that have to do with migration.
+#[derive(Debug)]
+pub(super) struct LinkedStore(pub(super) Arc<dyn ClientSessionStore>);
+
+impl ClientSessionStore for LinkedStore {
+    fn set_kx_hint(&self, server_name: ServerName<'static>, group: NamedGroup) {
+        self.0.set_kx_hint(server_name, group);
+    }
+
+    fn kx_hint(&self, server_name: &ServerName<'_>) -> Option<NamedGroup> {
+        self.0.kx_hint(server_name)
+    }
+
+    fn set_tls12_session(&self, server_name: ServerName<'static>, value: Tls12ClientSessionValue) {
+        self.0.set_tls12_session(server_name, value);
+    }
+
+    fn tls12_session(&self, server_name: &ServerName<'_>) -> Option<Tls12ClientSessionValue> {
+        self.0.tls12_session(server_name)
+    }
+
+    fn remove_tls12_session(&self, server_name: &ServerName<'static>) {
+        self.0.remove_tls12_session(server_name);
+    }
+
+    fn insert_tls13_ticket(
+        &self,
+        server_name: ServerName<'static>,
+        value: Tls13ClientSessionValue,
+    ) {
+        let ordinary = match current_as::<ClientLink>() {
+            Some(link) => link.keep(value),
+            None => Some(value),
+        };
+        if let Some(value) = ordinary {
+            self.0.insert_tls13_ticket(server_name, value);
+        }
+    }
+
+    fn take_tls13_ticket(
+        &self,
+        server_name: &ServerName<'static>,
+    ) -> Option<Tls13ClientSessionValue> {
+        let resume = current_as::<ClientLink>().and_then(|link| link.state().resume.take());
+        resume.or_else(|| self.0.take_tls13_ticket(server_name))
+    }
+}

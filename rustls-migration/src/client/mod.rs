@@ -1,0 +1,185 @@
+//! The client's side: collecting offers, deciding which to follow, and the connection around it.
+//!
+//! Nothing here does I/O of its own; [`crate::tokio`] does.
+
+mod connection;
+mod link;
+mod offer;
+mod policy;
+
+use std::fmt;
+use std::sync::Arc;
+
+use rustls::client::{
+    ClientSessionMemoryCache, ClientSessionStore, EchStatus, Resumption, Tls12Resumption,
+};
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ClientConnection as RustlsConnection};
+
+pub use self::connection::{ClientConnection, ConnectError, Update};
+pub use self::offer::{Offer, OfferError};
+pub(crate) use self::policy::LoopGuard;
+pub use self::policy::{MigrationLimit, NoWider, TargetPolicy, TargetRefused};
+use crate::clock::{Clock, SystemClock};
+use crate::codepoints::Codepoints;
+use crate::error::ConfigError;
+use crate::provider::is_wrapped;
+
+/// How many sessions are kept for ordinary resumption unless a store is given; rustls' own default.
+const DEFAULT_SESSIONS: usize = 256;
+
+/// A client's migration settings, over a [`ClientConfig`].
+///
+/// One serves any number of connections. A session resumes only at a server that is dialled with the same one,
+/// because rustls binds sessions to their configuration's certificate verifier.
+pub struct MigrationClient {
+    config: Arc<ClientConfig>,
+    policy: Arc<dyn TargetPolicy>,
+    limit: MigrationLimit,
+    clock: Arc<dyn Clock>,
+    codepoints: Codepoints,
+}
+
+impl MigrationClient {
+    /// Starts from a configuration that was built with a [wrapped provider](crate::provider::wrap).
+    ///
+    /// Set `enable_early_data` in it to migrate with 0-RTT.
+    pub fn builder(config: ClientConfig) -> MigrationClientBuilder {
+        MigrationClientBuilder {
+            config,
+            session_store: None,
+            tls12_resumption: Tls12Resumption::SessionIdOrTickets,
+            policy: Arc::new(NoWider),
+            limit: MigrationLimit::default(),
+            clock: Arc::new(SystemClock),
+            codepoints: Codepoints::default(),
+        }
+    }
+
+    /// How often a stream may migrate.
+    pub fn limit(&self) -> MigrationLimit {
+        self.limit
+    }
+
+    /// The client's clock.
+    pub fn clock(&self) -> &dyn Clock {
+        &*self.clock
+    }
+}
+
+impl fmt::Debug for MigrationClient {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MigrationClient")
+            .field("policy", &self.policy)
+            .field("limit", &self.limit)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Builds a [`MigrationClient`].
+pub struct MigrationClientBuilder {
+    config: ClientConfig,
+    session_store: Option<Arc<dyn ClientSessionStore>>,
+    tls12_resumption: Tls12Resumption,
+    policy: Arc<dyn TargetPolicy>,
+    limit: MigrationLimit,
+    clock: Arc<dyn Clock>,
+    codepoints: Codepoints,
+}
+
+impl MigrationClientBuilder {
+    /// Where ordinary sessions are kept; by default 256 of them in memory.
+    ///
+    /// The configuration's own `resumption` is replaced by this store and by
+    /// [`tls12_resumption`](Self::tls12_resumption): rustls does not give out what was set in it.
+    #[must_use]
+    pub fn session_store(mut self, store: Arc<dyn ClientSessionStore>) -> Self {
+        self.session_store = Some(store);
+        self
+    }
+
+    /// How TLS 1.2 sessions are resumed; by default as rustls does by default.
+    #[must_use]
+    pub fn tls12_resumption(mut self, tls12: Tls12Resumption) -> Self {
+        self.tls12_resumption = tls12;
+        self
+    }
+
+    /// Which targets are followed; by default [`NoWider`].
+    #[must_use]
+    pub fn target_policy(mut self, policy: impl TargetPolicy + 'static) -> Self {
+        self.policy = Arc::new(policy);
+        self
+    }
+
+    /// How often a stream may migrate.
+    #[must_use]
+    pub fn limit(mut self, limit: MigrationLimit) -> Self {
+        self.limit = limit;
+        self
+    }
+
+    /// Another clock than the system's.
+    #[must_use]
+    pub fn clock(mut self, clock: impl Clock + 'static) -> Self {
+        self.clock = Arc::new(clock);
+        self
+    }
+
+    /// Other code points than the defaults.
+    #[must_use]
+    pub fn codepoints(mut self, codepoints: Codepoints) -> Self {
+        self.codepoints = codepoints;
+        self
+    }
+
+    /// Checks that the method can carry the configuration.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`] names what it cannot carry.
+    pub fn build(self) -> Result<MigrationClient, ConfigError> {
+        let mut config = self.config;
+        if !is_wrapped(config.crypto_provider()) {
+            return Err(ConfigError::ProviderNotWrapped);
+        }
+        if config.enable_secret_extraction {
+            return Err(ConfigError::SecretExtraction);
+        }
+        let store = self
+            .session_store
+            .unwrap_or_else(|| Arc::new(ClientSessionMemoryCache::new(DEFAULT_SESSIONS)));
+        config.resumption = Resumption::store(Arc::new(link::LinkedStore(store)))
+            .tls12_resumption(self.tls12_resumption);
+        let config = Arc::new(config);
+        refuse_ech(&config)?;
+        Ok(MigrationClient {
+            config,
+            policy: self.policy,
+            limit: self.limit,
+            clock: self.clock,
+            codepoints: self.codepoints,
+        })
+    }
+}
+
+/// rustls does not tell whether a configuration has Encrypted ClientHello, but a connection does.
+fn refuse_ech(config: &Arc<ClientConfig>) -> Result<(), ConfigError> {
+    let name = ServerName::try_from("probe.invalid").map_err(|_| ConfigError::Tls)?;
+    let probe = RustlsConnection::new(Arc::clone(config), name).map_err(|_| ConfigError::Tls)?;
+    match probe.ech_status() {
+        EchStatus::NotOffered => Ok(()),
+        EchStatus::Grease | EchStatus::Offered | EchStatus::Accepted | EchStatus::Rejected => {
+            Err(ConfigError::EncryptedClientHello)
+        }
+    }
+}
+
+impl fmt::Debug for MigrationClientBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MigrationClientBuilder")
+            .field("policy", &self.policy)
+            .field("limit", &self.limit)
+            .finish_non_exhaustive()
+    }
+}

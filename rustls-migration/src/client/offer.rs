@@ -1,0 +1,91 @@
+//! Offers: a token that a server issued, with the session that it lets the client resume (`docs/protocol.md`
+//! sections 2 and 4).
+//!
+//! An offer is used once. What does not verify never becomes one.
+
+use std::fmt;
+use std::net::SocketAddr;
+
+use migration_token::{DecodeError, MigrationToken, TokenHash, TokenKey, VerifyError};
+use rustls::client::Tls13ClientSessionValue;
+use time::{Duration, OffsetDateTime};
+
+use super::policy::{TargetPolicy, TargetRefused};
+
+/// A token and its ticket, as received.
+pub(super) struct ReceivedTicket {
+    pub(super) session: Tls13ClientSessionValue,
+    pub(super) encoded_token: Vec<u8>,
+}
+
+/// A server's offer to resume this session at another address.
+pub struct Offer {
+    session: Tls13ClientSessionValue,
+    token: MigrationToken,
+}
+
+impl Offer {
+    /// Verifies what a server sent (`docs/protocol.md` section 2).
+    pub(super) fn verify(
+        received: ReceivedTicket,
+        resumption_master_secret: &[u8],
+        current: SocketAddr,
+        policy: &dyn TargetPolicy,
+        now: OffsetDateTime,
+    ) -> Result<Self, OfferError> {
+        let token = MigrationToken::decode(&received.encoded_token)?;
+        let hash = TokenHash::from_output_len(resumption_master_secret.len())
+            .ok_or(VerifyError::OtherSession)?;
+        TokenKey::derive(hash, resumption_master_secret)
+            .map_err(|_| VerifyError::OtherSession)?
+            .verify(&token)?;
+        if token.is_expired(now, Duration::ZERO) {
+            return Err(OfferError::Expired);
+        }
+        policy.allow(current, token.target_address())?;
+        Ok(Self {
+            session: received.session,
+            token,
+        })
+    }
+
+    /// The token, which names the target and its time.
+    pub fn token(&self) -> &MigrationToken {
+        &self.token
+    }
+
+    /// Early data that the target announces to accept, in bytes; 0 for none.
+    pub fn max_early_data_size(&self) -> u32 {
+        self.session.max_early_data_size()
+    }
+
+    pub(super) fn into_parts(self) -> (Tls13ClientSessionValue, MigrationToken) {
+        (self.session, self.token)
+    }
+}
+
+impl fmt::Debug for Offer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Offer")
+            .field("token", &self.token)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Why a server's token is no offer. It is dropped and the connection goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum OfferError {
+    /// The token is malformed. The server is at fault.
+    #[error("the server's token is malformed")]
+    Malformed(#[from] DecodeError),
+    /// The token does not verify under this session's secret. The server is at fault.
+    #[error("the server's token does not verify")]
+    Unverified(#[from] VerifyError),
+    /// The token's time is over, by this client's clock.
+    #[error("the server's token has expired")]
+    Expired,
+    /// The target is one that this client does not follow to.
+    #[error("the server's token leads where this client does not go")]
+    Target(#[from] TargetRefused),
+}

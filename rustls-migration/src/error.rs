@@ -1,0 +1,41 @@
+//! Errors, sorted by whose fault they are.
+//!
+//! No error carries a token, a nonce or key bytes.
+
+use std::time::Duration;
+
+/// A configuration that the method cannot carry. Whoever wrote it is at fault; nothing has been sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// The configuration's provider is not a wrapped one.
+    #[error(
+        "the configuration's provider is not wrapped: build it with rustls_migration::provider"
+    )]
+    ProviderNotWrapped,
+    /// A ticketer is set. Tickets with tokens are sealed by the ticket keys, and rustls allows no early data with a
+    /// ticketer.
+    #[error("a ticketer cannot be combined with migration: leave ServerConfig::ticketer unset")]
+    Ticketer,
+    /// Secrets may be extracted. Records that bypass rustls, as with kernel TLS, bypass migration too.
+    #[error("enable_secret_extraction cannot be combined with migration")]
+    SecretExtraction,
+    /// Encrypted ClientHello is configured: its hello is not the one that rustls hashes.
+    #[error("Encrypted ClientHello cannot be combined with migration")]
+    EncryptedClientHello,
+    /// `max_fragment_size` would split the ticket that a token must go into.
+    #[error("max_fragment_size must be at least {least} for this number of tickets")]
+    MaxFragmentSize {
+        /// The least value, in bytes.
+        least: usize,
+    },
+    /// The server issues no tickets, so there is nothing that a token could travel in.
+    #[error("send_tls13_tickets is 0: a token travels in a ticket")]
+    NoTickets,
+    /// The life of tokens is not between one second and seven days (RFC 8446 section 4.6.1).
+    #[error("tokens may live from one second to seven days, not {0:?}")]
+    TokenLifetime(Duration),
+    /// rustls refused the configuration.
+    #[error("the TLS library refuses the configuration")]
+    Tls,
+}

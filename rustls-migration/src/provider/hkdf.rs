@@ -1,0 +1,78 @@
+//! The key schedule: it passes everything on and tells the link the `resumption_master_secret`.
+//!
+//! No other secret of a connection is looked at.
+
+use std::sync::Arc;
+
+use rustls::Error;
+use rustls::crypto::ActiveKeyExchange;
+use rustls::crypto::hmac::Tag;
+use rustls::crypto::tls13::{Hkdf, HkdfExpander, OkmBlock, OutputLengthError};
+
+use super::link::{Link, current};
+
+pub(super) struct LinkedHkdf(pub(super) &'static dyn Hkdf);
+
+impl Hkdf for LinkedHkdf {
+    fn extract_from_zero_ikm(&self, salt: Option<&[u8]>) -> Box<dyn HkdfExpander> {
+        linked(self.0.extract_from_zero_ikm(salt))
+    }
+
+    fn extract_from_secret(&self, salt: Option<&[u8]>, secret: &[u8]) -> Box<dyn HkdfExpander> {
+        linked(self.0.extract_from_secret(salt, secret))
+    }
+
+    fn extract_from_kx_shared_secret(
+        &self,
+        salt: Option<&[u8]>,
+        kx: Box<dyn ActiveKeyExchange>,
+        peer_public_key: &[u8],
+    ) -> Result<Box<dyn HkdfExpander>, Error> {
+        self.0
+            .extract_from_kx_shared_secret(salt, kx, peer_public_key)
+            .map(linked)
+    }
+
+    fn expander_for_okm(&self, okm: &OkmBlock) -> Box<dyn HkdfExpander> {
+        self.0.expander_for_okm(okm)
+    }
+
+    fn hmac_sign(&self, key: &OkmBlock, message: &[u8]) -> Tag {
+        self.0.hmac_sign(key, message)
+    }
+}
+
+fn linked(expander: Box<dyn HkdfExpander>) -> Box<dyn HkdfExpander> {
+    match current() {
+        Some(link) => Box::new(LinkedExpander { expander, link }),
+        None => expander,
+    }
+}
+
+struct LinkedExpander {
+    expander: Box<dyn HkdfExpander>,
+    link: Arc<dyn Link>,
+}
+
+impl HkdfExpander for LinkedExpander {
+    fn expand_slice(&self, info: &[&[u8]], output: &mut [u8]) -> Result<(), OutputLengthError> {
+        self.expander.expand_slice(info, output)
+    }
+
+    fn expand_block(&self, info: &[&[u8]]) -> OkmBlock {
+        let block = self.expander.expand_block(info);
+        if is_resumption_master_secret(info) {
+            self.link.resumption_master_secret(block.as_ref());
+        }
+        block
+    }
+
+    fn hash_len(&self) -> usize {
+        self.expander.hash_len()
+    }
+}
+
+/// rustls passes an `HkdfLabel` in its parts: length, label length, "tls13 ", label, context length, context.
+fn is_resumption_master_secret(info: &[&[u8]]) -> bool {
+    matches!(info, [_, _, b"tls13 ", b"res master", _, _])
+}

@@ -1,0 +1,49 @@
+//! Two steps of the TLS 1.3 key schedule (RFC 8446 section 7.1) that rustls does not offer: a ticket's pre-shared
+//! key, and the binder that proves it. Both use the base provider's own primitives.
+
+use rustls::Tls13CipherSuite;
+use rustls::crypto::tls13::{HkdfExpander, OkmBlock};
+use subtle::ConstantTimeEq;
+use zeroize::Zeroizing;
+
+/// The pre-shared key of the ticket with nonce `ticket_nonce` (RFC 8446 section 4.6.1).
+pub(crate) fn ticket_psk(
+    suite: &Tls13CipherSuite,
+    resumption_master_secret: &[u8],
+    ticket_nonce: &[u8],
+) -> Zeroizing<Vec<u8>> {
+    let secret = OkmBlock::new(resumption_master_secret);
+    let expander = suite.hkdf_provider.expander_for_okm(&secret);
+    let psk = expand_label(&*expander, b"resumption", ticket_nonce);
+    Zeroizing::new(psk.as_ref().to_vec())
+}
+
+/// Whether `binder` is right for `psk` and a hello that is cut before its binders (RFC 8446 section 4.2.11.2).
+pub(crate) fn binder_is_valid(
+    suite: &Tls13CipherSuite,
+    psk: &[u8],
+    truncated_hello: &[u8],
+    binder: &[u8],
+) -> bool {
+    let hash = suite.common.hash_provider;
+    let hkdf = suite.hkdf_provider;
+    let early_secret = hkdf.extract_from_secret(None, psk);
+    let binder_key = expand_label(&*early_secret, b"res binder", hash.hash(&[]).as_ref());
+    let finished_key = expand_label(&*hkdf.expander_for_okm(&binder_key), b"finished", &[]);
+    let expected = hkdf.hmac_sign(&finished_key, hash.hash(truncated_hello).as_ref());
+    expected.as_ref().ct_eq(binder).into()
+}
+
+/// HKDF-Expand-Label with the hash's output length.
+fn expand_label(expander: &dyn HkdfExpander, label: &[u8], context: &[u8]) -> OkmBlock {
+    const PREFIX: &[u8] = b"tls13 ";
+    let len = |value: usize| u8::try_from(value).unwrap_or(u8::MAX).to_be_bytes();
+    expander.expand_block(&[
+        &u16::from(len(expander.hash_len())[0]).to_be_bytes(),
+        &len(PREFIX.len() + label.len()),
+        PREFIX,
+        label,
+        &len(context.len()),
+        context,
+    ])
+}

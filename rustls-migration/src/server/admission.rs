@@ -1,0 +1,275 @@
+//! Admission: whether a ClientHello with a token may resume its session here (`docs/protocol.md` sections 7 and 8).
+//!
+//! The order of the checks is part of the protocol. Nothing before the claim costs I/O, and nothing here reaches the
+//! TLS library.
+
+use std::fmt;
+
+use migration_token::{
+    Claim, ClaimId, ClaimOutcome, CommitOutcome, MigrationToken, NonceKey, StoreError,
+};
+use rustls::crypto::GetRandomFailed;
+use sha2::{Digest, Sha256};
+use subtle::ConstantTimeEq;
+use time::{Duration, OffsetDateTime};
+use zeroize::Zeroizing;
+
+use super::{MigrationServer, Verdict};
+use crate::schedule::binder_is_valid;
+use crate::ticket::SealedSession;
+use crate::wire::hello::ClientHello;
+
+/// How long a nonce outlives its token, so that a handshake that began in time can still commit.
+const HANDSHAKE_GRACE: Duration = Duration::minutes(1);
+
+/// How many identities of one hello are tried. A migrating client sends one.
+const MAX_IDENTITIES: usize = 4;
+
+/// What became of a hello before any I/O (steps 2 to 11).
+#[derive(Debug)]
+pub(super) enum Examined {
+    /// No token: an ordinary handshake.
+    Ordinary,
+    /// A token that is refused.
+    Declined(Verdict),
+    /// A token in order, and a pre-shared key that the client does not have. The handshake must be aborted.
+    BadBinder,
+    /// All is in order but for the nonce.
+    Candidate(Box<Candidate>),
+}
+
+/// A hello that has passed every check but that of its nonce.
+pub(super) struct Candidate {
+    ticket: Vec<u8>,
+    session: Zeroizing<Vec<u8>>,
+    state: Zeroizing<Vec<u8>>,
+    claim: Claim,
+}
+
+/// Proof that a token was admitted: a session resumes only with one of these, and only admission makes them.
+///
+/// ```compile_fail
+/// // Nobody else can make one.
+/// let admitted = rustls_migration::server::Admitted { early_data: true };
+/// ```
+pub struct Admitted {
+    /// The ticket that the client presents as its pre-shared key's identity.
+    pub(super) ticket: Vec<u8>,
+    /// rustls' session for it.
+    pub(super) session: Zeroizing<Vec<u8>>,
+    /// The application's state.
+    pub(super) state: Zeroizing<Vec<u8>>,
+    /// Whether early data may run here.
+    pub(super) early_data: bool,
+    /// What to commit once the client's Finished has been verified.
+    pub(super) claim: Claim,
+}
+
+impl Candidate {
+    /// What to ask the nonce store.
+    pub(super) fn claim(&self) -> Claim {
+        self.claim
+    }
+
+    /// Step 12, with the store's answer; `None` when it gave none in time.
+    pub(super) fn decide(
+        self,
+        answer: Option<Result<ClaimOutcome, StoreError>>,
+    ) -> Result<Admitted, Verdict> {
+        let early_data = match answer {
+            Some(Ok(ClaimOutcome::First)) => true,
+            Some(Ok(ClaimOutcome::Pending)) => false,
+            Some(Ok(ClaimOutcome::Committed)) => return Err(Verdict::Replayed),
+            Some(Err(_)) | None => return Err(Verdict::StoreUnavailable),
+        };
+        Ok(Admitted {
+            ticket: self.ticket,
+            session: self.session,
+            state: self.state,
+            early_data,
+            claim: self.claim,
+        })
+    }
+}
+
+/// Step 13: whether the connection may go on, with the store's answer; `None` when it gave none in time.
+pub(super) fn may_go_on(answer: &Option<Result<CommitOutcome, StoreError>>) -> bool {
+    matches!(answer, Some(Ok(CommitOutcome::Won)))
+}
+
+/// Steps 2 to 11 for one ClientHello.
+pub(super) fn examine(
+    server: &MigrationServer,
+    hello: &ClientHello<'_>,
+    now: OffsetDateTime,
+) -> Result<Examined, GetRandomFailed> {
+    let Some(encoded_token) = hello.migration_token else {
+        return Ok(Examined::Ordinary);
+    };
+    let opened = match open(server, hello, encoded_token) {
+        Ok(opened) => opened,
+        Err(verdict) => return Ok(Examined::Declined(verdict)),
+    };
+    if let Err(verdict) = check(server, hello, encoded_token, &opened, now) {
+        return Ok(Examined::Declined(verdict));
+    }
+    let Some(suite) = server.suite_of(opened.sealed.token_key.hash()) else {
+        return Ok(Examined::Declined(Verdict::NotResumed));
+    };
+    if !binder_is_valid(
+        suite,
+        &opened.sealed.psk,
+        opened.truncated_hello,
+        opened.binder,
+    ) {
+        return Ok(Examined::BadBinder);
+    }
+    let mut id = [0; 16];
+    server.random().fill(&mut id)?;
+    let sealed = opened.sealed;
+    let claim = Claim {
+        nonce: NonceKey::new(
+            &sealed.scope,
+            sealed.token_key.session_id(),
+            opened.token.nonce(),
+        ),
+        id: ClaimId::new(id),
+        keep_until: opened
+            .token
+            .expiry()
+            .saturating_add(server.clock_skew + HANDSHAKE_GRACE),
+        now,
+    };
+    Ok(Examined::Candidate(Box::new(Candidate {
+        ticket: opened.ticket.to_vec(),
+        session: sealed.session,
+        state: sealed.state,
+        claim,
+    })))
+}
+
+/// A token and the ticket that came with it.
+struct Opened<'a> {
+    token: MigrationToken,
+    sealed: SealedSession,
+    ticket: &'a [u8],
+    binder: &'a [u8],
+    truncated_hello: &'a [u8],
+}
+
+/// Steps 3 to 5.
+fn open<'a>(
+    server: &MigrationServer,
+    hello: &ClientHello<'a>,
+    encoded_token: &[u8],
+) -> Result<Opened<'a>, Verdict> {
+    let offer = hello.pre_shared_key.filter(|_| hello.psk_dhe_ke);
+    let offer = offer.ok_or(Verdict::NoPsk)?;
+    let token = MigrationToken::decode(encoded_token).map_err(|_| Verdict::Malformed)?;
+    let (ticket, binder, sealed) = offer
+        .iter()
+        .take(MAX_IDENTITIES)
+        .find_map(|(ticket, binder)| {
+            let plain = server.ticket_keys.open(ticket)?;
+            Some((ticket, binder, SealedSession::decode(&plain).ok()?))
+        })
+        .ok_or(Verdict::UnknownTicket)?;
+    Ok(Opened {
+        token,
+        sealed,
+        ticket,
+        binder,
+        truncated_hello: offer.truncated_hello,
+    })
+}
+
+/// Steps 6 to 10.
+fn check(
+    server: &MigrationServer,
+    hello: &ClientHello<'_>,
+    encoded_token: &[u8],
+    opened: &Opened<'_>,
+    now: OffsetDateTime,
+) -> Result<(), Verdict> {
+    let (token, sealed) = (&opened.token, &opened.sealed);
+    if sealed.scope != scope(&server.service, hello.server_name) {
+        return Err(Verdict::WrongScope);
+    }
+    sealed
+        .token_key
+        .verify(token)
+        .map_err(|_| Verdict::BadSignature)?;
+    let digest: [u8; 32] = Sha256::digest(encoded_token).into();
+    if !bool::from(digest.ct_eq(&sealed.token_digest)) {
+        return Err(Verdict::NotIssued);
+    }
+    if !server.answers_for.contains(&token.target_address()) {
+        return Err(Verdict::WrongTarget);
+    }
+    if token.is_expired(now, server.clock_skew) || may_be_forgotten(server, sealed.issued_at_ms) {
+        return Err(Verdict::Expired);
+    }
+    Ok(())
+}
+
+/// Whether a token of this age may have been spent before the store's memory begins. The issuer's clock may be
+/// ahead of ours by the skew.
+fn may_be_forgotten(server: &MigrationServer, issued_at_ms: u64) -> bool {
+    server.nonce_store.remembers_since().is_some_and(|since| {
+        let since_ms = (since + server.clock_skew).unix_timestamp_nanos() / 1_000_000;
+        i128::from(issued_at_ms) < since_ms
+    })
+}
+
+/// Binds a session to a service and a server name: SHA-256 over both, unambiguously.
+pub(super) fn scope(service: &str, server_name: Option<&[u8]>) -> [u8; 32] {
+    let mut hash = Sha256::new();
+    hash.update(
+        u64::try_from(service.len())
+            .unwrap_or(u64::MAX)
+            .to_be_bytes(),
+    );
+    hash.update(service);
+    if let Some(name) = server_name {
+        hash.update([1]);
+        hash.update(name.to_ascii_lowercase());
+    }
+    hash.finalize().into()
+}
+
+impl fmt::Debug for Candidate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Candidate").finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Admitted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Admitted")
+            .field("early_data", &self.early_data)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scopes_differ_by_service_and_by_name_and_not_by_case() {
+        let all = [
+            scope("a", None),
+            scope("a", Some(b"")),
+            scope("a", Some(b"b")),
+            scope("ab", None),
+            scope("", Some(b"ab")),
+        ];
+        for (i, one) in all.iter().enumerate() {
+            assert!(all.iter().skip(i + 1).all(|other| other != one));
+        }
+        assert_eq!(
+            scope("a", Some(b"Host.Example")),
+            scope("a", Some(b"host.example"))
+        );
+    }
+}

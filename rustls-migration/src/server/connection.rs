@@ -1,0 +1,479 @@
+//! A server's connection without its I/O: the hello is read and admitted first, then rustls gets it.
+//!
+//! No byte of 1-RTT data reaches the application before the token's nonce is committed.
+
+use std::fmt;
+use std::io::{self, BufRead as _, Read, Write};
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use migration_token::{Claim, ClaimOutcome, CommitOutcome, StoreError};
+use rustls::server::StoresServerSessions;
+use rustls::{AlertDescription, HandshakeKind, ServerConfig};
+
+use super::admission::{Admitted, Candidate, Examined, examine, may_go_on, scope};
+use super::issue::Issuer;
+use super::link::ServerLink;
+use super::{Arrival, Incoming, MigrationServer, Verdict};
+use crate::connection::Connection;
+use crate::provider::link::scope as link_scope;
+use crate::wire::hello::ClientHello;
+use crate::wire::record::{HelloProgress, HelloReader};
+
+/// Collects a client's hello.
+///
+/// Drive it like this: [`push`](Self::push) received bytes until it says that it has enough, [`examine`](Self::examine)
+/// the hello, ask the nonce store what [`Claimed::claim`] says, if anything, and [`Claimed::accept`] with its answer.
+#[derive(Debug)]
+pub struct Accepting {
+    server: Arc<MigrationServer>,
+    reader: HelloReader,
+    peer: Option<SocketAddr>,
+    local: Option<SocketAddr>,
+}
+
+impl Accepting {
+    /// Starts to read a hello. The addresses are passed to the server's choice of a target.
+    pub fn new(
+        server: Arc<MigrationServer>,
+        peer: Option<SocketAddr>,
+        local: Option<SocketAddr>,
+    ) -> Self {
+        Self {
+            server,
+            reader: HelloReader::default(),
+            peer,
+            local,
+        }
+    }
+
+    /// Takes what the client sent next. `true` when that is enough.
+    pub fn push(&mut self, bytes: &[u8]) -> bool {
+        self.reader.push(bytes) != HelloProgress::Incomplete
+    }
+
+    /// Judges the hello by everything but its token's nonce (`docs/protocol.md` section 7, steps 1 to 11).
+    ///
+    /// # Errors
+    ///
+    /// [`AcceptError`] when the connection must end here; its [`alert`](AcceptError::alert) is for the client.
+    pub fn examine(self) -> Result<Claimed, AcceptError> {
+        let server = self.server;
+        let mut examined = Examined::Ordinary;
+        let mut issuer = None;
+        let mut token_presented = false;
+        // What is not a hello goes to rustls, which knows the right alert.
+        if let Ok(hello) = ClientHello::read(self.reader.message(), server.codepoints) {
+            if hello.migration_support.is_some_and(|data| !data.is_empty()) {
+                return Err(AcceptError::MalformedSupport);
+            }
+            examined = examine(&server, &hello, server.clock.now())
+                .map_err(|_| AcceptError::Tls(rustls::Error::FailedToGetRandomBytes))?;
+            token_presented = hello.migration_token.is_some();
+            issuer = choose_issuer(&server, &hello, self.peer, self.local);
+        }
+        let (candidate, declined) = match examined {
+            Examined::Ordinary => (None, None),
+            Examined::Declined(verdict) => (None, Some(verdict)),
+            Examined::Candidate(candidate) => (Some(candidate), None),
+            Examined::BadBinder => return Err(AcceptError::BadBinder),
+        };
+        Ok(Claimed {
+            server,
+            issuer,
+            token_presented,
+            candidate,
+            declined,
+            received: self.reader.into_raw(),
+        })
+    }
+}
+
+/// The issuer for a client that supports migration and may move elsewhere.
+fn choose_issuer(
+    server: &Arc<MigrationServer>,
+    hello: &ClientHello<'_>,
+    peer: Option<SocketAddr>,
+    local: Option<SocketAddr>,
+) -> Option<Issuer> {
+    hello.migration_support?;
+    let incoming = Incoming {
+        peer,
+        local,
+        server_name: hello
+            .server_name
+            .and_then(|name| std::str::from_utf8(name).ok()),
+    };
+    let target = server.choose_target.as_ref()?(&incoming)?;
+    (Some(target) != local).then(|| Issuer {
+        server: Arc::clone(server),
+        scope: scope(&server.service, hello.server_name),
+        target,
+    })
+}
+
+/// A hello that has been judged by everything but its token's nonce.
+pub struct Claimed {
+    server: Arc<MigrationServer>,
+    issuer: Option<Issuer>,
+    token_presented: bool,
+    candidate: Option<Box<Candidate>>,
+    declined: Option<Verdict>,
+    received: Vec<u8>,
+}
+
+impl Claimed {
+    /// What to ask [`NonceStore::claim`](migration_token::NonceStore::claim) before [`accept`](Self::accept); `None` when
+    /// there is nothing to ask.
+    pub fn claim(&self) -> Option<Claim> {
+        self.candidate.as_ref().map(|candidate| candidate.claim())
+    }
+
+    /// Makes the connection and gives it what was received.
+    ///
+    /// `answer` is the store's to [`claim`](Self::claim); `None` when it gave none in time, which refuses the token.
+    ///
+    /// # Errors
+    ///
+    /// [`AcceptError::Tls`] when rustls refuses what the client sent.
+    pub fn accept(
+        self,
+        answer: Option<Result<ClaimOutcome, StoreError>>,
+    ) -> Result<ServerConnection, AcceptError> {
+        let configs = &self.server.configs;
+        let decided = match (self.candidate, self.declined) {
+            (Some(candidate), _) => Some(candidate.decide(answer)),
+            (None, Some(verdict)) => Some(Err(verdict)),
+            (None, None) => None,
+        };
+        let (config, admission) = match decided {
+            None => (&configs.ordinary, Admission::Ordinary),
+            Some(Ok(admitted)) if admitted.early_data => {
+                (&configs.early_data, Admission::Admitted(admitted))
+            }
+            Some(Ok(admitted)) => (&configs.no_early_data, Admission::Admitted(admitted)),
+            Some(Err(verdict)) => (&configs.no_early_data, Admission::Declined(verdict)),
+        };
+        ServerConnection::new(
+            Arc::clone(config),
+            Arc::clone(&configs.storage),
+            self.issuer,
+            self.token_presented,
+            admission,
+        )
+        .and_then(|mut connection| {
+            connection.receive(&self.received)?;
+            Ok(connection)
+        })
+    }
+}
+
+enum Admission {
+    Ordinary,
+    Admitted(Admitted),
+    Declined(Verdict),
+}
+
+/// A server's TLS connection that can be moved. It mirrors [`rustls::ServerConnection`], which it wraps.
+pub struct ServerConnection {
+    tls: rustls::ServerConnection,
+    link: Arc<ServerLink>,
+    arrival: Arrival,
+    /// The nonce to commit before 1-RTT data may be read.
+    to_commit: Option<Claim>,
+    /// Early data that rustls accepted and the application has not read.
+    early_data: Vec<u8>,
+    early_data_read: usize,
+    /// Whether `close_notify` has been sent.
+    closed: bool,
+}
+
+/// What rustls buffers for sending unless told otherwise, in bytes.
+const BUFFER_LIMIT: usize = 64 * 1024;
+
+/// The level of `migrate_notify` (`docs/protocol.md` section 1).
+const LEVEL_WARNING: u8 = 1;
+
+impl ServerConnection {
+    fn new(
+        config: Arc<ServerConfig>,
+        storage: Arc<dyn StoresServerSessions>,
+        issuer: Option<Issuer>,
+        token_presented: bool,
+        admission: Admission,
+    ) -> Result<Self, AcceptError> {
+        let (arrival, admitted) = match admission {
+            Admission::Ordinary => (Arrival::Fresh, None),
+            Admission::Declined(verdict) => (Arrival::Declined(verdict), None),
+            Admission::Admitted(admitted) => (
+                Arrival::Migrated {
+                    early_data: false,
+                    state: admitted.state.clone(),
+                },
+                Some(admitted),
+            ),
+        };
+        let link = Arc::new(ServerLink::new(
+            storage,
+            issuer,
+            token_presented,
+            admitted.as_ref(),
+        ));
+        let tls = link_scope(&link, || rustls::ServerConnection::new(config))
+            .map_err(AcceptError::Tls)?;
+        Ok(Self {
+            tls,
+            link,
+            arrival,
+            to_commit: admitted.map(|admitted| admitted.claim),
+            early_data: Vec::new(),
+            early_data_read: 0,
+            closed: false,
+        })
+    }
+
+    /// Gives rustls what was received before it existed.
+    fn receive(&mut self, mut received: &[u8]) -> Result<(), AcceptError> {
+        while !received.is_empty() {
+            let taken = self.read_tls(&mut received);
+            self.process_new_packets().map_err(|error| {
+                let mut alert = Vec::new();
+                while self.tls.wants_write() && self.tls.write_tls(&mut alert).is_ok() {}
+                AcceptError::Rejected { error, alert }
+            })?;
+            match taken {
+                Ok(0) | Err(_) => break,
+                Ok(_) => {}
+            }
+        }
+        self.settle_arrival();
+        Ok(())
+    }
+
+    /// Compares what admission allowed with what rustls made of it: the hello has been answered by now, unless a
+    /// second one was asked for.
+    fn settle_arrival(&mut self) {
+        let Arrival::Migrated { early_data, .. } = &mut self.arrival else {
+            return;
+        };
+        match self.tls.handshake_kind() {
+            Some(HandshakeKind::Resumed) => *early_data |= self.tls.early_data().is_some(),
+            Some(HandshakeKind::Full) => {
+                self.arrival = Arrival::Declined(Verdict::NotResumed);
+                self.to_commit = None;
+            }
+            Some(HandshakeKind::FullWithHelloRetryRequest) if !self.tls.is_handshaking() => {
+                self.arrival = Arrival::Declined(Verdict::NotResumed);
+                self.to_commit = None;
+            }
+            Some(HandshakeKind::FullWithHelloRetryRequest) | None => {}
+        }
+    }
+
+    /// How the client came here. Final once [`early_data_accepted`](Self::early_data_accepted), or when the handshake
+    /// is complete.
+    pub fn arrival(&self) -> &Arrival {
+        &self.arrival
+    }
+
+    /// Whether rustls accepts early data on this connection, in a migration or an ordinary resumption. What has come of
+    /// it can be read although the handshake is not complete.
+    pub fn early_data_accepted(&mut self) -> bool {
+        self.tls.early_data().is_some()
+    }
+
+    /// What to ask [`NonceStore::commit`](migration_token::NonceStore::commit) now, before anything else can be read;
+    /// `None` when there is nothing to ask.
+    pub fn commit(&self) -> Option<Claim> {
+        self.to_commit.filter(|_| !self.tls.is_handshaking())
+    }
+
+    /// Takes the store's answer to [`commit`](Self::commit); `None` when it gave none in time.
+    ///
+    /// `false` means that the connection must be closed: another one has spent the token, or nobody can tell.
+    #[must_use]
+    pub fn committed(&mut self, answer: &Option<Result<CommitOutcome, StoreError>>) -> bool {
+        let won = may_go_on(answer);
+        if won {
+            self.to_commit = None;
+        }
+        won
+    }
+
+    /// Tells the client to move now, by the `migrate_notify` alert. It leaves with what is written next.
+    ///
+    /// # Errors
+    ///
+    /// [`NotifyError`] when the client may not be sent the alert.
+    pub fn notify(&mut self) -> Result<(), NotifyError> {
+        if self.tls.is_handshaking() {
+            return Err(NotifyError::Handshaking);
+        }
+        if self.closed {
+            return Err(NotifyError::Closed);
+        }
+        let description = self.link.notify_alert().ok_or(NotifyError::NoToken)?;
+        // The alert must be one record, so the buffer's limit must not cut it.
+        self.tls.set_buffer_limit(None);
+        self.link.set_alert_next(true);
+        let written = link_scope(&self.link, || {
+            self.tls.writer().write(&[LEVEL_WARNING, description])
+        });
+        self.link.set_alert_next(false);
+        self.tls.set_buffer_limit(Some(BUFFER_LIMIT));
+        match written {
+            Ok(2) => Ok(()),
+            Ok(_) | Err(_) => Err(NotifyError::Closed),
+        }
+    }
+
+    /// The wrapped connection, for what it knows of the session.
+    pub fn tls(&self) -> &rustls::ServerConnection {
+        &self.tls
+    }
+}
+
+impl Connection for ServerConnection {
+    fn read_tls(&mut self, rd: &mut dyn Read) -> io::Result<usize> {
+        self.tls.read_tls(rd)
+    }
+
+    fn process_new_packets(&mut self) -> Result<(), rustls::Error> {
+        let handshaking = self.tls.is_handshaking();
+        link_scope(&self.link, || self.tls.process_new_packets())?;
+        if handshaking {
+            if let Some(mut early_data) = self.tls.early_data() {
+                // What rustls holds is in memory; reading it cannot fail.
+                let _ = early_data.read_to_end(&mut self.early_data);
+            }
+            self.settle_arrival();
+        }
+        Ok(())
+    }
+
+    fn write_tls(&mut self, wr: &mut dyn Write) -> io::Result<usize> {
+        self.tls.write_tls(wr)
+    }
+
+    fn wants_read(&self) -> bool {
+        self.tls.wants_read()
+    }
+
+    fn wants_write(&self) -> bool {
+        self.tls.wants_write()
+    }
+
+    fn is_handshaking(&self) -> bool {
+        self.tls.is_handshaking()
+    }
+
+    /// Early data comes first. Then comes nothing until [`commit`](ServerConnection::commit) is answered.
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        match self.early_data.get(self.early_data_read..) {
+            Some(early_data) if !early_data.is_empty() => Ok(early_data),
+            Some(_) | None if self.to_commit.is_some() => Err(io::ErrorKind::WouldBlock.into()),
+            Some(_) | None => self.tls.reader().into_first_chunk(),
+        }
+    }
+
+    fn consume(&mut self, amount: usize) {
+        if self.early_data_read < self.early_data.len() {
+            self.early_data_read += amount;
+            if self.early_data_read >= self.early_data.len() {
+                self.early_data = Vec::new();
+                self.early_data_read = 0;
+            }
+        } else {
+            self.tls.reader().consume(amount);
+        }
+    }
+
+    fn write(&mut self, plaintext: &[u8]) -> io::Result<usize> {
+        if self.closed {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
+        link_scope(&self.link, || self.tls.writer().write(plaintext))
+    }
+
+    fn refresh_traffic_keys(&mut self) -> Result<(), rustls::Error> {
+        link_scope(&self.link, || self.tls.refresh_traffic_keys())
+    }
+
+    fn send_close_notify(&mut self) {
+        if !self.closed {
+            self.closed = true;
+            self.tls.send_close_notify();
+        }
+    }
+}
+
+impl fmt::Debug for Claimed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Claimed")
+            .field("declined", &self.declined)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for ServerConnection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ServerConnection")
+            .field("arrival", &self.arrival)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Why a connection ended before there was one. The client is at fault.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AcceptError {
+    /// The data of `migration_support` is not empty.
+    #[error("the client's migration_support extension is not empty")]
+    MalformedSupport,
+    /// The token is in order, but the client does not have its session's pre-shared key. No nonce was spent.
+    #[error("the client's binder is wrong")]
+    BadBinder,
+    /// rustls refuses what the client sent.
+    #[error("the TLS library refuses the client's hello")]
+    Rejected {
+        /// Why.
+        #[source]
+        error: rustls::Error,
+        /// The records that tell the client.
+        alert: Vec<u8>,
+    },
+    /// rustls could not make a connection.
+    #[error("the TLS library makes no connection")]
+    Tls(#[source] rustls::Error),
+}
+
+impl AcceptError {
+    /// The records to send before the connection is closed.
+    pub fn alert(&self) -> Vec<u8> {
+        let description = match self {
+            Self::MalformedSupport => AlertDescription::DecodeError,
+            Self::BadBinder => AlertDescription::DecryptError,
+            Self::Rejected { alert, .. } => return alert.clone(),
+            Self::Tls(_) => AlertDescription::InternalError,
+        };
+        const ALERT: u8 = 21;
+        const LEVEL_FATAL: u8 = 2;
+        vec![ALERT, 3, 3, 0, 2, LEVEL_FATAL, description.into()]
+    }
+}
+
+/// Why a client may not be sent `migrate_notify`. To most peers an unknown alert is fatal, so it is never tried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum NotifyError {
+    /// The client holds no token of this connection: it does not support migration, there was no target for it, or
+    /// it speaks TLS 1.2.
+    #[error("the client holds no token of this connection")]
+    NoToken,
+    /// The handshake is not complete. The caller is early.
+    #[error("the handshake is not complete")]
+    Handshaking,
+    /// This side has been closed already.
+    #[error("the connection is closed")]
+    Closed,
+}

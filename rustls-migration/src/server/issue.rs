@@ -1,0 +1,73 @@
+//! Issuing: a token, and the sealed ticket that it travels with (`docs/protocol.md` sections 3 and 6).
+//!
+//! A ticket without a token is never changed.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use migration_token::{TokenHash, TokenKey};
+use sha2::{Digest, Sha256};
+use zeroize::Zeroizing;
+
+use super::MigrationServer;
+use crate::schedule::ticket_psk;
+use crate::ticket::SealedSession;
+use crate::wire::ticket::{NewSessionTicket, TokenParts};
+
+/// Early data that a ticket with a token offers at most, in bytes.
+///
+/// A server that refuses early data skips at most 16,384 bytes of it, records' own bytes included; this leaves room
+/// for those of some hundred records.
+pub(super) const MAX_EARLY_DATA_SIZE: u32 = 14_336;
+
+/// Length of an issued nonce, in bytes.
+const NONCE_LEN: usize = 16;
+
+/// Issues tokens on one connection.
+pub(super) struct Issuer {
+    pub(super) server: Arc<MigrationServer>,
+    pub(super) scope: [u8; 32],
+    pub(super) target: SocketAddr,
+}
+
+impl Issuer {
+    /// The NewSessionTicket to send in place of `ordinary`, for rustls' `session`.
+    ///
+    /// `None` when it cannot be made: the random source failed, or something in the session is too long.
+    pub(super) fn issue(
+        &self,
+        resumption_master_secret: &[u8],
+        ordinary: &NewSessionTicket<'_>,
+        session: &[u8],
+    ) -> Option<Vec<u8>> {
+        let server = &self.server;
+        let hash = TokenHash::from_output_len(resumption_master_secret.len())?;
+        let suite = server.suite_of(hash)?;
+        let token_key = TokenKey::derive(hash, resumption_master_secret).ok()?;
+        let mut nonce = [0; NONCE_LEN];
+        server.random().fill(&mut nonce).ok()?;
+        let now = server.clock.now();
+        let expiry = now.checked_add(server.token_lifetime)?;
+        let token = token_key.sign(self.target, expiry, &nonce).ok()?.encode();
+
+        let sealed = SealedSession {
+            issued_at_ms: u64::try_from(now.unix_timestamp_nanos() / 1_000_000).ok()?,
+            scope: self.scope,
+            token_digest: Sha256::digest(&token).into(),
+            token_key,
+            psk: ticket_psk(suite, resumption_master_secret, ordinary.nonce),
+            session: Zeroizing::new(session.to_vec()),
+            state: Zeroizing::new(Vec::new()),
+        };
+        let ticket = server
+            .ticket_keys
+            .seal(&sealed.encode()?, server.random())?;
+        ordinary.with_token(&TokenParts {
+            ticket: &ticket,
+            token_extension: server.codepoints.migration_token,
+            token: &token,
+            max_lifetime_secs: u32::try_from(server.token_lifetime.whole_seconds()).ok()?,
+            max_early_data_size: server.max_early_data_size(),
+        })
+    }
+}

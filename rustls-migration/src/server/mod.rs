@@ -1,0 +1,337 @@
+//! The server's side: issuing tokens, admitting clients that present one, and the connection around it.
+//!
+//! Nothing here does I/O of its own; [`crate::tokio`] does.
+
+mod admission;
+mod connection;
+mod issue;
+mod link;
+mod verdict;
+
+use std::collections::HashSet;
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use migration_token::{MemoryNonceStore, NonceStore, TokenHash};
+use rustls::crypto::SecureRandom;
+use rustls::server::StoresServerSessions;
+use rustls::{ServerConfig, SupportedCipherSuite, Tls13CipherSuite};
+use time::Duration;
+
+pub use self::admission::Admitted;
+pub use self::connection::{AcceptError, Accepting, Claimed, NotifyError, ServerConnection};
+pub use self::verdict::{Arrival, Verdict};
+use crate::clock::{Clock, SystemClock};
+use crate::codepoints::Codepoints;
+use crate::error::ConfigError;
+use crate::provider::is_wrapped;
+use crate::ticket::TicketKeys;
+
+/// Room that one of rustls' own tickets takes in a record, in bytes, rounded up.
+const ORDINARY_TICKET_LEN: usize = 128;
+
+/// What is known of a client when its hello has arrived.
+#[derive(Clone, Copy, Debug, Default)]
+#[non_exhaustive]
+pub struct Incoming<'a> {
+    /// The client's address, when the acceptor was told.
+    pub peer: Option<SocketAddr>,
+    /// The address at which the client reached this server, when the acceptor was told.
+    pub local: Option<SocketAddr>,
+    /// The name that the client asked for.
+    pub server_name: Option<&'a str>,
+}
+
+type ChooseTarget = dyn Fn(&Incoming<'_>) -> Option<SocketAddr> + Send + Sync;
+
+/// A service's migration settings on one node, over a [`ServerConfig`].
+///
+/// Clients that do not support migration are served as by the configuration alone.
+pub struct MigrationServer {
+    configs: Configs,
+    service: String,
+    ticket_keys: TicketKeys,
+    answers_for: HashSet<SocketAddr>,
+    nonce_store: Arc<dyn NonceStore>,
+    nonce_store_timeout: std::time::Duration,
+    choose_target: Option<Box<ChooseTarget>>,
+    token_lifetime: Duration,
+    clock_skew: Duration,
+    departure_deadline: std::time::Duration,
+    clock: Arc<dyn Clock>,
+    codepoints: Codepoints,
+}
+
+/// The three configurations that a connection may get; which one, its hello decides.
+struct Configs {
+    /// For hellos without a token.
+    ordinary: Arc<ServerConfig>,
+    /// For an admitted session with early data.
+    early_data: Arc<ServerConfig>,
+    /// For every other hello with a token. Refused early data is skipped.
+    no_early_data: Arc<ServerConfig>,
+    /// Where the application wants ordinary sessions to be kept.
+    storage: Arc<dyn StoresServerSessions>,
+}
+
+impl MigrationServer {
+    /// Starts from a configuration that was built with a [wrapped provider](crate::provider::wrap).
+    ///
+    /// `service` names the service and its client-authentication policy: nodes with the same name and ticket keys
+    /// resume each other's sessions, without asking for client certificates again. Configurations that ask for
+    /// different certificates must have different names.
+    pub fn builder(
+        config: ServerConfig,
+        service: impl Into<String>,
+        ticket_keys: TicketKeys,
+    ) -> MigrationServerBuilder {
+        MigrationServerBuilder {
+            config,
+            service: service.into(),
+            ticket_keys,
+            answers_for: HashSet::new(),
+            nonce_store: None,
+            nonce_store_timeout: std::time::Duration::from_secs(1),
+            choose_target: None,
+            token_lifetime: Duration::HOUR,
+            clock_skew: Duration::seconds(5),
+            departure_deadline: std::time::Duration::from_secs(10),
+            clock: Arc::new(SystemClock),
+            codepoints: Codepoints::default(),
+        }
+    }
+
+    /// The nonce store, which a service may want to share or to watch.
+    pub fn nonce_store(&self) -> &Arc<dyn NonceStore> {
+        &self.nonce_store
+    }
+
+    /// How long the nonce store may take for one answer.
+    pub fn nonce_store_timeout(&self) -> std::time::Duration {
+        self.nonce_store_timeout
+    }
+
+    /// How long a client that was notified may stay.
+    pub fn departure_deadline(&self) -> std::time::Duration {
+        self.departure_deadline
+    }
+
+    fn random(&self) -> &'static dyn SecureRandom {
+        self.configs.ordinary.crypto_provider().secure_random
+    }
+
+    /// A TLS 1.3 suite with this hash.
+    fn suite_of(&self, hash: TokenHash) -> Option<&'static Tls13CipherSuite> {
+        self.configs
+            .ordinary
+            .crypto_provider()
+            .cipher_suites
+            .iter()
+            .filter_map(SupportedCipherSuite::tls13)
+            .find(|suite| suite.common.hash_provider.output_len() == hash.output_len())
+    }
+
+    /// The early data that a ticket with a token offers, in bytes.
+    fn max_early_data_size(&self) -> u32 {
+        self.configs
+            .early_data
+            .max_early_data_size
+            .min(issue::MAX_EARLY_DATA_SIZE)
+    }
+}
+
+impl fmt::Debug for MigrationServer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MigrationServer")
+            .field("service", &self.service)
+            .field("answers_for", &self.answers_for)
+            .field("nonce_store", &self.nonce_store)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Builds a [`MigrationServer`].
+///
+/// Early data is on when `max_early_data_size` of the configuration is not 0; a ticket with a token offers at most
+/// 14,336 bytes of it.
+pub struct MigrationServerBuilder {
+    config: ServerConfig,
+    service: String,
+    ticket_keys: TicketKeys,
+    answers_for: HashSet<SocketAddr>,
+    nonce_store: Option<Arc<dyn NonceStore>>,
+    nonce_store_timeout: std::time::Duration,
+    choose_target: Option<Box<ChooseTarget>>,
+    token_lifetime: Duration,
+    clock_skew: Duration,
+    departure_deadline: std::time::Duration,
+    clock: Arc<dyn Clock>,
+    codepoints: Codepoints,
+}
+
+impl MigrationServerBuilder {
+    /// The addresses at which clients may arrive with a token: those that the service's tokens name and that lead
+    /// to this node. None by default, which refuses every token.
+    #[must_use]
+    pub fn answers_for(mut self, addresses: impl IntoIterator<Item = SocketAddr>) -> Self {
+        self.answers_for.extend(addresses);
+        self
+    }
+
+    /// Names one target for every client that supports migration.
+    #[must_use]
+    pub fn target(self, target: SocketAddr) -> Self {
+        self.choose_target(move |_| Some(target))
+    }
+
+    /// Chooses each client's target when its hello has arrived; `None` gives it no token. By default none does.
+    ///
+    /// A target that is the address at which the client already is gives no token either.
+    #[must_use]
+    pub fn choose_target(
+        mut self,
+        choose: impl Fn(&Incoming<'_>) -> Option<SocketAddr> + Send + Sync + 'static,
+    ) -> Self {
+        self.choose_target = Some(Box::new(choose));
+        self
+    }
+
+    /// Where nonces are spent. By default a [`MemoryNonceStore`] of this node.
+    ///
+    /// Nodes that answer for the same address must share a store.
+    #[must_use]
+    pub fn nonce_store(mut self, store: Arc<dyn NonceStore>) -> Self {
+        self.nonce_store = Some(store);
+        self
+    }
+
+    /// How long the nonce store may take for one answer, by default one second. Past it the client lands by a full
+    /// handshake.
+    #[must_use]
+    pub fn nonce_store_timeout(mut self, timeout: std::time::Duration) -> Self {
+        self.nonce_store_timeout = timeout;
+        self
+    }
+
+    /// How long a token is valid, by default one hour; from one second to seven days.
+    #[must_use]
+    pub fn token_lifetime(mut self, lifetime: Duration) -> Self {
+        self.token_lifetime = lifetime;
+        self
+    }
+
+    /// How far the clocks of the service's nodes may differ, by default five seconds.
+    ///
+    /// A store that remembers only since its start refuses tokens until it has run for this long.
+    #[must_use]
+    pub fn clock_skew(mut self, skew: Duration) -> Self {
+        self.clock_skew = skew;
+        self
+    }
+
+    /// How long a client that was notified may stay before its reads fail, by default ten seconds.
+    #[must_use]
+    pub fn departure_deadline(mut self, deadline: std::time::Duration) -> Self {
+        self.departure_deadline = deadline;
+        self
+    }
+
+    /// Another clock than the system's.
+    #[must_use]
+    pub fn clock(mut self, clock: impl Clock + 'static) -> Self {
+        self.clock = Arc::new(clock);
+        self
+    }
+
+    /// Other code points than the defaults.
+    #[must_use]
+    pub fn codepoints(mut self, codepoints: Codepoints) -> Self {
+        self.codepoints = codepoints;
+        self
+    }
+
+    /// Checks that the method can carry the configuration.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`] names what it cannot carry.
+    pub fn build(self) -> Result<MigrationServer, ConfigError> {
+        self.check()?;
+        let nonce_store = self.nonce_store.unwrap_or_else(|| {
+            let capacity = MemoryNonceStore::DEFAULT_CAPACITY;
+            Arc::new(MemoryNonceStore::new(capacity, self.clock.now()))
+        });
+        Ok(MigrationServer {
+            configs: Configs::new(self.config),
+            service: self.service,
+            ticket_keys: self.ticket_keys,
+            answers_for: self.answers_for,
+            nonce_store,
+            nonce_store_timeout: self.nonce_store_timeout,
+            choose_target: self.choose_target,
+            token_lifetime: self.token_lifetime,
+            clock_skew: self.clock_skew,
+            departure_deadline: self.departure_deadline,
+            clock: self.clock,
+            codepoints: self.codepoints,
+        })
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        let config = &self.config;
+        if !is_wrapped(config.crypto_provider()) {
+            return Err(ConfigError::ProviderNotWrapped);
+        }
+        if config.ticketer.enabled() {
+            return Err(ConfigError::Ticketer);
+        }
+        if config.enable_secret_extraction {
+            return Err(ConfigError::SecretExtraction);
+        }
+        if config.send_tls13_tickets == 0 && self.choose_target.is_some() {
+            return Err(ConfigError::NoTickets);
+        }
+        let tickets = config.send_tls13_tickets.max(config.max_tls13_tickets);
+        let least = tickets.saturating_mul(ORDINARY_TICKET_LEN);
+        if config
+            .max_fragment_size
+            .unwrap_or(crate::wire::MAX_FRAGMENT_LEN)
+            < least
+        {
+            return Err(ConfigError::MaxFragmentSize { least });
+        }
+        if !(Duration::SECOND..=Duration::days(7)).contains(&self.token_lifetime) {
+            return Err(ConfigError::TokenLifetime(
+                self.token_lifetime.unsigned_abs(),
+            ));
+        }
+        Ok(())
+    }
+}
+
+impl Configs {
+    fn new(mut config: ServerConfig) -> Self {
+        let storage = Arc::clone(&config.session_storage);
+        config.session_storage = Arc::new(link::LinkedStorage(Arc::clone(&storage)));
+        let mut no_early_data = config.clone();
+        no_early_data.max_early_data_size = 0;
+        let mut early_data = config.clone();
+        early_data.send_half_rtt_data = true;
+        Self {
+            ordinary: Arc::new(config),
+            early_data: Arc::new(early_data),
+            no_early_data: Arc::new(no_early_data),
+            storage,
+        }
+    }
+}
+
+impl fmt::Debug for MigrationServerBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MigrationServerBuilder")
+            .field("service", &self.service)
+            .field("answers_for", &self.answers_for)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,90 @@
+//! What came of a `migration_token` (`docs/protocol.md` section 7). Verdicts are for the server's own eyes: on the
+//! wire all refusals look alike.
+
+use std::fmt;
+
+use zeroize::Zeroizing;
+
+/// Why a presented token was not accepted. The client landed by a full handshake all the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Verdict {
+    /// The hello has a token, but no `pre_shared_key` or no `psk_dhe_ke`. The client is at fault.
+    NoPsk,
+    /// The token does not decode. The client is at fault.
+    Malformed,
+    /// No known key opens the ticket: it is foreign, or its key has been rotated out.
+    UnknownTicket,
+    /// The ticket belongs to another service or server name.
+    WrongScope,
+    /// The token is not of the ticket's session, or its signature is wrong.
+    BadSignature,
+    /// The token is signed, but it is not the one that the server issued with this ticket. The client is at fault.
+    NotIssued,
+    /// The token names an address that this server does not answer for.
+    WrongTarget,
+    /// The token's time is over, or the nonce store cannot know whether it was spent.
+    Expired,
+    /// The token has been spent.
+    Replayed,
+    /// The nonce store failed, was full, or did not answer in time. The environment is at fault.
+    StoreUnavailable,
+    /// The token was good, but the TLS library did not resume the session, for instance because its cipher suite
+    /// is no longer enabled. The token stays unspent.
+    NotResumed,
+}
+
+impl Verdict {
+    fn reason(self) -> &'static str {
+        match self {
+            Self::NoPsk => "the hello has no usable pre-shared key",
+            Self::Malformed => "the token is malformed",
+            Self::UnknownTicket => "no known key opens the ticket",
+            Self::WrongScope => "the ticket is for another service or name",
+            Self::BadSignature => "the token's signature is wrong",
+            Self::NotIssued => "the token was not issued with the ticket",
+            Self::WrongTarget => "the token is for another address",
+            Self::Expired => "the token is too old",
+            Self::Replayed => "the token has been spent",
+            Self::StoreUnavailable => "the nonce store is unavailable",
+            Self::NotResumed => "the session could not be resumed",
+        }
+    }
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.reason())
+    }
+}
+
+/// How a client came to this server.
+#[derive(Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Arrival {
+    /// Without a token: a new connection, or an ordinary resumption.
+    Fresh,
+    /// With a token that was accepted.
+    Migrated {
+        /// Whether early data is accepted. It runs at most once, here or nowhere.
+        early_data: bool,
+        /// What the issuing server's application sealed into the ticket, up to 8192 bytes.
+        state: Zeroizing<Vec<u8>>,
+    },
+    /// With a token that was refused.
+    Declined(Verdict),
+}
+
+/// Leaves the application's state out.
+impl fmt::Debug for Arrival {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Fresh => f.write_str("Fresh"),
+            Self::Migrated { early_data, .. } => f
+                .debug_struct("Migrated")
+                .field("early_data", early_data)
+                .finish_non_exhaustive(),
+            Self::Declined(verdict) => f.debug_tuple("Declined").field(verdict).finish(),
+        }
+    }
+}

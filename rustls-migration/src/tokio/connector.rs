@@ -1,0 +1,170 @@
+//! The client's connector.
+//!
+//! It dials one address at a time and never more than one migration needs.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::pki_types::ServerName;
+use tokio::time::{Instant, timeout_at};
+
+use super::driver::Driver;
+use super::stream::MigrationStream;
+use super::transport::{Dial, TcpDialer, Transport};
+use crate::client::{ClientConnection, MigrationClient, Offer};
+use crate::connection::Connection as _;
+
+/// One connection of a client's stream.
+pub(super) type Leg = Driver<Box<dyn Transport>, ClientConnection>;
+
+/// Opens streams that can follow a server's migrations. It takes the place of `tokio_rustls::TlsConnector`.
+#[derive(Clone, Debug)]
+pub struct MigrationConnector {
+    client: Arc<MigrationClient>,
+    dialer: Arc<dyn Dial>,
+    connect_timeout: Duration,
+    follow_offers: Option<Duration>,
+}
+
+impl From<MigrationClient> for MigrationConnector {
+    fn from(client: MigrationClient) -> Self {
+        Arc::new(client).into()
+    }
+}
+
+impl From<Arc<MigrationClient>> for MigrationConnector {
+    fn from(client: Arc<MigrationClient>) -> Self {
+        Self {
+            client,
+            dialer: Arc::new(TcpDialer),
+            connect_timeout: Duration::from_secs(10),
+            follow_offers: None,
+        }
+    }
+}
+
+impl MigrationConnector {
+    /// Another way to reach addresses than TCP.
+    #[must_use]
+    pub fn dialer(mut self, dialer: impl Dial + 'static) -> Self {
+        self.dialer = Arc::new(dialer);
+        self
+    }
+
+    /// How long one address may take until its handshake is complete, by default ten seconds.
+    #[must_use]
+    pub fn connect_timeout(mut self, timeout: Duration) -> Self {
+        self.connect_timeout = timeout;
+        self
+    }
+
+    /// Follows a server's first offer at once, before [`connect`](Self::connect) returns: for services whose anycast
+    /// address only introduces a client to the node that will serve it (draft section 6).
+    ///
+    /// `patience` is how long to wait for the offer. A server that makes none in that time, or that speaks first,
+    /// keeps the client.
+    #[must_use]
+    pub fn follow_offers_within(mut self, patience: Duration) -> Self {
+        self.follow_offers = Some(patience);
+        self
+    }
+
+    /// Connects to the server `name` at `address`.
+    ///
+    /// # Errors
+    ///
+    /// [`ConnectFailure`] says which step failed.
+    pub async fn connect(
+        &self,
+        name: ServerName<'static>,
+        address: SocketAddr,
+    ) -> Result<MigrationStream, ConnectFailure> {
+        let leg = self.dial(&name, address, None, &[]).await?;
+        let mut stream = MigrationStream::new(self.clone(), name, address, leg);
+        if let Some(patience) = self.follow_offers {
+            stream.follow_first_offer(patience).await;
+        }
+        Ok(stream)
+    }
+
+    pub(super) fn client(&self) -> &Arc<MigrationClient> {
+        &self.client
+    }
+
+    /// Dials `address` and completes a handshake there, which resumes the offer's session if there is one.
+    pub(super) async fn dial(
+        &self,
+        name: &ServerName<'static>,
+        address: SocketAddr,
+        offer: Option<Offer>,
+        early_data: &[u8],
+    ) -> Result<Leg, ConnectFailure> {
+        let deadline = Instant::now() + self.connect_timeout;
+        let io = timeout_at(deadline, self.dialer.dial(address))
+            .await
+            .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+            .map_err(|error| ConnectFailure::Dial { address, error })?;
+        let connection = match offer {
+            Some(offer) => ClientConnection::resume(&self.client, name.clone(), offer, early_data),
+            None => ClientConnection::new(&self.client, name.clone(), address),
+        };
+        let failed = |early_data_sent| {
+            move |error| ConnectFailure::Handshake {
+                address,
+                error,
+                early_data_sent,
+            }
+        };
+        let connection = connection
+            .map_err(io::Error::other)
+            .map_err(failed(false))?;
+        let early_data_sent = connection.early_data_sent() > 0;
+        let mut leg = Driver::new(io, connection);
+        let handshake = std::future::poll_fn(|cx| leg.poll_handshake(cx, |_| false));
+        timeout_at(deadline, handshake)
+            .await
+            .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+            .map_err(failed(early_data_sent))?;
+        debug_assert!(!leg.connection().is_handshaking());
+        Ok(leg)
+    }
+}
+
+/// Why an address could not be connected to.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConnectFailure {
+    /// The address could not be reached. The environment is at fault.
+    #[error("{address} could not be reached")]
+    Dial {
+        /// The address.
+        address: SocketAddr,
+        /// What went wrong.
+        #[source]
+        error: io::Error,
+    },
+    /// The TLS handshake failed; `error` has a [`rustls::Error`] inside when the peer is at fault.
+    #[error("the handshake with {address} failed")]
+    Handshake {
+        /// The address.
+        address: SocketAddr,
+        /// What went wrong.
+        #[source]
+        error: io::Error,
+        /// Whether early data had left by then.
+        early_data_sent: bool,
+    },
+}
+
+impl From<ConnectFailure> for io::Error {
+    fn from(failure: ConnectFailure) -> Self {
+        let kind = match &failure {
+            ConnectFailure::Dial { error, .. } | ConnectFailure::Handshake { error, .. } => {
+                error.kind()
+            }
+        };
+        Self::new(kind, failure)
+    }
+}

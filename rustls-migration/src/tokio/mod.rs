@@ -1,0 +1,16 @@
+//! Acceptor, connector and streams for tokio. The names mirror tokio-rustls.
+//!
+//! What may be done is decided elsewhere; here bytes move and time passes.
+
+mod acceptor;
+mod connector;
+mod driver;
+mod event;
+mod stream;
+mod transport;
+
+pub use acceptor::{MigrationAcceptor, TlsStream};
+pub use connector::{ConnectFailure, MigrationConnector};
+pub use event::{EarlyDataOutcome, Event, Events, FallBackReason, Landing};
+pub use stream::{MigrateError, MigrationStream};
+pub use transport::{Dial, TcpDialer, Transport};

@@ -1,0 +1,123 @@
+//! A node: a listener on a loopback address whose connections are served by a closure.
+
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use rustls_migration::server::{Arrival, MigrationServerBuilder};
+use rustls_migration::tokio::{MigrationAcceptor, TlsStream};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+
+pub type ServerStream = TlsStream<TcpStream>;
+type Served = Pin<Box<dyn Future<Output = io::Result<()>> + Send>>;
+
+/// What a node does with an accepted connection.
+pub type Serve = Arc<dyn Fn(ServerStream) -> Served + Send + Sync>;
+
+/// What became of one connection at a node.
+#[derive(Debug)]
+pub struct Accepted {
+    pub arrival: Result<Arrival, io::Error>,
+}
+
+pub struct Node {
+    listener: Option<TcpListener>,
+    address: SocketAddr,
+    accepted: mpsc::UnboundedReceiver<Accepted>,
+    sender: mpsc::UnboundedSender<Accepted>,
+}
+
+impl Node {
+    /// Listens on a port of its own at `ip`.
+    pub async fn bind(ip: &str) -> Self {
+        let ip: std::net::IpAddr = ip.parse().unwrap();
+        let listener = TcpListener::bind((ip, 0)).await.unwrap();
+        let (sender, accepted) = mpsc::unbounded_channel();
+        Self {
+            address: listener.local_addr().unwrap(),
+            listener: Some(listener),
+            accepted,
+            sender,
+        }
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Serves with the given settings; the node answers for its own address.
+    pub fn serve<F, S>(&mut self, settings: MigrationServerBuilder, serve: F)
+    where
+        F: Fn(ServerStream) -> S + Send + Sync + 'static,
+        S: Future<Output = io::Result<()>> + Send + 'static,
+    {
+        let settings = settings.answers_for([self.address]);
+        let acceptor = MigrationAcceptor::from(settings.build().unwrap());
+        let listener = self.listener.take().expect("a node serves once");
+        let sender = self.sender.clone();
+        let serve: Serve = Arc::new(move |stream| Box::pin(serve(stream)));
+        tokio::spawn(async move {
+            while let Ok((tcp, peer)) = listener.accept().await {
+                let (acceptor, sender) = (acceptor.clone(), sender.clone());
+                let serve = Arc::clone(&serve);
+                tokio::spawn(async move {
+                    let local = tcp.local_addr().ok();
+                    let accepted = acceptor.accept_from(tcp, Some(peer), local).await;
+                    let (arrival, stream) = match accepted {
+                        Ok(stream) => (Ok(stream.arrival().clone()), Some(stream)),
+                        Err(error) => (Err(error), None),
+                    };
+                    let _ = sender.send(Accepted { arrival });
+                    if let Some(stream) = stream {
+                        // What a connection's end means, its test says.
+                        let _ = serve(stream).await;
+                    }
+                });
+            }
+        });
+    }
+
+    /// Serves as an echo that closes when the client does.
+    pub fn serve_echo(&mut self, settings: MigrationServerBuilder) {
+        self.serve(settings, echo);
+    }
+
+    /// What became of the next connection.
+    pub async fn accepted(&mut self) -> Accepted {
+        self.accepted.recv().await.expect("the node is serving")
+    }
+
+    /// How the next client came; panics when it was not accepted.
+    pub async fn arrival(&mut self) -> Arrival {
+        match self.accepted().await.arrival {
+            Ok(arrival) => arrival,
+            Err(error) => panic!("not accepted: {error:?}"),
+        }
+    }
+}
+
+/// Sends back what it reads until the client closes, then closes.
+pub async fn echo(mut stream: ServerStream) -> io::Result<()> {
+    let mut buf = vec![0; 16_384];
+    loop {
+        let len = stream.read(&mut buf).await?;
+        if len == 0 {
+            return stream.shutdown().await;
+        }
+        stream.write_all(buf.get(..len).unwrap_or_default()).await?;
+        stream.flush().await?;
+    }
+}
+
+/// As [`echo`], but tells the client to move after its first bytes.
+pub async fn echo_then_notify(mut stream: ServerStream) -> io::Result<()> {
+    let mut buf = vec![0; 16_384];
+    let len = stream.read(&mut buf).await?;
+    stream.write_all(buf.get(..len).unwrap_or_default()).await?;
+    stream.notify().await?;
+    echo(stream).await
+}

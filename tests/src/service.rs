@@ -1,0 +1,105 @@
+//! One service: its certificates, its ticket keys, its clock, and configurations for its nodes and clients.
+
+use std::sync::Arc;
+
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ServerConfig};
+use rustls_migration::client::{MigrationClient, MigrationClientBuilder};
+use rustls_migration::server::{MigrationServer, MigrationServerBuilder};
+use rustls_migration::tokio::MigrationConnector;
+use rustls_migration::{Clock as _, TicketKeys, provider};
+use time::Duration;
+
+use crate::{Pki, TestClock};
+
+/// The name in the service's certificates.
+pub const NAME: &str = "service.example";
+
+pub struct Service {
+    pub pki: Pki,
+    pub keys: TicketKeys,
+    pub clock: TestClock,
+    /// The provider of all configurations; wrapped.
+    pub provider: Arc<CryptoProvider>,
+}
+
+impl Default for Service {
+    fn default() -> Self {
+        Self::with_provider(rustls::crypto::ring::default_provider())
+    }
+}
+
+impl Service {
+    /// A service whose peers use `base`, wrapped.
+    pub fn with_provider(base: CryptoProvider) -> Self {
+        let provider = Arc::new(provider::wrap(base));
+        Self {
+            pki: Pki::new(),
+            keys: TicketKeys::generate(provider.secure_random).unwrap(),
+            clock: TestClock::new(),
+            provider,
+        }
+    }
+
+    /// A server's configuration, with early data and the service's certificate.
+    pub fn server_config(&self) -> ServerConfig {
+        self.server_config_with(Arc::clone(&self.provider))
+    }
+
+    pub fn server_config_with(&self, provider: Arc<CryptoProvider>) -> ServerConfig {
+        let (certificate, key) = self.pki.issue(NAME);
+        let mut config = ServerConfig::builder_with_details(provider, Arc::new(self.clock.clone()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate], key)
+            .unwrap();
+        config.max_early_data_size = 16_384;
+        config
+    }
+
+    pub fn client_config(&self) -> ClientConfig {
+        self.client_config_with(Arc::clone(&self.provider))
+    }
+
+    pub fn client_config_with(&self, provider: Arc<CryptoProvider>) -> ClientConfig {
+        let mut config = ClientConfig::builder_with_details(provider, Arc::new(self.clock.clone()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(self.pki.roots())
+            .with_no_client_auth();
+        config.enable_early_data = true;
+        config
+    }
+
+    /// A node's settings over `config`: a store that remembers from the day before, and no difference of clocks.
+    pub fn node_with(&self, config: ServerConfig) -> MigrationServerBuilder {
+        let started = self.clock.now() - Duration::DAY;
+        let store = migration_token::MemoryNonceStore::new(10_000, started);
+        MigrationServer::builder(config, "files", self.keys.clone())
+            .nonce_store(Arc::new(store))
+            .clock_skew(Duration::ZERO)
+            .clock(self.clock.clone())
+    }
+
+    pub fn node(&self) -> MigrationServerBuilder {
+        self.node_with(self.server_config())
+    }
+
+    pub fn client_with(&self, config: ClientConfig) -> MigrationClientBuilder {
+        MigrationClient::builder(config).clock(self.clock.clone())
+    }
+
+    pub fn connector(&self) -> MigrationConnector {
+        self.client_with(self.client_config())
+            .build()
+            .unwrap()
+            .into()
+    }
+}
+
+/// The service's name as rustls wants it.
+pub fn server_name() -> ServerName<'static> {
+    ServerName::try_from(NAME).unwrap()
+}
