@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 MAX_CHAIN = 8
-_CONTEXT = b" " * 64 + b"TLS 1.3, server CertificateVerify\0"
+SIGNATURE_CONTEXT = b" " * 64 + b"TLS 1.3, server CertificateVerify\0"
 _ECDSA = {0x0403: (ec.SECP256R1, hashes.SHA256), 0x0503: (ec.SECP384R1, hashes.SHA384)}
 _RSA_PSS = {0x0804: hashes.SHA256, 0x0805: hashes.SHA384, 0x0806: hashes.SHA512}
 _ED25519 = 0x0807
@@ -131,7 +131,7 @@ def verify_signature(
 ) -> None:
     """CertificateError unless the CertificateVerify signature is the leaf's (RFC 8446 section 4.4.3)."""
     key = leaf.public_key()
-    message = _CONTEXT + transcript_hash
+    message = SIGNATURE_CONTEXT + transcript_hash
     try:
         if scheme in _ECDSA and isinstance(key, ec.EllipticCurvePublicKey):
             curve, digest = _ECDSA[scheme]

@@ -64,6 +64,7 @@ class Leg:
     suite: str | None = None
     group: str | None = None
     received: bytearray = field(default_factory=bytearray)
+    tokens: int = 0
     alert: int | None = None
     end: str = "open"
 
@@ -95,6 +96,7 @@ class Leg:
             "received_bytes": len(self.received),
             "received_sha256": hashlib.sha256(self.received).hexdigest(),
             "received_prefix": self.received[:PREFIX_LENGTH].decode("utf-8", "replace"),
+            "tokens": self.tokens,
             "alert": self.alert,
             "end": self.end,
         }
@@ -185,12 +187,11 @@ class Run:
             event = connection.read_event()
         except TimeoutError as error:
             raise ClientError(f"A was silent for {self.args.timeout} s before {wanted}") from error
+        note_event(leg, event)
         if isinstance(event, Ticket) and MIGRATION_TOKEN in event.session.extensions:
             self._judge_token(event.session, here)
         elif isinstance(event, Alert):
             self.notified = True
-        else:
-            note_event(leg, event)
 
     def _judge_token(self, session: Session, here: ipaddress.IPv4Address | ipaddress.IPv6Address) -> None:
         """Keep a good token; drop a bad one and report it."""
@@ -315,9 +316,11 @@ class Run:
 
 
 def note_event(leg: Leg, event: Data | Ticket | Alert | Closed) -> None:
-    """Add application data or the end of data to the leg."""
+    """Add application data, a token or the end of data to the leg."""
     if isinstance(event, Data):
         leg.received += event.content
+    elif isinstance(event, Ticket):
+        leg.tokens += MIGRATION_TOKEN in event.session.extensions
     elif isinstance(event, Closed):
         leg.end = "truncated" if event.truncated else "close_notify"
 
@@ -378,8 +381,10 @@ def main(argv: list[str] | None = None) -> int:
             return 1
         try:
             follow(run)
-        except (ClientError, ProtocolError, AlertReceived, HandshakeTruncated, OSError) as error:
-            run.faults.append(str(error) or type(error).__name__)
+        except ClientError as error:
+            run.faults.append(str(error))
+        except (ProtocolError, AlertReceived, HandshakeTruncated, OSError) as error:
+            run.faults.append(f"leg {run.legs[-1].name}: {error}")
         print(json.dumps(run.report(), indent=None if args.json else 2))
     if run.faults:
         print(f"migrating_client: {'; '.join(run.faults)}", file=sys.stderr)

@@ -67,7 +67,7 @@ class Session:
     """A ticket and what resuming it takes; times are Unix seconds."""
 
     ticket: bytes
-    psk: bytes
+    psk: bytes = field(repr=False)
     suite: Suite
     age_add: int
     lifetime: int
