@@ -59,7 +59,7 @@ class Leg:
     address: options.Address
     handshake: str | None = None
     early_data_offered: bool = False
-    early_data: bool = False
+    early_data: bool | None = False
     hello_retry: bool = False
     suite: str | None = None
     group: str | None = None
@@ -273,6 +273,7 @@ class Run:
     def _send_copy(self, address: options.Address, flight: bytes) -> None:
         """Send `flight` on a connection of its own and note how the server answers its hello."""
         leg = self._new_leg("copy", address)
+        leg.early_data = None
         records = RecordLayer(self._open(address))
         records.send_bytes(flight)
         try:

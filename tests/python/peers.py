@@ -7,7 +7,7 @@ import shutil
 import socket
 import subprocess
 import threading
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from cryptography import x509
@@ -34,10 +34,10 @@ class Authority:
     def __init__(self, name: str = "Test CA", kind: str = "p256") -> None:
         self.name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         self.key = KEY_MAKERS[kind]()
-        self.certificate = self._sign(self.name, self.key.public_key(), [_ca_extension()])
+        self.certificate = self._sign(self.name, self.key.public_key(), [ca_extension()])
 
     def _sign(self, subject: x509.Name, key, extensions: list, days: int = 30) -> x509.Certificate:
-        now = datetime.now(timezone.utc)
+        now = datetime.now(UTC)
         builder = x509.CertificateBuilder().issuer_name(self.name).subject_name(subject).public_key(key)
         builder = builder.serial_number(x509.random_serial_number())
         builder = builder.not_valid_before(now - timedelta(days=60)).not_valid_after(now + timedelta(days=days))
@@ -46,10 +46,10 @@ class Authority:
         digest = None if isinstance(self.key, ed25519.Ed25519PrivateKey) else hashes.SHA256()
         return builder.sign(self.key, digest)
 
-    def intermediate(self, name: str) -> "Authority":
-        """An authority below this one."""
+    def intermediate(self, name: str, *extensions: tuple[x509.ExtensionType, bool]) -> "Authority":
+        """An authority below this one; its basic constraints are the usual ones unless `extensions` are given."""
         below = Authority(name)
-        below.certificate = self._sign(below.name, below.key.public_key(), [_ca_extension()])
+        below.certificate = self._sign(below.name, below.key.public_key(), list(extensions) or [ca_extension()])
         return below
 
     def issue(
@@ -65,8 +65,14 @@ class Authority:
         return self._sign(subject, key.public_key(), extensions, days), key
 
 
-def _ca_extension() -> tuple[x509.BasicConstraints, bool]:
-    return x509.BasicConstraints(ca=True, path_length=None), True
+def ca_extension(path_length: int | None = None) -> tuple[x509.BasicConstraints, bool]:
+    """Basic constraints of an authority, critical."""
+    return x509.BasicConstraints(ca=True, path_length=path_length), True
+
+
+def usage_extension(cert_sign: bool) -> tuple[x509.KeyUsage, bool]:
+    """Key usage for digital signatures, and for certificates if `cert_sign`; critical."""
+    return x509.KeyUsage(True, False, False, False, False, cert_sign, False, False, False), True
 
 
 def write_pem(path: Path, certificates: list[x509.Certificate], key=None) -> Path:

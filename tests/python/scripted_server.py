@@ -14,10 +14,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-import messages as hs
-from certificates import SIGNATURE_CONTEXT
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+
+import messages as hs
+from certificates import SIGNATURE_CONTEXT
 from keys import (
     APPLICATION_DATA,
     GROUPS,
@@ -33,7 +34,7 @@ from keys import (
 )
 from migration import MIGRATE_NOTIFY, MIGRATION_SUPPORT, MIGRATION_TOKEN, Keys, MigrationToken
 from peers import PATIENCE_S, Authority
-from records import ALERT, HANDSHAKE, RecordLayer
+from records import ALERT, HANDSHAKE, ProtocolError, RecordLayer
 from tls13 import CLOSE_NOTIFY, DECRYPT_ERROR, FATAL, WARNING
 from wire import Reader, uint, vector
 
@@ -61,8 +62,9 @@ class Realm:
 
 @dataclass
 class Script:
-    """What a server does: `target` makes it issue tokens, `spoil` changes the encoded token, `mute` stops B's
-    close_notify, `drain` issues another token and more data once the client has half-closed."""
+    """What a server does: `target` makes it issue tokens, `spoil` changes the encoded token, `tamper` changes each
+    handshake message before it is sent, `mute` stops B's close_notify, `drain` issues another token and more data
+    once the client has half-closed."""
 
     target: tuple[str, int] | None = None
     notify: bool = False
@@ -70,6 +72,7 @@ class Script:
     mute: bool = False
     max_early_data: int = 4096
     spoil: Callable[[bytes], bytes] = staticmethod(lambda token: token)
+    tamper: Callable[[bytes], bytes] = staticmethod(lambda message: message)
 
 
 class TrialCipher(RecordCipher):
@@ -114,8 +117,8 @@ class ScriptedServer:
         with sock:
             try:
                 ServerSide(sock, self.realm, self.script).run()
-            except (Abort, OSError):
-                return
+            except (Abort, OSError, ProtocolError):
+                return  # the client sees its connection end, which is what its test looks at
             except Exception as error:
                 self._errors.append(error)
                 raise
@@ -224,6 +227,7 @@ class ServerSide:
             raise Abort
 
     def _send(self, raw: bytes) -> None:
+        raw = self._script.tamper(raw)
         self._transcript.add(raw)
         self._records.send(HANDSHAKE, raw)
 

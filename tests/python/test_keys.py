@@ -2,9 +2,10 @@
 
 import unittest
 
+from cryptography import x509
+
 import rfc8448 as rfc
 from certificates import CertificateError, verify_signature
-from cryptography import x509
 from keys import (
     SUITES,
     BadRecord,

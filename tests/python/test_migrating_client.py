@@ -10,6 +10,7 @@ from pathlib import Path
 
 import migrating_client
 from keys import SUITES
+from migration import MigrationToken
 from peers import SERVER_NAME, Authority, write_pem
 from scripted_server import Realm, Script, ScriptedServer
 
@@ -71,6 +72,8 @@ class Migration(ClientCase):
         report = self.report_of("--drain", "--send-early", "two")
         self.assertEqual(report["legs"][0]["received_prefix"], "rest of A\n")
         self.assertEqual((report["legs"][0]["end"], report["legs"][0]["tokens"]), ("close_notify", 2))
+        _, _, last = list(self.realm.tickets.values())[-1]
+        self.assertEqual(report["token"]["nonce"], MigrationToken.decode(last).nonce.hex())
 
     def test_a_ticket_without_early_data_moves_the_line_in_1_rtt(self):
         self.start(Script(max_early_data=0))
@@ -127,7 +130,7 @@ class Adversary(ClientCase):
 
     def test_a_copied_first_flight_takes_the_early_data_and_not_the_session(self):
         copy, b = self.report_of("--raw-hello-copy", "--send-early", "two")["legs"][1:]
-        self.assertEqual((copy["leg"], copy["handshake"]), ("copy", "resumed"))
+        self.assertEqual((copy["leg"], copy["handshake"], copy["early_data"]), ("copy", "resumed", None))
         self.assertEqual((b["handshake"], b["early_data"]), ("resumed", False))
         self.assertEqual(b["received_prefix"], "B heard two\n")
 

@@ -6,8 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from cryptography.x509.oid import ExtendedKeyUsageOID
+
 from keys import SUITES
-from peers import SERVER_NAME, Authority, OpensslServer, write_pem
+from peers import SERVER_NAME, Authority, OpensslServer, ca_extension, usage_extension, write_pem
 from records import ProtocolError
 from tls13 import AlertReceived, ClientConfig, Closed, Connection, Data, Session, Ticket
 
@@ -28,6 +29,12 @@ class OpensslCase(unittest.TestCase):
         """A server with a fresh certificate of this test's authority."""
         leaf, key = self.authority.issue(kind, **certificate)
         return OpensslServer(write_pem(self.folder / f"{kind}.pem", [leaf], key), *options)
+
+    def server_below(self, *authorities: Authority) -> OpensslServer:
+        """A server with a certificate of the first of `authorities`, which it sends all."""
+        leaf, key = authorities[0].issue()
+        chain = write_pem(self.folder / "chain.pem", [authority.certificate for authority in authorities])
+        return OpensslServer(write_pem(self.folder / "leaf.pem", [leaf], key), "-cert_chain", str(chain))
 
     def events_until(self, connection: Connection, kind: type):
         """The first event of `kind`."""
@@ -62,7 +69,7 @@ class FullHandshake(OpensslCase):
 
     def test_each_suite_and_group_carries_data_both_ways(self):
         with self.server() as server:
-            for suite, group in zip(SUITES, ("x25519", "secp256r1", "secp384r1")):
+            for suite, group in zip(SUITES, ("x25519", "secp256r1", "secp384r1"), strict=True):
                 with self.subTest(suite=suite, group=group):
                     config = replace(self.config, suites=(suite,), groups=(group,), share_groups=(group,))
                     connection = server.connect(config)
@@ -78,10 +85,8 @@ class FullHandshake(OpensslCase):
                 self.assertEqual(len(server.connect(self.config).peer_chain), 1)
 
     def test_a_chain_through_an_intermediate_is_verified(self):
-        middle = self.authority.intermediate("Middle CA")
-        leaf, key = middle.issue()
-        chain = write_pem(self.folder / "chain.pem", [middle.certificate])
-        with OpensslServer(write_pem(self.folder / "leaf.pem", [leaf], key), "-cert_chain", str(chain)) as server:
+        middle = self.authority.intermediate("Middle CA", ca_extension(0), usage_extension(cert_sign=True))
+        with self.server_below(middle) as server:
             self.assertEqual(len(server.connect(self.config).peer_chain), 2)
 
     def test_a_hello_in_many_records_is_understood(self):
@@ -129,10 +134,15 @@ class ServerAuthentication(OpensslCase):
         fake = Authority("Fake")
         fake.certificate, fake.key = self.authority.issue()
         fake.name = fake.certificate.subject
-        leaf, key = fake.issue()
-        chain = write_pem(self.folder / "fake.pem", [fake.certificate])
-        server = OpensslServer(write_pem(self.folder / "leaf.pem", [leaf], key), "-cert_chain", str(chain))
-        self.check_refused(server, self.config, "no trusted issuer")
+        self.check_refused(self.server_below(fake), self.config, "no trusted issuer")
+
+    def test_an_authority_that_may_not_sign_certificates_is_refused(self):
+        middle = self.authority.intermediate("Middle CA", ca_extension(), usage_extension(cert_sign=False))
+        self.check_refused(self.server_below(middle), self.config, "no trusted issuer")
+
+    def test_a_chain_longer_than_its_path_length_is_refused(self):
+        upper = self.authority.intermediate("Upper CA", ca_extension(0))
+        self.check_refused(self.server_below(upper.intermediate("Lower CA"), upper), self.config, "no trusted issuer")
 
 
 class Retry(OpensslCase):
@@ -236,6 +246,17 @@ class AfterTheHandshake(OpensslCase):
                 server.say(command)
                 self.check_echo(server, connection)
                 server.output = b""
+
+    def test_a_requested_key_update_is_answered(self):
+        with self.server("-msg") as server:
+            connection = server.connect(self.config)
+            server.say(b"K\n")
+            self.check_echo(server, connection)
+            server.say(b"more\n")
+            self.events_until(connection, Data)
+            connection.write(b"after the update\n")
+            server.wait_for(rb"<<< [^\n]*KeyUpdate")
+            server.wait_for(b"after the update")
 
     def test_close_notify_is_answered_and_ends_the_data(self):
         with self.server() as server:

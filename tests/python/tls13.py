@@ -10,7 +10,7 @@ import os
 import socket
 import time
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 
 from cryptography import x509
 
@@ -346,7 +346,7 @@ class Connection:
         except ValueError as error:
             raise certificates.CertificateError(f"unreadable certificate: {error}") from error
         certificates.verify_chain(
-            self.peer_chain, self.config.trust, self.config.server_name, datetime.now(timezone.utc)
+            self.peer_chain, self.config.trust, self.config.server_name, datetime.now(UTC)
         )
         raw = self._next_message(hs.CERTIFICATE_VERIFY)
         scheme, signature = hs.decode_certificate_verify(raw[4:])
@@ -425,8 +425,11 @@ class Connection:
     def _read_event(self) -> Data | Ticket | Alert | Closed:
         while True:
             while (raw := self._take_message()) is not None:
-                if ticket := self._post_handshake(raw):
-                    return ticket
+                if raw[0] == hs.NEW_SESSION_TICKET:
+                    return Ticket(self._session(hs.NewSessionTicket.decode(raw[4:])))
+                if raw[0] != hs.KEY_UPDATE:
+                    raise ProtocolError(UNEXPECTED_MESSAGE, f"handshake message {raw[0]} after the handshake")
+                self._on_key_update(raw[4:])
             record = self._records.receive()
             if record is None:
                 return Closed(truncated=True)
@@ -456,13 +459,6 @@ class Connection:
         level, description = reader.uint(1), reader.uint(1)
         reader.finish()
         return Alert(level, description)
-
-    def _post_handshake(self, raw: bytes) -> Ticket | None:
-        if raw[0] == hs.NEW_SESSION_TICKET:
-            return Ticket(self._session(hs.NewSessionTicket.decode(raw[4:])))
-        if raw[0] == hs.KEY_UPDATE:
-            return self._on_key_update(raw[4:])
-        raise ProtocolError(UNEXPECTED_MESSAGE, f"handshake message {raw[0]} after the handshake")
 
     def _session(self, ticket: hs.NewSessionTicket) -> Session:
         master = self.resumption_master
