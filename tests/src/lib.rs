@@ -15,9 +15,13 @@ pub mod client;
 pub mod clock;
 pub mod node;
 pub mod pki;
+pub mod record;
 pub mod service;
+pub mod store;
 
 pub use clock::TestClock;
 pub use node::{Node, Serve};
 pub use pki::Pki;
-pub use service::{NAME, Service};
+pub use record::RecordingDialer;
+pub use service::{NAME, Service, server_name};
+pub use store::FailingStore;

@@ -55,7 +55,15 @@ impl Node {
         F: Fn(ServerStream) -> S + Send + Sync + 'static,
         S: Future<Output = io::Result<()>> + Send + 'static,
     {
-        let settings = settings.answers_for([self.address]);
+        self.serve_as_is(settings.answers_for([self.address]), serve);
+    }
+
+    /// Serves with just the given settings.
+    pub fn serve_as_is<F, S>(&mut self, settings: MigrationServerBuilder, serve: F)
+    where
+        F: Fn(ServerStream) -> S + Send + Sync + 'static,
+        S: Future<Output = io::Result<()>> + Send + 'static,
+    {
         let acceptor = MigrationAcceptor::from(settings.build().unwrap());
         let listener = self.listener.take().expect("a node serves once");
         let sender = self.sender.clone();

@@ -1,6 +1,9 @@
 //! A certificate authority made for one test.
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, SerialNumber,
+    SignatureAlgorithm,
+};
 use rustls::RootCertStore;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
@@ -12,7 +15,9 @@ impl Pki {
     pub fn new() -> Self {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let ca = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+        // Its signatures have one length.
+        let key = KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap();
+        let ca = CertifiedIssuer::self_signed(params, key).unwrap();
         Self { ca }
     }
 
@@ -29,19 +34,28 @@ impl Pki {
     /// A certificate for `name` with its key, in PEM.
     pub fn issue_pem(&self, name: &str) -> (String, String) {
         let key = KeyPair::generate().unwrap();
-        let params = CertificateParams::new(vec![name.to_owned()]).unwrap();
-        let certificate = params.signed_by(&key, &self.ca).unwrap();
+        let certificate = params(name).signed_by(&key, &self.ca).unwrap();
         (certificate.pem(), key.serialize_pem())
     }
 
-    /// A certificate for `name` with its key.
-    pub fn issue(&self, name: &str) -> (CertificateDer<'static>, PrivateKeyDer<'static>) {
-        let key = KeyPair::generate().unwrap();
-        let params = CertificateParams::new(vec![name.to_owned()]).unwrap();
-        let certificate = params.signed_by(&key, &self.ca).unwrap();
+    /// A certificate for `name` with its key, which signs by `algorithm`.
+    pub fn issue(
+        &self,
+        name: &str,
+        algorithm: &'static SignatureAlgorithm,
+    ) -> (CertificateDer<'static>, PrivateKeyDer<'static>) {
+        let key = KeyPair::generate_for(algorithm).unwrap();
+        let certificate = params(name).signed_by(&key, &self.ca).unwrap();
         let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
         (certificate.der().clone(), key)
     }
+}
+
+/// A serial number of one length, so that certificates for one name have one length.
+fn params(name: &str) -> CertificateParams {
+    let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+    params.serial_number = Some(SerialNumber::from(1));
+    params
 }
 
 impl Default for Pki {

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use rcgen::SignatureAlgorithm;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ServerConfig};
@@ -22,6 +23,8 @@ pub struct Service {
     pub clock: TestClock,
     /// The provider of all configurations; wrapped.
     pub provider: Arc<CryptoProvider>,
+    /// How its certificates sign.
+    algorithm: &'static SignatureAlgorithm,
 }
 
 impl Default for Service {
@@ -39,7 +42,15 @@ impl Service {
             keys: TicketKeys::generate(provider.secure_random).unwrap(),
             clock: TestClock::new(),
             provider,
+            algorithm: &rcgen::PKCS_ECDSA_P256_SHA256,
         }
+    }
+
+    /// With certificates whose signatures all have the same length.
+    #[must_use]
+    pub fn with_ed25519(mut self) -> Self {
+        self.algorithm = &rcgen::PKCS_ED25519;
+        self
     }
 
     /// A server's configuration, with early data and the service's certificate.
@@ -48,7 +59,7 @@ impl Service {
     }
 
     pub fn server_config_with(&self, provider: Arc<CryptoProvider>) -> ServerConfig {
-        let (certificate, key) = self.pki.issue(NAME);
+        let (certificate, key) = self.pki.issue(NAME, self.algorithm);
         let mut config = ServerConfig::builder_with_details(provider, Arc::new(self.clock.clone()))
             .with_safe_default_protocol_versions()
             .unwrap()
@@ -75,9 +86,19 @@ impl Service {
 
     /// A node's settings over `config`: a store that remembers from the day before, and no difference of clocks.
     pub fn node_with(&self, config: ServerConfig) -> MigrationServerBuilder {
+        self.node_of(config, "files", self.keys.clone())
+    }
+
+    /// As [`node_with`](Self::node_with), for another service or with other ticket keys.
+    pub fn node_of(
+        &self,
+        config: ServerConfig,
+        name: &str,
+        keys: TicketKeys,
+    ) -> MigrationServerBuilder {
         let started = self.clock.now() - Duration::DAY;
         let store = migration_token::MemoryNonceStore::new(10_000, started);
-        MigrationServer::builder(config, "files", self.keys.clone())
+        MigrationServer::builder(config, name, keys)
             .nonce_store(Arc::new(store))
             .clock_skew(Duration::ZERO)
             .clock(self.clock.clone())

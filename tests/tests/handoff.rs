@@ -4,8 +4,7 @@ use std::time::Duration;
 
 use migration_tests::client::{expect, until_notified};
 use migration_tests::node::echo_then_notify;
-use migration_tests::service::server_name;
-use migration_tests::{Node, Service};
+use migration_tests::{Node, Service, server_name};
 use rustls::HandshakeKind;
 use rustls_migration::server::Arrival;
 use rustls_migration::tokio::EarlyDataOutcome;

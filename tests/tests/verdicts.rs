@@ -1,0 +1,294 @@
+//! Every refusal of the admission table (`docs/protocol.md` section 7) that an honest client can run into, over real
+//! connections: the client lands by a full handshake, its data arrives once, the verdict reaches the server's
+//! application, and the wire does not tell the reasons apart. The refusals that take a dishonest client are in
+//! `interop_python.rs`.
+
+#![expect(clippy::unwrap_used, reason = "what fails here fails its test")]
+
+use std::sync::Arc;
+use std::time::Duration as StdDuration;
+
+use migration_tests::client::{echoed, expect};
+use migration_tests::node::echo;
+use migration_tests::{FailingStore, Node, RecordingDialer, Service, TestClock, server_name};
+use migration_token::MemoryNonceStore;
+use rustls::HandshakeKind;
+use rustls::crypto::CryptoProvider;
+use rustls_migration::server::{Arrival, MigrationServerBuilder, Verdict};
+use rustls_migration::tokio::{EarlyDataOutcome, Landing, MigrationConnector, MigrationStream};
+use rustls_migration::{Clock as _, Codepoints, TicketKeys};
+use time::Duration;
+
+type Shape = Vec<(u8, usize)>;
+
+/// Moves a client from a node A to a node B with the given settings, where it lands by a full handshake. Returns what
+/// B's application and the wire saw.
+async fn refused_by(
+    service: &Service,
+    b: impl FnOnce(&Service) -> MigrationServerBuilder,
+) -> (Arrival, Shape) {
+    let (mut node_a, mut node_b) = (Node::bind("127.0.0.2").await, Node::bind("127.0.0.3").await);
+    node_a.serve_echo(service.node().target(node_b.address()));
+    node_b.serve_echo(b(service));
+    let dialer = RecordingDialer::default();
+    let (stream, landing) = moved(service, &dialer, &node_a).await;
+    assert_eq!(landing.at, node_b.address());
+    landed_in_full(stream, &landing).await;
+    (node_b.arrival().await, dialer.last().received_shape())
+}
+
+async fn moved(
+    service: &Service,
+    dialer: &RecordingDialer,
+    node_a: &Node,
+) -> (MigrationStream, Landing) {
+    let connector = service.connector().dialer(dialer.clone());
+    let mut stream = connector
+        .connect(server_name(), node_a.address())
+        .await
+        .unwrap();
+    echoed(&mut stream, b"at A").await;
+    let landing = stream.migrate(b"first at B").await.unwrap();
+    (stream, landing)
+}
+
+async fn landed_in_full(mut stream: MigrationStream, landing: &Landing) {
+    assert_eq!(landing.handshake, HandshakeKind::Full);
+    assert_eq!(landing.early_data, EarlyDataOutcome::AfterHandshake);
+    assert!(landing.fell_back.is_none());
+    expect(&mut stream, b"first at B").await;
+    echoed(&mut stream, b"more at B").await;
+}
+
+fn declined(verdict: Verdict) -> Arrival {
+    Arrival::Declined(verdict)
+}
+
+/// A service with a certificate whose signatures have one length, so that shapes can be compared.
+fn service() -> Service {
+    Service::default().with_ed25519()
+}
+
+async fn unknown_ticket() -> (Arrival, Shape) {
+    refused_by(&service(), |service| {
+        let other = TicketKeys::generate(service.provider.secure_random).unwrap();
+        service.node_of(service.server_config(), "files", other)
+    })
+    .await
+}
+
+async fn wrong_scope() -> (Arrival, Shape) {
+    refused_by(&service(), |service| {
+        service.node_of(service.server_config(), "other", service.keys.clone())
+    })
+    .await
+}
+
+async fn wrong_target() -> (Arrival, Shape) {
+    let service = service();
+    let (mut node_a, mut node_b) = (Node::bind("127.0.0.2").await, Node::bind("127.0.0.3").await);
+    let elsewhere = "127.0.0.4:443".parse().unwrap();
+    node_a.serve_echo(service.node().target(elsewhere));
+    node_b.serve_echo(service.node());
+    let dialer = RecordingDialer::default();
+    dialer.redirect(elsewhere, node_b.address());
+    let (stream, landing) = moved(&service, &dialer, &node_a).await;
+    landed_in_full(stream, &landing).await;
+    (node_b.arrival().await, dialer.last().received_shape())
+}
+
+async fn expired() -> (Arrival, Shape) {
+    refused_by(&service(), |service| {
+        let ahead = TestClock::new();
+        ahead.advance(Duration::hours(2));
+        service.node().clock(ahead)
+    })
+    .await
+}
+
+async fn older_than_the_stores_memory() -> (Arrival, Shape) {
+    refused_by(&service(), |service| {
+        let started = service.clock.now() + Duration::SECOND;
+        let store = MemoryNonceStore::new(10, started);
+        service.node().nonce_store(Arc::new(store))
+    })
+    .await
+}
+
+async fn broken_store() -> (Arrival, Shape) {
+    refused_by(&service(), |service| {
+        service.node().nonce_store(Arc::new(FailingStore::Broken))
+    })
+    .await
+}
+
+async fn hung_store() -> (Arrival, Shape) {
+    refused_by(&service(), |service| {
+        service
+            .node()
+            .nonce_store(Arc::new(FailingStore::Hung))
+            .nonce_store_timeout(StdDuration::from_millis(20))
+    })
+    .await
+}
+
+async fn full_store() -> (Arrival, Shape) {
+    refused_by(&service(), |service| {
+        let started = service.clock.now() - Duration::DAY;
+        service
+            .node()
+            .nonce_store(Arc::new(MemoryNonceStore::new(0, started)))
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_ticket_of_unknown_keys_is_refused() {
+    assert_eq!(unknown_ticket().await.0, declined(Verdict::UnknownTicket));
+}
+
+#[tokio::test]
+async fn a_ticket_of_another_service_is_refused() {
+    assert_eq!(wrong_scope().await.0, declined(Verdict::WrongScope));
+}
+
+#[tokio::test]
+async fn a_token_for_an_address_that_is_not_this_nodes_is_refused() {
+    assert_eq!(wrong_target().await.0, declined(Verdict::WrongTarget));
+}
+
+#[tokio::test]
+async fn an_expired_token_is_refused() {
+    assert_eq!(expired().await.0, declined(Verdict::Expired));
+}
+
+#[tokio::test]
+async fn a_token_from_before_the_stores_memory_is_refused() {
+    let (arrival, _) = older_than_the_stores_memory().await;
+    assert_eq!(arrival, declined(Verdict::Expired));
+}
+
+#[tokio::test]
+async fn a_store_that_fails_hangs_or_is_full_refuses_and_the_client_lands() {
+    for (arrival, _) in [broken_store().await, hung_store().await, full_store().await] {
+        assert_eq!(arrival, declined(Verdict::StoreUnavailable));
+    }
+}
+
+#[tokio::test]
+async fn a_token_without_a_pre_shared_key_is_refused() {
+    let service = service();
+    let mut node = Node::bind("127.0.0.3").await;
+    node.serve_echo(service.node());
+    let mut stream = presenting_an_empty_token(&service)
+        .connect(server_name(), node.address())
+        .await
+        .unwrap();
+    echoed(&mut stream, b"at B").await;
+    assert_eq!(node.arrival().await, declined(Verdict::NoPsk));
+}
+
+#[tokio::test]
+async fn a_malformed_token_is_refused() {
+    let service = service();
+    let mut node = Node::bind("127.0.0.3").await;
+    node.serve_echo(service.node());
+    let connector = presenting_an_empty_token(&service);
+    for verdict in [Verdict::NoPsk, Verdict::Malformed] {
+        // The first connection brings an ordinary ticket, which the second offers beside its empty token.
+        let mut stream = connector
+            .connect(server_name(), node.address())
+            .await
+            .unwrap();
+        echoed(&mut stream, b"at B").await;
+        assert_eq!(node.arrival().await, declined(verdict));
+        let handshake = stream.get_ref().unwrap().handshake_kind();
+        assert_eq!(handshake, Some(HandshakeKind::Full));
+    }
+}
+
+/// A client whose `migration_support` has the code point of `migration_token`, so that its token is empty.
+fn presenting_an_empty_token(service: &Service) -> MigrationConnector {
+    let codepoints = Codepoints {
+        migration_support: Codepoints::default().migration_token,
+        migration_token: 0xFFAA,
+        ..Codepoints::default()
+    };
+    let client = service.client_with(service.client_config());
+    client.codepoints(codepoints).build().unwrap().into()
+}
+
+/// A provider with just the suites whose names end like this.
+fn only(provider: &CryptoProvider, suite: &str) -> Arc<CryptoProvider> {
+    let mut provider = provider.clone();
+    provider
+        .cipher_suites
+        .retain(|found| format!("{:?}", found.suite()).ends_with(suite));
+    assert_eq!(provider.cipher_suites.len(), 1);
+    Arc::new(provider)
+}
+
+#[tokio::test]
+async fn a_session_whose_suite_is_not_enabled_is_not_resumed_and_its_token_stays_unspent() {
+    for (suite, claims) in [
+        ("TLS13_AES_128_GCM_SHA256", 0),
+        ("TLS13_CHACHA20_POLY1305_SHA256", 1),
+    ] {
+        let service = service();
+        // A negotiates AES-256 with SHA-384, or AES-128; B has another hash, or another cipher only.
+        let at_a = ["TLS13_AES_256_GCM_SHA384", "TLS13_AES_128_GCM_SHA256"][claims];
+        let (mut node_a, mut node_b) =
+            (Node::bind("127.0.0.2").await, Node::bind("127.0.0.3").await);
+        let config = service.server_config_with(only(&service.provider, at_a));
+        node_a.serve_echo(service.node_with(config).target(node_b.address()));
+        let started = service.clock.now() - Duration::DAY;
+        let store = Arc::new(MemoryNonceStore::new(10, started));
+        let config = service.server_config_with(only(&service.provider, suite));
+        node_b.serve_echo(service.node_with(config).nonce_store(store.clone()));
+        let (stream, landing) = moved(&service, &RecordingDialer::default(), &node_a).await;
+        landed_in_full(stream, &landing).await;
+        assert_eq!(node_b.arrival().await, declined(Verdict::NotResumed));
+        assert_eq!(store.len(), claims);
+    }
+}
+
+#[tokio::test]
+async fn a_connection_whose_commit_is_lost_is_closed_before_it_gets_data() {
+    let service = service();
+    let (mut node_a, mut node_b) = (Node::bind("127.0.0.2").await, Node::bind("127.0.0.3").await);
+    node_a.serve_echo(service.node().target(node_b.address()));
+    let lost = Arc::new(FailingStore::LostToAnother);
+    node_b.serve(service.node().nonce_store(lost), echo);
+    let connector = service.connector();
+    let mut stream = connector
+        .connect(server_name(), node_a.address())
+        .await
+        .unwrap();
+    echoed(&mut stream, b"at A").await;
+    // The client's handshake completes before B has judged its Finished, so its first read tells.
+    stream.migrate(b"first at B").await.unwrap();
+    let mut byte = [0; 1];
+    let read = tokio::io::AsyncReadExt::read(&mut stream, &mut byte).await;
+    assert!(read.is_err(), "{read:?}");
+    let refused = node_b.accepted().await.arrival.unwrap_err();
+    assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionAborted);
+}
+
+#[tokio::test]
+async fn the_wire_does_not_tell_the_reasons_apart() {
+    let all = [
+        ("unknown ticket", unknown_ticket().await),
+        ("wrong scope", wrong_scope().await),
+        ("wrong target", wrong_target().await),
+        ("expired", expired().await),
+        ("forgotten", older_than_the_stores_memory().await),
+        ("broken store", broken_store().await),
+        ("hung store", hung_store().await),
+        ("full store", full_store().await),
+    ];
+    let (_, (_, expected)) = &all[0];
+    assert!(expected.len() > 5, "{expected:?}");
+    for (name, (_, shape)) in &all {
+        assert_eq!(shape, expected, "{name}");
+    }
+}
