@@ -44,15 +44,18 @@ impl RecordingDialer {
         *self.redirect.lock().unwrap() = Some((from, to));
     }
 
-    /// The latest connection.
-    pub fn last(&self) -> Recorded {
+    /// All connections so far.
+    pub fn all(&self) -> Vec<Recorded> {
         let connections = self.connections.lock().unwrap();
         connections
-            .last()
-            .expect("something was dialled")
-            .lock()
-            .unwrap()
-            .clone()
+            .iter()
+            .map(|recorded| recorded.lock().unwrap().clone())
+            .collect()
+    }
+
+    /// The latest connection.
+    pub fn last(&self) -> Recorded {
+        self.all().pop().expect("something was dialled")
     }
 }
 

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rustls::crypto::CryptoProvider;
-use rustls::{CipherSuiteCommon, SupportedCipherSuite, Tls13CipherSuite};
+use rustls::{CipherSuiteCommon, SupportedCipherSuite, Tls12CipherSuite, Tls13CipherSuite};
 
 use self::link::{Link, scope};
 
@@ -31,8 +31,7 @@ pub fn aws_lc_rs() -> CryptoProvider {
 
 /// Wraps `base`. Build the `ServerConfig` or `ClientConfig` with the result.
 ///
-/// TLS 1.2 suites, key exchange and signatures are the base's own. Each TLS 1.3 suite is wrapped once in the
-/// life of the process and kept.
+/// Key exchange and signatures are the base's own. Each suite is wrapped once in the life of the process and kept.
 ///
 /// ```
 /// # #[cfg(feature = "ring")] {
@@ -48,43 +47,61 @@ pub fn aws_lc_rs() -> CryptoProvider {
 /// # Ok::<(), rustls::Error>(())
 /// ```
 pub fn wrap(base: CryptoProvider) -> CryptoProvider {
-    let cipher_suites = base
-        .cipher_suites
-        .iter()
-        .map(|suite| match suite.tls13() {
-            Some(tls13) => SupportedCipherSuite::Tls13(wrap_suite(tls13)),
-            None => *suite,
-        })
-        .collect();
+    let cipher_suites = base.cipher_suites.iter().map(|suite| wrap_suite(*suite));
     CryptoProvider {
-        cipher_suites,
+        cipher_suites: cipher_suites.collect(),
         ..base
     }
 }
 
-fn wrap_suite(base: &'static Tls13CipherSuite) -> &'static Tls13CipherSuite {
+fn wrap_suite(base: SupportedCipherSuite) -> SupportedCipherSuite {
     /// Base suites and what they became: rustls wants suites that live for ever, so each is made once.
-    static WRAPPED: Mutex<Vec<(&Tls13CipherSuite, &Tls13CipherSuite)>> = Mutex::new(Vec::new());
+    static WRAPPED: Mutex<Vec<[SupportedCipherSuite; 2]>> = Mutex::new(Vec::new());
 
     let mut wrapped = WRAPPED.lock().unwrap_or_else(PoisonError::into_inner);
     let known = wrapped
         .iter()
-        .find(|(from, to)| ptr::eq(*from, base) || ptr::eq(*to, base));
-    if let Some((_, to)) = known {
-        return to;
+        .find(|known| known.iter().any(|suite| is_same(*suite, base)));
+    if let Some([_, to]) = known {
+        return *to;
     }
-    let to = Box::leak(Box::new(Tls13CipherSuite {
-        common: CipherSuiteCommon {
-            suite: base.common.suite,
-            hash_provider: Box::leak(Box::new(hash::LinkedHash(base.common.hash_provider))),
-            confidentiality_limit: base.common.confidentiality_limit,
-        },
-        hkdf_provider: Box::leak(Box::new(hkdf::LinkedHkdf(base.hkdf_provider))),
-        aead_alg: Box::leak(Box::new(aead::LinkedAead(base.aead_alg))),
-        quic: base.quic,
-    }));
-    wrapped.push((base, to));
+    let to = match base {
+        SupportedCipherSuite::Tls12(base) => {
+            // The extensions are in every hello, so the transcript has them in TLS 1.2 as well.
+            SupportedCipherSuite::Tls12(Box::leak(Box::new(Tls12CipherSuite {
+                common: wrap_common(&base.common),
+                ..*base
+            })))
+        }
+        SupportedCipherSuite::Tls13(base) => {
+            SupportedCipherSuite::Tls13(Box::leak(Box::new(Tls13CipherSuite {
+                common: wrap_common(&base.common),
+                hkdf_provider: Box::leak(Box::new(hkdf::LinkedHkdf(base.hkdf_provider))),
+                aead_alg: Box::leak(Box::new(aead::LinkedAead(base.aead_alg))),
+                quic: base.quic,
+            })))
+        }
+    };
+    wrapped.push([base, to]);
     to
+}
+
+fn wrap_common(base: &CipherSuiteCommon) -> CipherSuiteCommon {
+    CipherSuiteCommon {
+        suite: base.suite,
+        hash_provider: Box::leak(Box::new(hash::LinkedHash(base.hash_provider))),
+        confidentiality_limit: base.confidentiality_limit,
+    }
+}
+
+/// Whether two suites are one and the same object; those of different providers may be equal.
+fn is_same(a: SupportedCipherSuite, b: SupportedCipherSuite) -> bool {
+    match (a, b) {
+        (SupportedCipherSuite::Tls12(a), SupportedCipherSuite::Tls12(b)) => ptr::eq(a, b),
+        (SupportedCipherSuite::Tls13(a), SupportedCipherSuite::Tls13(b)) => ptr::eq(a, b),
+        (SupportedCipherSuite::Tls12(_), SupportedCipherSuite::Tls13(_))
+        | (SupportedCipherSuite::Tls13(_), SupportedCipherSuite::Tls12(_)) => false,
+    }
 }
 
 /// Whether every TLS 1.3 suite of `provider` is wrapped. It tries, since a provider cannot be asked.
@@ -125,15 +142,8 @@ mod tests {
     #[test]
     fn wrapping_twice_wraps_once() {
         let (once, twice) = (ring(), wrap(ring()));
-        let suites = |provider: &CryptoProvider| {
-            provider
-                .cipher_suites
-                .iter()
-                .filter_map(SupportedCipherSuite::tls13)
-                .collect::<Vec<_>>()
-        };
-        for (a, b) in suites(&once).iter().zip(suites(&twice)) {
-            assert!(ptr::eq(*a, b));
+        for (a, b) in once.cipher_suites.iter().zip(twice.cipher_suites) {
+            assert!(is_same(*a, b));
         }
     }
 }

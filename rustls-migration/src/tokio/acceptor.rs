@@ -174,7 +174,7 @@ where
         .await
     }
 
-    /// Tells the client to move to its token's target: the `migrate_notify` alert.
+    /// Tells the client to move to its token's target: the `migrate_notify` alert. Completes the handshake first.
     ///
     /// Afterwards read to the end: the client closes when it goes. If it has not gone by the departure deadline (ten
     /// seconds unless configured), reads send `close_notify` and fail with `TimedOut`.
@@ -184,6 +184,7 @@ where
     /// [`NotifyError`] inside an `InvalidInput` error when the client may not be sent the alert; nothing was sent then,
     /// and the connection goes on. Otherwise those of the transport.
     pub async fn notify(&mut self) -> io::Result<()> {
+        self.handshake().await?;
         self.driver
             .connection_mut()
             .notify()
