@@ -2,15 +2,7 @@
 //!
 //! Peers are real connections. Nothing here stands in for one.
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    missing_docs,
-    missing_debug_implementations,
-    reason = "test support: what fails here fails its test"
-)]
-
+pub mod blocking;
 pub mod client;
 pub mod clock;
 pub mod node;

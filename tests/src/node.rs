@@ -11,6 +11,7 @@ use rustls_migration::tokio::{MigrationAcceptor, TlsStream};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 
 pub type ServerStream = TlsStream<TcpStream>;
 type Served = Pin<Box<dyn Future<Output = io::Result<()>> + Send>>;
@@ -29,6 +30,7 @@ pub struct Node {
     address: SocketAddr,
     accepted: mpsc::UnboundedReceiver<Accepted>,
     sender: mpsc::UnboundedSender<Accepted>,
+    listening: Option<JoinHandle<()>>,
 }
 
 impl Node {
@@ -42,6 +44,7 @@ impl Node {
             listener: Some(listener),
             accepted,
             sender,
+            listening: None,
         }
     }
 
@@ -68,25 +71,25 @@ impl Node {
         let listener = self.listener.take().expect("a node serves once");
         let sender = self.sender.clone();
         let serve: Serve = Arc::new(move |stream| Box::pin(serve(stream)));
-        tokio::spawn(async move {
+        self.listening = Some(tokio::spawn(async move {
             while let Ok((tcp, peer)) = listener.accept().await {
-                let (acceptor, sender) = (acceptor.clone(), sender.clone());
-                let serve = Arc::clone(&serve);
-                tokio::spawn(async move {
-                    let local = tcp.local_addr().ok();
-                    let accepted = acceptor.accept_from(tcp, Some(peer), local).await;
-                    let (arrival, stream) = match accepted {
-                        Ok(stream) => (Ok(stream.arrival().clone()), Some(stream)),
-                        Err(error) => (Err(error), None),
-                    };
-                    let _ = sender.send(Accepted { arrival });
-                    if let Some(stream) = stream {
-                        // What a connection's end means, its test says.
-                        let _ = serve(stream).await;
-                    }
-                });
+                tokio::spawn(accept(
+                    acceptor.clone(),
+                    tcp,
+                    peer,
+                    sender.clone(),
+                    Arc::clone(&serve),
+                ));
             }
-        });
+        }));
+    }
+
+    /// Stops listening. Connections go on.
+    pub async fn stop_listening(&mut self) {
+        let listening = self.listening.take().expect("the node is serving");
+        listening.abort();
+        // The port is closed when the task has ended.
+        let _ = listening.await;
     }
 
     /// Serves as an echo that closes when the client does.
@@ -105,6 +108,26 @@ impl Node {
             Ok(arrival) => arrival,
             Err(error) => panic!("not accepted: {error:?}"),
         }
+    }
+}
+
+async fn accept(
+    acceptor: MigrationAcceptor,
+    tcp: TcpStream,
+    peer: SocketAddr,
+    sender: mpsc::UnboundedSender<Accepted>,
+    serve: Serve,
+) {
+    let local = tcp.local_addr().ok();
+    let accepted = acceptor.accept_from(tcp, Some(peer), local).await;
+    let (arrival, stream) = match accepted {
+        Ok(stream) => (Ok(stream.arrival().clone()), Some(stream)),
+        Err(error) => (Err(error), None),
+    };
+    let _ = sender.send(Accepted { arrival });
+    if let Some(stream) = stream {
+        // What a connection's end means, its test says.
+        let _ = serve(stream).await;
     }
 }
 

@@ -1,12 +1,6 @@
 //! The hand-off under every shape of handshake that rustls has (HelloRetryRequest, suites, client certificates, ALPN,
 //! key updates, TLS 1.2), and the ways to begin one.
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::panic,
-    reason = "what fails here fails its test"
-)]
-
 use std::sync::Arc;
 use std::time::Duration as StdDuration;
 

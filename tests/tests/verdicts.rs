@@ -3,8 +3,6 @@
 //! application, and the wire does not tell the reasons apart. The refusals that take a dishonest client are in
 //! `interop_python.rs`.
 
-#![expect(clippy::unwrap_used, reason = "what fails here fails its test")]
-
 use std::sync::Arc;
 use std::time::Duration as StdDuration;
 

@@ -106,7 +106,7 @@ impl MigrationStream {
     /// server has sent and the application has not read is lost, so `early_data` should say where to go on: it is sent
     /// first, with the hello if the target accepts that, and only once.
     ///
-    /// When the target fails, the stream goes back to the address that it was first connected to, with a full handshake;
+    /// When the target fails, the stream goes back to the address that it was first connected to, as a new connection;
     /// the [`Landing`] says so. Do not cancel this future: the stream is lost then.
     ///
     /// # Errors

@@ -1,0 +1,274 @@
+//! What a client makes of offers: which it follows, how often, and where it lands when the target fails
+//! (`docs/protocol.md` section 4).
+
+use std::net::SocketAddr;
+use std::time::Duration as StdDuration;
+
+use migration_tests::client::{echoed, expect};
+use migration_tests::node::echo;
+use migration_tests::{Node, Service, TestClock, server_name};
+use rustls::HandshakeKind;
+use rustls_migration::Codepoints;
+use rustls_migration::client::{MigrationLimit, OfferError, TargetPolicy, TargetRefused};
+use rustls_migration::server::Arrival;
+use rustls_migration::tokio::{
+    EarlyDataOutcome, Event, FallBackReason, MigrateError, MigrationConnector, MigrationStream,
+};
+use time::Duration;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpListener;
+
+/// A client at a node A whose tokens name `target`.
+async fn offered(service: &Service, target: SocketAddr) -> (MigrationStream, Node) {
+    offered_to(&service.connector(), service, target).await
+}
+
+async fn offered_to(
+    connector: &MigrationConnector,
+    service: &Service,
+    target: SocketAddr,
+) -> (MigrationStream, Node) {
+    let mut a = Node::bind("127.0.0.2").await;
+    a.serve_echo(service.node().target(target));
+    let stream = connector.connect(server_name(), a.address()).await.unwrap();
+    (stream, a)
+}
+
+/// The stream refuses the server's token for this reason, says so once, and goes on.
+async fn refuses(mut stream: MigrationStream, why: OfferError) {
+    let mut events = stream.events();
+    echoed(&mut stream, b"hello").await;
+    match events.try_next() {
+        Some(Event::OfferRefused(found)) => assert_eq!(found, why),
+        other => panic!("unexpected: {other:?}"),
+    }
+    let refused = stream.migrate(b"lost?").await.unwrap_err();
+    assert!(matches!(refused, MigrateError::NoOffer));
+    echoed(&mut stream, b"goes on").await;
+}
+
+#[tokio::test]
+async fn a_target_outside_the_policy_is_refused() {
+    let service = Service::default();
+    let target = "10.0.0.1:443".parse().unwrap();
+    let (stream, _a) = offered(&service, target).await;
+    refuses(stream, OfferError::Target(TargetRefused::Narrower)).await;
+    let target = "169.254.1.1:443".parse().unwrap();
+    let (stream, _a) = offered(&service, target).await;
+    refuses(stream, OfferError::Target(TargetRefused::NotConnectable)).await;
+}
+
+#[derive(Debug)]
+struct Nowhere;
+
+impl TargetPolicy for Nowhere {
+    fn allow(&self, _: SocketAddr, _: SocketAddr) -> Result<(), TargetRefused> {
+        Err(TargetRefused::ByApplication)
+    }
+}
+
+#[tokio::test]
+async fn an_application_can_bring_its_own_policy() {
+    let service = Service::default();
+    let client = service.client_with(service.client_config());
+    let connector = client.target_policy(Nowhere).build().unwrap().into();
+    let target = "127.0.0.3:443".parse().unwrap();
+    let (stream, _a) = offered_to(&connector, &service, target).await;
+    refuses(stream, OfferError::Target(TargetRefused::ByApplication)).await;
+}
+
+#[tokio::test]
+async fn an_expired_token_is_refused_on_arrival_and_later() {
+    let service = Service::default();
+    let target = "127.0.0.3:443".parse().unwrap();
+    let ahead = TestClock::new();
+    ahead.advance(Duration::hours(2));
+    let client = service.client_with(service.client_config()).clock(ahead);
+    let connector = client.build().unwrap().into();
+    let (stream, _a) = offered_to(&connector, &service, target).await;
+    refuses(stream, OfferError::Expired).await;
+
+    let (mut stream, _a) = offered(&service, target).await;
+    echoed(&mut stream, b"hello").await;
+    service.clock.advance(Duration::hours(2));
+    let refused = stream.migrate(&[]).await.unwrap_err();
+    assert!(matches!(refused, MigrateError::Expired));
+    echoed(&mut stream, b"goes on").await;
+}
+
+#[tokio::test]
+async fn a_malformed_token_is_an_event_and_the_connection_goes_on() {
+    let service = Service::default();
+    // To this client the four bytes of a ticket's early_data extension are the token.
+    let codepoints = Codepoints {
+        migration_token: 42,
+        ..Codepoints::default()
+    };
+    let client = service.client_with(service.client_config());
+    let connector = client.codepoints(codepoints).build().unwrap().into();
+    let mut a = Node::bind("127.0.0.2").await;
+    a.serve_echo(service.node());
+    let connector: MigrationConnector = connector;
+    let stream = connector.connect(server_name(), a.address()).await.unwrap();
+    refuses_malformed(stream).await;
+}
+
+async fn refuses_malformed(mut stream: MigrationStream) {
+    let mut events = stream.events();
+    echoed(&mut stream, b"hello").await;
+    let event = events.try_next();
+    assert!(
+        matches!(event, Some(Event::OfferRefused(OfferError::Malformed(_)))),
+        "{event:?}"
+    );
+    echoed(&mut stream, b"goes on").await;
+}
+
+#[tokio::test]
+async fn a_stream_migrates_five_times_in_300_seconds_and_then_stays() {
+    let service = Service::default();
+    let (mut a, mut b) = (Node::bind("127.0.0.2").await, Node::bind("127.0.0.3").await);
+    a.serve_echo(service.node().target(b.address()));
+    b.serve_echo(service.node().target(a.address()));
+    let mut stream = service
+        .connector()
+        .connect(server_name(), a.address())
+        .await
+        .unwrap();
+    for _ in 0..MigrationLimit::default().count {
+        echoed(&mut stream, b"hello").await;
+        let landing = stream.migrate(b"again").await.unwrap();
+        assert_eq!(landing.handshake, HandshakeKind::Resumed);
+        expect(&mut stream, b"again").await;
+    }
+    echoed(&mut stream, b"hello").await;
+    let refused = stream.migrate(b"lost?").await.unwrap_err();
+    assert!(matches!(refused, MigrateError::TooOften));
+    echoed(&mut stream, b"stays").await;
+    service.clock.advance(Duration::seconds(300));
+    let landing = stream.migrate(b"again").await.unwrap();
+    assert_eq!(landing.handshake, HandshakeKind::Resumed);
+}
+
+/// An address where nobody listens.
+async fn closed_port() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.3:0").await.unwrap();
+    listener.local_addr().unwrap()
+}
+
+#[tokio::test]
+async fn an_unreachable_target_leads_back_to_the_first_address() {
+    let service = Service::default();
+    let (mut stream, mut a) = offered(&service, closed_port().await).await;
+    echoed(&mut stream, b"hello").await;
+    a.arrival().await;
+    let landing = stream.migrate(b"go on").await.unwrap();
+    assert_eq!(landing.at, a.address());
+    assert_eq!(landing.early_data, EarlyDataOutcome::AfterHandshake);
+    assert!(matches!(
+        landing.fell_back,
+        Some(FallBackReason::Unreachable(_))
+    ));
+    expect(&mut stream, b"go on").await;
+    assert_eq!(a.arrival().await, Arrival::Fresh);
+    echoed(&mut stream, b"still here").await;
+}
+
+/// A target that takes TCP connections and does `what` with them.
+async fn broken_target<F>(what: impl Fn(tokio::net::TcpStream) -> F + Send + 'static) -> SocketAddr
+where
+    F: Future<Output = ()> + Send,
+{
+    let listener = TcpListener::bind("127.0.0.3:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((tcp, _)) = listener.accept().await {
+            what(tcp).await;
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn a_target_that_closes_or_stays_silent_leads_back_and_nothing_is_sent_twice() {
+    let service = Service::default();
+    let closes = broken_target(|tcp| async { drop(tcp) }).await;
+    let silent = broken_target(|mut tcp| async move {
+        // Reads for as long as the client waits.
+        let mut ignored = [0; 1024];
+        while tcp.read(&mut ignored).await.is_ok_and(|len| len > 0) {}
+    })
+    .await;
+    for target in [closes, silent] {
+        let connector = service
+            .connector()
+            .connect_timeout(StdDuration::from_millis(500));
+        let (mut stream, a) = offered_to(&connector, &service, target).await;
+        echoed(&mut stream, b"hello").await;
+        let landing = stream.migrate(b"maybe").await.unwrap();
+        assert_eq!(landing.at, a.address());
+        // The target may have acted upon it, so the client does not send it again by itself.
+        assert_eq!(landing.early_data, EarlyDataOutcome::Unknown);
+        assert!(matches!(
+            landing.fell_back,
+            Some(FallBackReason::HandshakeFailed(_))
+        ));
+        echoed(&mut stream, b"fresh").await;
+    }
+}
+
+#[tokio::test]
+async fn a_stream_that_loses_both_addresses_says_so() {
+    let service = Service::default();
+    let (mut stream, mut a) = offered(&service, closed_port().await).await;
+    echoed(&mut stream, b"hello").await;
+    a.stop_listening().await;
+    let lost = stream.migrate(b"anyone?").await.unwrap_err();
+    assert!(matches!(lost, MigrateError::Lost(_)), "{lost:?}");
+    let error = stream.write_all(b"hello").await.unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::NotConnected);
+}
+
+#[tokio::test]
+async fn what_was_not_read_before_a_migration_is_counted() {
+    let service = Service::default();
+    let mut b = Node::bind("127.0.0.3").await;
+    b.serve_echo(service.node());
+    let (mut stream, _a) = offered(&service, b.address()).await;
+    stream.write_all(b"0123456789").await.unwrap();
+    expect(&mut stream, b"0123").await;
+    let landing = stream.migrate(b"go on").await.unwrap();
+    assert_eq!(landing.unread, 6);
+    expect(&mut stream, b"go on").await;
+}
+
+#[tokio::test]
+async fn a_client_that_ignores_the_notice_is_closed_at_the_deadline() {
+    let service = Service::default();
+    let mut a = Node::bind("127.0.0.2").await;
+    let target = "127.0.0.3:443".parse().unwrap();
+    let settings = service
+        .node()
+        .target(target)
+        .departure_deadline(StdDuration::from_millis(50));
+    let (sender, mut ended) = tokio::sync::mpsc::unbounded_channel();
+    a.serve(settings, move |mut stream| {
+        let sender = sender.clone();
+        async move {
+            stream.notify().await?;
+            let end = echo(stream).await.map_err(|error| error.kind());
+            sender.send(end).unwrap();
+            Ok(())
+        }
+    });
+    let mut stream = service
+        .connector()
+        .connect(server_name(), a.address())
+        .await
+        .unwrap();
+    // The end that the client sees is a proper one: close_notify, and no truncation.
+    let mut rest = Vec::new();
+    stream.read_to_end(&mut rest).await.unwrap();
+    assert!(rest.is_empty() && stream.is_notified());
+    assert_eq!(ended.recv().await, Some(Err(std::io::ErrorKind::TimedOut)));
+}
