@@ -1,4 +1,70 @@
-//! x
+//! Moves live TLS 1.3 connections to another address, on stock rustls.
+//!
+//! A server that is about to be drained, or that has found a better node for a client, gives the client a signed
+//! *migration token* with a session ticket. When told to, or when it wants to, the client leaves for the address in the
+//! token and resumes its session there, with 0-RTT: no second full handshake, no load balancer with a table of flows.
+//! The protocol is that of the TLS service affinity draft, completed by `docs/protocol.md`.
+//!
+//! rustls itself stays as it is in the registry. A [wrapped provider](provider::wrap) lets this crate see and add what
+//! the protocol needs; `docs/design.md` tells how.
+//!
+//! # A server
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! # let (chain, key) = (vec![], rustls::pki_types::PrivateKeyDer::try_from(vec![])?);
+//! use std::sync::Arc;
+//!
+//! use rustls_migration::{TicketKeys, provider, server::MigrationServer, tokio::MigrationAcceptor};
+//!
+//! let config = rustls::ServerConfig::builder_with_provider(Arc::new(provider::ring()))
+//!     .with_safe_default_protocol_versions()?
+//!     .with_no_client_auth()
+//!     .with_single_cert(chain, key)?;
+//! let keys = TicketKeys::load("ticket-keys")?; // the same file on every node
+//! let server = MigrationServer::builder(config, "files", keys)
+//!     .answers_for(["192.0.2.1:443".parse()?]) // clients arrive here
+//!     .target("192.0.2.2:443".parse()?); // and may be sent there
+//! let acceptor = MigrationAcceptor::from(server.build()?);
+//!
+//! let listener = tokio::net::TcpListener::bind("192.0.2.1:443").await?;
+//! let (tcp, _) = listener.accept().await?;
+//! let mut stream = acceptor.accept(tcp).await?; // AsyncRead + AsyncWrite
+//! println!("{:?}", stream.arrival()); // Fresh, Migrated or Declined
+//! stream.notify().await?; // move now
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # A client
+//!
+//! ```no_run
+//! # async fn example(config: rustls::ClientConfig) -> Result<(), Box<dyn std::error::Error>> {
+//! use rustls_migration::{client::MigrationClient, tokio::{Event, MigrationConnector}};
+//!
+//! // config was built with provider::ring(); config.enable_early_data allows 0-RTT.
+//! let connector = MigrationConnector::from(MigrationClient::builder(config).build()?);
+//! let mut stream = connector
+//!     .connect("service.example".try_into()?, "192.0.2.1:443".parse()?)
+//!     .await?; // AsyncRead + AsyncWrite
+//! let mut events = stream.events();
+//! // ... read and write; when Event::Notified comes:
+//! let landing = stream.migrate(b"GET /file from byte 1000\n").await?; // 0-RTT
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Surprises
+//!
+//! - **A configuration's provider must be the wrapped one.** `build` says so if it is not.
+//! - **The first ticket with a token is not for ordinary resumption.** It resumes at the token's target, once. The
+//!   other tickets of the connection are ordinary.
+//! - **A memory nonce store refuses tokens from before its start**, and for the [clock
+//!   skew](server::MigrationServerBuilder::clock_skew) after it. Clients then land by a full handshake.
+//! - **[`migrate`](tokio::MigrationStream::migrate) drops what was not read.** Say in its early data where to go on.
+//! - **Early data can be read before the handshake is complete.** It runs at most once, which plain TLS 1.3 does not
+//!   promise, but has no forward secrecy against the ticket keys.
+//! - **A server that drops a stream with unread bytes resets the connection.** Shut down and read to the end.
 
 pub mod client;
 mod clock;
@@ -17,6 +83,5 @@ pub use clock::{Clock, SystemClock};
 pub use codepoints::Codepoints;
 pub use connection::Connection;
 pub use error::ConfigError;
-pub use ticket::{TicketKeyError, TicketKeys};
-
 pub use migration_token;
+pub use ticket::{TicketKeyError, TicketKeys};
