@@ -51,8 +51,8 @@ fn secret_extraction_is_refused_on_both_sides() {
 #[test]
 fn fragments_that_would_split_the_tickets_are_refused() {
     server_refuses(
-        |config| config.max_fragment_size = Some(255),
-        ConfigError::MaxFragmentSize { least: 256 },
+        |config| config.max_fragment_size = Some(511),
+        ConfigError::MaxFragmentSize { least: 512 },
     );
 }
 

@@ -8,8 +8,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use migration_token::{Claim, ClaimOutcome, CommitOutcome, StoreError};
-use rustls::server::StoresServerSessions;
-use rustls::{AlertDescription, HandshakeKind, ServerConfig};
+use rustls::{AlertDescription, ContentType, HandshakeKind, ServerConfig};
 
 use super::admission::{Admitted, Candidate, Examined, examine, may_go_on, scope};
 use super::issue::Issuer;
@@ -89,7 +88,7 @@ impl Accepting {
     }
 }
 
-/// The issuer for a client that supports migration and may move elsewhere.
+/// The issuer for a client that supports migration.
 fn choose_issuer(
     server: &Arc<MigrationServer>,
     hello: &ClientHello<'_>,
@@ -104,8 +103,12 @@ fn choose_issuer(
             .server_name
             .and_then(|name| std::str::from_utf8(name).ok()),
     };
-    let target = server.choose_target.as_ref()?(&incoming)?;
-    (Some(target) != local).then(|| Issuer {
+    let target = server
+        .choose_target
+        .as_ref()
+        .and_then(|choose| choose(&incoming))
+        .filter(|target| Some(*target) != local);
+    Some(Issuer {
         server: Arc::clone(server),
         scope: scope(&server.service, hello.server_name),
         target,
@@ -141,27 +144,36 @@ impl Claimed {
         answer: Option<Result<ClaimOutcome, StoreError>>,
     ) -> Result<ServerConnection, AcceptError> {
         let configs = &self.server.configs;
+        let sent_at_handshake = configs.stock.ordinary.send_tls13_tickets;
+        let kinds = match self.issuer {
+            Some(_) => &configs.migrating,
+            None => &configs.stock,
+        };
         let decided = match (self.candidate, self.declined) {
             (Some(candidate), _) => Some(candidate.decide(answer)),
             (None, Some(verdict)) => Some(Err(verdict)),
             (None, None) => None,
         };
         let (config, admission) = match decided {
-            None => (&configs.ordinary, Admission::Ordinary),
+            None => (&kinds.ordinary, Admission::Ordinary),
             Some(Ok(admitted)) if admitted.early_data => {
-                (&configs.early_data, Admission::Admitted(admitted))
+                (&kinds.early_data, Admission::Admitted(admitted))
             }
-            Some(Ok(admitted)) => (&configs.no_early_data, Admission::Admitted(admitted)),
-            Some(Err(verdict)) => (&configs.no_early_data, Admission::Declined(verdict)),
+            Some(Ok(admitted)) => (&kinds.no_early_data, Admission::Admitted(admitted)),
+            Some(Err(verdict)) => (&kinds.no_early_data, Admission::Declined(verdict)),
         };
-        ServerConnection::new(
-            Arc::clone(config),
+        let admitted = match &admission {
+            Admission::Admitted(admitted) => Some(admitted),
+            Admission::Ordinary | Admission::Declined(_) => None,
+        };
+        let link = ServerLink::new(
             Arc::clone(&configs.storage),
             self.issuer,
+            sent_at_handshake,
             self.token_presented,
-            admission,
-        )
-        .and_then(|mut connection| {
+            admitted,
+        );
+        ServerConnection::new(Arc::clone(config), link, admission).and_then(|mut connection| {
             connection.receive(&self.received)?;
             Ok(connection)
         })
@@ -197,9 +209,7 @@ const LEVEL_WARNING: u8 = 1;
 impl ServerConnection {
     fn new(
         config: Arc<ServerConfig>,
-        storage: Arc<dyn StoresServerSessions>,
-        issuer: Option<Issuer>,
-        token_presented: bool,
+        link: ServerLink,
         admission: Admission,
     ) -> Result<Self, AcceptError> {
         let (arrival, admitted) = match admission {
@@ -213,12 +223,7 @@ impl ServerConnection {
                 Some(admitted),
             ),
         };
-        let link = Arc::new(ServerLink::new(
-            storage,
-            issuer,
-            token_presented,
-            admitted.as_ref(),
-        ));
+        let link = Arc::new(link);
         let tls = link_scope(&link, || rustls::ServerConnection::new(config))
             .map_err(AcceptError::Tls)?;
         Ok(Self {
@@ -313,18 +318,49 @@ impl ServerConnection {
             return Err(NotifyError::Closed);
         }
         let description = self.link.notify_alert().ok_or(NotifyError::NoToken)?;
-        // The alert must be one record, so the buffer's limit must not cut it.
-        self.tls.set_buffer_limit(None);
-        self.link.set_alert_next(true);
-        let written = link_scope(&self.link, || {
-            self.tls.writer().write(&[LEVEL_WARNING, description])
-        });
-        self.link.set_alert_next(false);
-        self.tls.set_buffer_limit(Some(BUFFER_LIMIT));
-        match written {
-            Ok(2) => Ok(()),
-            Ok(_) | Err(_) => Err(NotifyError::Closed),
+        self.write_as(ContentType::Alert, &[LEVEL_WARNING, description])
+            .map_err(|_| NotifyError::Closed)
+    }
+
+    /// Offers the client another target than before, or the same with another state: a NewSessionTicket out of the
+    /// reserve, with a new token. It leaves with what is written next. The client uses the newest offer.
+    ///
+    /// `state`, at most 8192 bytes, is for the application at the target, and for nobody between: see
+    /// [`Arrival::Migrated`].
+    ///
+    /// # Errors
+    ///
+    /// [`OfferFailure`]; nothing was sent then, and the connection goes on.
+    pub fn offer(&mut self, target: SocketAddr, state: &[u8]) -> Result<(), OfferFailure> {
+        if self.tls.is_handshaking() {
+            return Err(OfferFailure::Handshaking);
         }
+        if self.closed {
+            return Err(OfferFailure::Closed);
+        }
+        let ticket = self.link.release(target, state)?;
+        self.write_as(ContentType::Handshake, &ticket)
+            .map_err(|_| OfferFailure::Closed)
+    }
+
+    /// How many offers can still be made on this connection.
+    pub fn offers_left(&self) -> usize {
+        self.link.reserve_len()
+    }
+
+    /// Writes records of a type that rustls does not write by itself: as application data, which the link retags.
+    fn write_as(&mut self, kind: ContentType, mut payload: &[u8]) -> io::Result<()> {
+        // What is begun must be written whole, so the buffer's limit must not cut it.
+        self.tls.set_buffer_limit(None);
+        self.link.retag(kind, payload.len());
+        let mut written = Ok(());
+        while !payload.is_empty() && written.is_ok() {
+            written = link_scope(&self.link, || self.tls.writer().write(payload))
+                .map(|len| payload = payload.get(len..).unwrap_or_default());
+        }
+        self.link.retag(kind, 0);
+        self.tls.set_buffer_limit(Some(BUFFER_LIMIT));
+        written
     }
 
     /// The wrapped connection, for what it knows of the session.
@@ -476,4 +512,32 @@ pub enum NotifyError {
     /// This side has been closed already.
     #[error("the connection is closed")]
     Closed,
+}
+
+/// Why an offer was not made. Nothing was sent, and the connection goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum OfferFailure {
+    /// The client does not support migration, or speaks TLS 1.2.
+    #[error("the client does not support migration")]
+    NotSupported,
+    /// The handshake is not complete. The caller is early.
+    #[error("the handshake is not complete")]
+    Handshaking,
+    /// All offers of this connection have been made; see
+    /// [`MigrationServerBuilder::reserve`](super::MigrationServerBuilder::reserve).
+    #[error("the connection has no offer left in reserve")]
+    ReserveEmpty,
+    /// The application's state is too long. The caller is at fault.
+    #[error("the application's state has {len} bytes, at most 8192 are allowed")]
+    StateTooLong {
+        /// Its length, in bytes.
+        len: usize,
+    },
+    /// This side has been closed already.
+    #[error("the connection is closed")]
+    Closed,
+    /// The random source failed, or the session does not fit into a ticket.
+    #[error("no ticket could be made")]
+    Failed,
 }

@@ -1,4 +1,5 @@
-//! Issuing: a token, and the sealed ticket that it travels with (`docs/protocol.md` sections 3 and 6).
+//! Issuing: a token, and the sealed ticket that it travels with (`docs/protocol.md` sections 3 and 6), at the
+//! handshake or any time later.
 //!
 //! A ticket without a token is never changed.
 
@@ -7,6 +8,7 @@ use std::sync::Arc;
 
 use migration_token::{TokenHash, TokenKey};
 use sha2::{Digest, Sha256};
+use time::OffsetDateTime;
 use zeroize::Zeroizing;
 
 use super::MigrationServer;
@@ -23,24 +25,38 @@ pub(super) const MAX_EARLY_DATA_SIZE: u32 = 14_336;
 /// Length of an issued nonce, in bytes.
 const NONCE_LEN: usize = 16;
 
-/// Issues tokens on one connection.
+/// Largest application state in a ticket, in bytes (`docs/protocol.md` section 6).
+pub(super) const MAX_STATE_LEN: usize = 8192;
+
+/// Issues tokens on one connection whose client supports migration.
 pub(super) struct Issuer {
     pub(super) server: Arc<MigrationServer>,
     pub(super) scope: [u8; 32],
-    pub(super) target: SocketAddr,
+    /// The target of a token at the handshake.
+    pub(super) target: Option<SocketAddr>,
+}
+
+/// One of rustls' tickets with what it stores for it.
+pub(super) struct RustlsTicket<'a> {
+    pub(super) message: NewSessionTicket<'a>,
+    pub(super) session: &'a [u8],
+    /// When rustls made it.
+    pub(super) made: OffsetDateTime,
 }
 
 impl Issuer {
-    /// The NewSessionTicket to send in place of `ordinary`, for rustls' `session`.
+    /// The NewSessionTicket to send now in place of rustls' own, with a token for `target`.
     ///
     /// `None` when it cannot be made: the random source failed, or something in the session is too long.
     pub(super) fn issue(
         &self,
         resumption_master_secret: &[u8],
-        ordinary: &NewSessionTicket<'_>,
-        session: &[u8],
+        ticket: &RustlsTicket<'_>,
+        target: SocketAddr,
+        state: &[u8],
     ) -> Option<Vec<u8>> {
         let server = &self.server;
+        let ordinary = &ticket.message;
         let hash = TokenHash::from_output_len(resumption_master_secret.len())?;
         let suite = server.suite_of(hash)?;
         let token_key = TokenKey::derive(hash, resumption_master_secret).ok()?;
@@ -48,7 +64,7 @@ impl Issuer {
         server.random().fill(&mut nonce).ok()?;
         let now = server.clock.now();
         let expiry = now.checked_add(server.token_lifetime)?;
-        let token = token_key.sign(self.target, expiry, &nonce).ok()?.encode();
+        let token = token_key.sign(target, expiry, &nonce).ok()?.encode();
 
         let sealed = SealedSession {
             issued_at_ms: u64::try_from(now.unix_timestamp_nanos() / 1_000_000).ok()?,
@@ -56,18 +72,19 @@ impl Issuer {
             token_digest: Sha256::digest(&token).into(),
             token_key,
             psk: ticket_psk(suite, resumption_master_secret, ordinary.nonce),
-            session: Zeroizing::new(session.to_vec()),
-            state: Zeroizing::new(Vec::new()),
+            session: Zeroizing::new(ticket.session.to_vec()),
+            state: Zeroizing::new(state.to_vec()),
         };
-        let ticket = server
+        let sealed = server
             .ticket_keys
             .seal(&sealed.encode()?, server.random())?;
         ordinary.with_token(&TokenParts {
-            ticket: &ticket,
+            ticket: &sealed,
             token_extension: server.codepoints.migration_token,
             token: &token,
             max_lifetime_secs: u32::try_from(server.token_lifetime.whole_seconds()).ok()?,
             max_early_data_size: server.max_early_data_size(),
+            older_by: now - ticket.made,
         })
     }
 }

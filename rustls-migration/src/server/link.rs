@@ -1,49 +1,73 @@
-//! The server's end of the link: it lends rustls the admitted session, turns one of its tickets into one with a
-//! token, and sends the alert (`docs/protocol.md` sections 1 and 3).
+//! The server's end of the link: it lends rustls the admitted session, turns its tickets into tickets with tokens, at
+//! once or later, and changes the type of records (`docs/protocol.md` sections 1 and 3).
 //!
 //! It never touches application data.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustls::ContentType;
 use rustls::server::StoresServerSessions;
+use time::OffsetDateTime;
 use zeroize::Zeroizing;
 
+use super::OfferFailure;
 use super::admission::Admitted;
-use super::issue::Issuer;
+use super::issue::{Issuer, MAX_STATE_LEN, RustlsTicket};
 use crate::provider::link::{Link, current_as};
 use crate::wire::ticket::NewSessionTicket;
 use crate::wire::{MAX_FRAGMENT_LEN, next_message};
 
-/// What rustls stores for a ticket: its key, which is the ticket, and its session.
-type StoredSession = (Vec<u8>, Zeroizing<Vec<u8>>);
-
 pub(super) struct ServerLink {
     /// Where sessions of tickets without a token are kept.
     storage: Arc<dyn StoresServerSessions>,
-    /// Present when the client supports migration and there is a target for it.
+    /// Present when the client supports migration.
     issuer: Option<Issuer>,
+    /// How many of rustls' tickets are sent at the handshake; the rest is held in reserve.
+    sent_at_handshake: usize,
     /// Whether the hello had a token, accepted or not.
     token_presented: bool,
-    /// The next record of application data is a `migrate_notify` alert.
-    alert_next: AtomicBool,
+    /// So many bytes of application data that come next are records of another type.
+    retagged: AtomicUsize,
     state: Mutex<State>,
 }
 
 #[derive(Default)]
 struct State {
-    admitted: Option<StoredSession>,
+    /// The ticket that the client presents and the session that it stands for, until rustls takes it.
+    admitted: Option<(Vec<u8>, Zeroizing<Vec<u8>>)>,
     resumption_master_secret: Option<Zeroizing<Vec<u8>>>,
-    /// The session whose ticket is to travel with a token, between rustls' storing it and its sending the ticket.
-    for_token: Option<StoredSession>,
+    /// How many tickets rustls has made.
+    made: usize,
+    /// Sessions of tickets that rustls is about to send and that are not to be sent as they are.
+    kept: Vec<Kept>,
+    /// Tickets in reserve.
+    reserve: Vec<Reserved>,
     token_sent: bool,
+    /// The type of the next retagged bytes.
+    retag_as: Option<ContentType>,
+}
+
+struct Kept {
+    ticket: Vec<u8>,
+    session: Zeroizing<Vec<u8>>,
+    /// Whether it is for the token at the handshake, or for the reserve.
+    for_handshake: Option<SocketAddr>,
+}
+
+/// One of rustls' tickets that has not been sent.
+struct Reserved {
+    message: Vec<u8>,
+    session: Zeroizing<Vec<u8>>,
+    made: OffsetDateTime,
 }
 
 impl ServerLink {
     pub(super) fn new(
         storage: Arc<dyn StoresServerSessions>,
         issuer: Option<Issuer>,
+        sent_at_handshake: usize,
         token_presented: bool,
         admitted: Option<&Admitted>,
     ) -> Self {
@@ -54,8 +78,9 @@ impl ServerLink {
         Self {
             storage,
             issuer,
+            sent_at_handshake,
             token_presented,
-            alert_next: AtomicBool::new(false),
+            retagged: AtomicUsize::new(0),
             state: Mutex::new(state),
         }
     }
@@ -66,25 +91,75 @@ impl ServerLink {
         Some(issuer.server.codepoints.migrate_notify)
     }
 
-    /// Makes the next record of application data an alert; `false` takes that back.
-    pub(super) fn set_alert_next(&self, alert: bool) {
-        self.alert_next.store(alert, Ordering::Relaxed);
+    /// How many offers can still be made.
+    pub(super) fn reserve_len(&self) -> usize {
+        self.state().reserve.len()
+    }
+
+    /// Takes a ticket out of the reserve and puts a token for `target` and the application's `state` in it.
+    pub(super) fn release(
+        &self,
+        target: SocketAddr,
+        state: &[u8],
+    ) -> Result<Vec<u8>, OfferFailure> {
+        let issuer = self.issuer.as_ref().ok_or(OfferFailure::NotSupported)?;
+        if state.len() > MAX_STATE_LEN {
+            return Err(OfferFailure::StateTooLong { len: state.len() });
+        }
+        let mut link = self.state();
+        if link.resumption_master_secret.is_none() {
+            return Err(OfferFailure::NotSupported);
+        }
+        let reserved = link.reserve.pop().ok_or(OfferFailure::ReserveEmpty)?;
+        let message =
+            NewSessionTicket::read(&reserved.message).map_err(|_| OfferFailure::Failed)?;
+        let ticket = RustlsTicket {
+            message,
+            session: &reserved.session,
+            made: reserved.made,
+        };
+        let message = link
+            .resumption_master_secret
+            .as_ref()
+            .and_then(|secret| issuer.issue(secret, &ticket, target, state))
+            .ok_or(OfferFailure::Failed)?;
+        link.token_sent = true;
+        Ok(message)
+    }
+
+    /// Makes the next `len` bytes of application data records of type `kind`. With 0 nothing is pending any more.
+    pub(super) fn retag(&self, kind: ContentType, len: usize) {
+        self.state().retag_as = Some(kind);
+        self.retagged.store(len, Ordering::Relaxed);
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Keeps the session of the first ticket for the token; others go to the storage. TLS 1.2 has no
-    /// `resumption_master_secret`, so nothing of it is kept here.
-    fn put(&self, key: Vec<u8>, session: Vec<u8>) -> bool {
+    /// Keeps the session of a ticket that gets a token now or may get one later; others go to the storage. TLS 1.2 has
+    /// no `resumption_master_secret`, so nothing of it is kept.
+    fn put(&self, ticket: Vec<u8>, session: Vec<u8>) -> bool {
         let mut state = self.state();
-        let first = self.issuer.is_some() && !state.token_sent && state.for_token.is_none();
-        if first && state.resumption_master_secret.is_some() {
-            state.for_token = Some((key, Zeroizing::new(session)));
-            return true;
+        let issuer = self
+            .issuer
+            .as_ref()
+            .filter(|_| state.resumption_master_secret.is_some());
+        let Some(issuer) = issuer else {
+            return self.storage.put(ticket, session);
+        };
+        let index = state.made;
+        state.made += 1;
+        let for_handshake = issuer.target.filter(|_| index == 0);
+        if for_handshake.is_none() && index < self.sent_at_handshake {
+            return self.storage.put(ticket, session);
         }
-        self.storage.put(key, session)
+        state.kept.push(Kept {
+            ticket,
+            session: Zeroizing::new(session),
+            for_handshake,
+        });
+        true
     }
 
     /// Lends the admitted session, once. A refused token's ticket resumes nothing.
@@ -97,49 +172,73 @@ impl ServerLink {
         Some(session.to_vec())
     }
 
-    /// Puts the token into the ticket that waits for it, among the messages of one record.
-    fn add_token(&self, messages: &[u8]) -> Option<Vec<u8>> {
+    /// What to send in place of a record with tickets: the first with its token, those for the reserve left out.
+    fn replace_tickets(&self, messages: &[u8]) -> Option<Vec<u8>> {
         let issuer = self.issuer.as_ref()?;
         let mut state = self.state();
-        let (key, session) = state.for_token.take()?;
-        let rewritten = state
-            .resumption_master_secret
-            .as_ref()
-            .and_then(|secret| rewrite(issuer, secret, messages, &key, &session));
-        if rewritten.is_some() {
-            state.token_sent = true;
-        } else {
-            // The client gets an ordinary ticket, which the storage must know.
-            tracing::warn!("no token could be issued; the ticket stays an ordinary one");
-            self.storage.put(key, session.to_vec());
+        let made = issuer.server.clock.now();
+        let mut out = Vec::with_capacity(messages.len() + 2048);
+        let mut rest = messages;
+        while !rest.is_empty() {
+            let (message, tail) = next_message(rest)?;
+            rest = tail;
+            match state.take_kept(message) {
+                None => out.extend_from_slice(message),
+                Some(Kept {
+                    for_handshake: None,
+                    session,
+                    ..
+                }) => state.reserve.push(Reserved {
+                    message: message.to_vec(),
+                    session,
+                    made,
+                }),
+                Some(kept) => {
+                    let room = MAX_FRAGMENT_LEN.saturating_sub(out.len() + tail.len());
+                    match state.with_token(issuer, message, &kept, made, room) {
+                        Some(with_token) => out.extend(with_token),
+                        None => {
+                            // The client gets an ordinary ticket, which the storage must know.
+                            tracing::warn!("no token could be issued at the handshake");
+                            self.storage.put(kept.ticket, kept.session.to_vec());
+                            out.extend_from_slice(message);
+                        }
+                    }
+                }
+            }
         }
-        rewritten
+        Some(out)
     }
 }
 
-/// The messages with the token added to the ticket `key`; `None` when that is not possible in one record.
-fn rewrite(
-    issuer: &Issuer,
-    resumption_master_secret: &[u8],
-    messages: &[u8],
-    key: &[u8],
-    session: &[u8],
-) -> Option<Vec<u8>> {
-    let mut out = Vec::with_capacity(messages.len() + session.len() + 1024);
-    let mut found = false;
-    let mut rest = messages;
-    while !rest.is_empty() {
-        let (message, tail) = next_message(rest)?;
-        rest = tail;
-        match NewSessionTicket::read(message) {
-            Ok(ticket) if ticket.ticket == key => {
-                out.extend(issuer.issue(resumption_master_secret, &ticket, session)?);
-                found = true;
-            }
-            Ok(_) | Err(_) => out.extend_from_slice(message),
-        }
+impl State {
+    /// The session that is kept for the ticket in `message`.
+    fn take_kept(&mut self, message: &[u8]) -> Option<Kept> {
+        let ticket = NewSessionTicket::read(message).ok()?.ticket;
+        let index = self.kept.iter().position(|kept| kept.ticket == ticket)?;
+        Some(self.kept.swap_remove(index))
     }
-    (found && out.len() <= MAX_FRAGMENT_LEN).then_some(out)
+
+    /// The ticket in `message` with the token for the handshake, if that has no more than `room` bytes.
+    fn with_token(
+        &mut self,
+        issuer: &Issuer,
+        message: &[u8],
+        kept: &Kept,
+        made: OffsetDateTime,
+        room: usize,
+    ) -> Option<Vec<u8>> {
+        let ticket = RustlsTicket {
+            message: NewSessionTicket::read(message).ok()?,
+            session: &kept.session,
+            made,
+        };
+        let secret = self.resumption_master_secret.as_ref()?;
+        let message = issuer.issue(secret, &ticket, kept.for_handshake?, &[])?;
+        let fits = message.len() <= room;
+        self.token_sent |= fits;
+        fits.then_some(message)
+    }
 }
 
 impl Link for ServerLink {
@@ -149,9 +248,9 @@ impl Link for ServerLink {
 
     fn wants_outbound(&self, kind: ContentType) -> bool {
         if kind == ContentType::ApplicationData {
-            return self.alert_next.load(Ordering::Relaxed);
+            return self.retagged.load(Ordering::Relaxed) > 0;
         }
-        kind == ContentType::Handshake && self.issuer.is_some() && self.state().for_token.is_some()
+        kind == ContentType::Handshake && self.issuer.is_some() && !self.state().kept.is_empty()
     }
 
     fn rewrite_outbound(
@@ -159,11 +258,15 @@ impl Link for ServerLink {
         kind: ContentType,
         payload: &[u8],
     ) -> Option<(ContentType, Vec<u8>)> {
-        if kind == ContentType::ApplicationData {
-            let alert = self.alert_next.swap(false, Ordering::Relaxed);
-            return alert.then(|| (ContentType::Alert, payload.to_vec()));
+        if kind != ContentType::ApplicationData {
+            return self
+                .replace_tickets(payload)
+                .map(|messages| (kind, messages));
         }
-        self.add_token(payload).map(|messages| (kind, messages))
+        let retagged = self.retagged.load(Ordering::Relaxed);
+        self.retagged
+            .store(retagged.saturating_sub(payload.len()), Ordering::Relaxed);
+        Some((self.state().retag_as?, payload.to_vec()))
     }
 }
 

@@ -14,13 +14,15 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use migration_token::{MemoryNonceStore, NonceStore, TokenHash};
-use rustls::crypto::SecureRandom;
+use rustls::crypto::{CryptoProvider, SecureRandom};
 use rustls::server::StoresServerSessions;
 use rustls::{ServerConfig, SupportedCipherSuite, Tls13CipherSuite};
 use time::Duration;
 
 pub use self::admission::Admitted;
-pub use self::connection::{AcceptError, Accepting, Claimed, NotifyError, ServerConnection};
+pub use self::connection::{
+    AcceptError, Accepting, Claimed, NotifyError, OfferFailure, ServerConnection,
+};
 pub use self::verdict::{Arrival, Verdict};
 use crate::clock::{Clock, SystemClock};
 use crate::codepoints::Codepoints;
@@ -30,6 +32,9 @@ use crate::ticket::TicketKeys;
 
 /// Room that one of rustls' own tickets takes in a record, in bytes, rounded up.
 const ORDINARY_TICKET_LEN: usize = 128;
+
+/// How many offers a connection holds in reserve unless told otherwise: one to move it, and one for its last state.
+const DEFAULT_RESERVE: usize = 2;
 
 /// What is known of a client when its hello has arrived.
 #[derive(Clone, Copy, Debug, Default)]
@@ -63,16 +68,24 @@ pub struct MigrationServer {
     codepoints: Codepoints,
 }
 
-/// The three configurations that a connection may get; which one, its hello decides.
+/// The configurations that a connection may get. Which one, its hello decides.
 struct Configs {
+    /// For clients that do not support migration.
+    stock: Kinds,
+    /// For clients that do: with the tickets for the reserve.
+    migrating: Kinds,
+    /// Where the application wants ordinary sessions to be kept.
+    storage: Arc<dyn StoresServerSessions>,
+}
+
+/// One set of configurations.
+struct Kinds {
     /// For hellos without a token.
     ordinary: Arc<ServerConfig>,
     /// For an admitted session with early data.
     early_data: Arc<ServerConfig>,
     /// For every other hello with a token. Refused early data is skipped.
     no_early_data: Arc<ServerConfig>,
-    /// Where the application wants ordinary sessions to be kept.
-    storage: Arc<dyn StoresServerSessions>,
 }
 
 impl MigrationServer {
@@ -94,6 +107,7 @@ impl MigrationServer {
             nonce_store: None,
             nonce_store_timeout: std::time::Duration::from_secs(1),
             choose_target: None,
+            reserve: DEFAULT_RESERVE,
             token_lifetime: Duration::HOUR,
             clock_skew: Duration::seconds(5),
             departure_deadline: std::time::Duration::from_secs(10),
@@ -118,14 +132,13 @@ impl MigrationServer {
     }
 
     fn random(&self) -> &'static dyn SecureRandom {
-        self.configs.ordinary.crypto_provider().secure_random
+        self.configs.provider().secure_random
     }
 
     /// A TLS 1.3 suite with this hash.
     fn suite_of(&self, hash: TokenHash) -> Option<&'static Tls13CipherSuite> {
         self.configs
-            .ordinary
-            .crypto_provider()
+            .provider()
             .cipher_suites
             .iter()
             .filter_map(SupportedCipherSuite::tls13)
@@ -135,6 +148,7 @@ impl MigrationServer {
     /// The early data that a ticket with a token offers, in bytes.
     fn max_early_data_size(&self) -> u32 {
         self.configs
+            .stock
             .early_data
             .max_early_data_size
             .min(issue::MAX_EARLY_DATA_SIZE)
@@ -163,6 +177,7 @@ pub struct MigrationServerBuilder {
     nonce_store: Option<Arc<dyn NonceStore>>,
     nonce_store_timeout: std::time::Duration,
     choose_target: Option<Box<ChooseTarget>>,
+    reserve: usize,
     token_lifetime: Duration,
     clock_skew: Duration,
     departure_deadline: std::time::Duration,
@@ -211,6 +226,16 @@ impl MigrationServerBuilder {
     #[must_use]
     pub fn nonce_store_timeout(mut self, timeout: std::time::Duration) -> Self {
         self.nonce_store_timeout = timeout;
+        self
+    }
+
+    /// How many offers each connection holds in reserve for
+    /// [`offer`](ServerConnection::offer), by default two. Each is a ticket that rustls makes at the handshake, of some
+    /// 300 bytes of memory for as long as the connection lives; with 0 a connection has the token of its handshake at the
+    /// most.
+    #[must_use]
+    pub fn reserve(mut self, offers: usize) -> Self {
+        self.reserve = offers;
         self
     }
 
@@ -263,7 +288,7 @@ impl MigrationServerBuilder {
             Arc::new(MemoryNonceStore::new(capacity, self.clock.now()))
         });
         Ok(MigrationServer {
-            configs: Configs::new(self.config),
+            configs: Configs::new(self.config, self.reserve),
             service: self.service,
             ticket_keys: self.ticket_keys,
             answers_for: self.answers_for,
@@ -289,10 +314,14 @@ impl MigrationServerBuilder {
         if config.enable_secret_extraction {
             return Err(ConfigError::SecretExtraction);
         }
-        if config.send_tls13_tickets == 0 && self.choose_target.is_some() {
+        let migrates = self.choose_target.is_some() || self.reserve > 0;
+        if config.send_tls13_tickets == 0 && migrates {
             return Err(ConfigError::NoTickets);
         }
-        let tickets = config.send_tls13_tickets.max(config.max_tls13_tickets);
+        let tickets = config
+            .send_tls13_tickets
+            .saturating_add(self.reserve)
+            .max(config.max_tls13_tickets);
         let least = tickets.saturating_mul(ORDINARY_TICKET_LEN);
         if config
             .max_fragment_size
@@ -311,9 +340,27 @@ impl MigrationServerBuilder {
 }
 
 impl Configs {
-    fn new(mut config: ServerConfig) -> Self {
+    fn new(mut config: ServerConfig, reserve: usize) -> Self {
         let storage = Arc::clone(&config.session_storage);
         config.session_storage = Arc::new(link::LinkedStorage(Arc::clone(&storage)));
+        let mut migrating = config.clone();
+        migrating.send_tls13_tickets += reserve;
+        // A client's wish for fewer tickets (RFC 9149) is about those that it gets, not about the reserve.
+        migrating.max_tls13_tickets = 0;
+        Self {
+            stock: Kinds::new(config),
+            migrating: Kinds::new(migrating),
+            storage,
+        }
+    }
+
+    fn provider(&self) -> &CryptoProvider {
+        self.stock.ordinary.crypto_provider()
+    }
+}
+
+impl Kinds {
+    fn new(config: ServerConfig) -> Self {
         let mut no_early_data = config.clone();
         no_early_data.max_early_data_size = 0;
         let mut early_data = config.clone();
@@ -322,7 +369,6 @@ impl Configs {
             ordinary: Arc::new(config),
             early_data: Arc::new(early_data),
             no_early_data: Arc::new(no_early_data),
-            storage,
         }
     }
 }

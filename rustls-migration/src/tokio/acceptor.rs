@@ -18,7 +18,7 @@ use tokio::time::{Instant, Sleep, sleep_until, timeout};
 use super::driver::Driver;
 use crate::connection::Connection as _;
 use crate::server::{
-    AcceptError, Accepting, Arrival, MigrationServer, NotifyError, ServerConnection,
+    AcceptError, Accepting, Arrival, MigrationServer, NotifyError, OfferFailure, ServerConnection,
 };
 
 /// How much is read from a client at a time until its hello is complete, in bytes.
@@ -172,6 +172,30 @@ where
             self.poll_commit(cx)
         })
         .await
+    }
+
+    /// Tells the client to move to `target`, chosen now: an offer of its own, then the `migrate_notify` alert. Completes the
+    /// handshake first.
+    ///
+    /// `state`, at most 8192 bytes, is sealed into the offer's ticket for the application at the target. Afterwards go on
+    /// as after [`notify`](Self::notify).
+    ///
+    /// # Errors
+    ///
+    /// [`OfferFailure`] or [`NotifyError`] inside an `InvalidInput` error when the client may not be told; the connection
+    /// goes on then. Otherwise those of the transport.
+    pub async fn migrate_to(&mut self, target: SocketAddr, state: &[u8]) -> io::Result<()> {
+        self.handshake().await?;
+        self.driver
+            .connection_mut()
+            .offer(target, state)
+            .map_err(|error: OfferFailure| io::Error::new(io::ErrorKind::InvalidInput, error))?;
+        self.notify().await
+    }
+
+    /// How many offers can still be made on this connection.
+    pub fn offers_left(&self) -> usize {
+        self.driver.connection().offers_left()
     }
 
     /// Tells the client to move to its token's target: the `migrate_notify` alert. Completes the handshake first.

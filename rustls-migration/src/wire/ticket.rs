@@ -2,6 +2,8 @@
 //!
 //! It never looks inside a ticket: to the client that is opaque.
 
+use time::Duration;
+
 use super::{
     EXT_EARLY_DATA, MESSAGE_HEADER_LEN, Malformed, NEW_SESSION_TICKET, Reader, extensions,
     push_extension, u24_bytes,
@@ -67,7 +69,7 @@ impl<'a> NewSessionTicket<'a> {
                 .min(parts.max_lifetime_secs)
                 .to_be_bytes(),
         );
-        out.extend(self.age_add.to_be_bytes());
+        out.extend(parts.age_add(self.age_add).to_be_bytes());
         out.push(u8::try_from(self.nonce.len()).ok()?);
         out.extend_from_slice(self.nonce);
         out.extend(u16::try_from(parts.ticket.len()).ok()?.to_be_bytes());
@@ -92,6 +94,18 @@ pub(crate) struct TokenParts<'a> {
     pub(crate) max_lifetime_secs: u32,
     /// The early data that the target accepts; 0 for none.
     pub(crate) max_early_data_size: u32,
+    /// How long ago the ordinary ticket was made.
+    pub(crate) older_by: Duration,
+}
+
+impl TokenParts<'_> {
+    /// The client counts a ticket's age from its arrival, the server from its making. What lies between is added, modulo
+    /// 2^32 milliseconds as all ticket ages are, so that early data stays fresh.
+    fn age_add(&self, original: u32) -> u32 {
+        let range = i128::from(u32::MAX) + 1;
+        let millis = self.older_by.whole_milliseconds().rem_euclid(range);
+        original.wrapping_add(u32::try_from(millis).unwrap_or(0))
+    }
 }
 
 #[cfg(test)]
@@ -121,6 +135,7 @@ mod tests {
             token,
             max_lifetime_secs: 300,
             max_early_data_size: 1_000,
+            older_by: Duration::ZERO,
         }
     }
 
@@ -154,6 +169,26 @@ mod tests {
             NewSessionTicket::read(&rewritten).unwrap().lifetime_secs,
             86_400
         );
+    }
+
+    #[test]
+    fn a_ticket_that_waited_is_older_by_that() {
+        let message = plain();
+        let before = NewSessionTicket::read(&message).unwrap();
+        for (waited, added) in [
+            (Duration::ZERO, 0),
+            (Duration::minutes(10), 600_000),
+            (Duration::days(10), 864_000_000),
+            (Duration::milliseconds(1 << 32), 0),
+        ] {
+            let older = TokenParts {
+                older_by: waited,
+                ..parts(&[1], &[2])
+            };
+            let rewritten = before.with_token(&older).unwrap();
+            let after = NewSessionTicket::read(&rewritten).unwrap();
+            assert_eq!(after.age_add, before.age_add.wrapping_add(added));
+        }
     }
 
     #[test]

@@ -1,0 +1,164 @@
+//! Offers that a server makes when it needs them, however old the connection is, with the application's state.
+
+use std::net::SocketAddr;
+
+use migration_tests::client::{echoed, expect, until_notified};
+use migration_tests::node::{ServerStream, echo};
+use migration_tests::{Node, Service, server_name};
+use rustls::HandshakeKind;
+use rustls_migration::Clock as _;
+use rustls_migration::server::{Arrival, OfferFailure};
+use rustls_migration::tokio::{EarlyDataOutcome, MigrationStream};
+use time::Duration;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+/// Sends each client on to `target` when it says something.
+async fn send_on(
+    mut stream: ServerStream,
+    target: SocketAddr,
+    state: Vec<u8>,
+) -> std::io::Result<()> {
+    let mut buf = [0; 5];
+    stream.read_exact(&mut buf).await?;
+    stream.migrate_to(target, &state).await?;
+    stream.write_all(&buf).await?;
+    echo(stream).await
+}
+
+async fn connect(service: &Service, node: &Node) -> MigrationStream {
+    let connector = service.connector();
+    connector
+        .connect(server_name(), node.address())
+        .await
+        .unwrap()
+}
+
+#[tokio::test]
+async fn an_offer_has_early_data_and_state_however_late_it_is_made() {
+    for waited in [Duration::ZERO, Duration::minutes(10), Duration::days(10)] {
+        let service = Service::default();
+        let (mut a, mut b) = (Node::bind("127.0.0.2").await, Node::bind("127.0.0.3").await);
+        let (target, state) = (b.address(), vec![7; 8192]);
+        let expected = state.clone();
+        a.serve(service.node(), move |stream| {
+            send_on(stream, target, state.clone())
+        });
+        b.serve_echo(service.node());
+        let mut stream = connect(&service, &a).await;
+        a.arrival().await;
+        assert!(stream.offer().is_none());
+
+        service.clock.advance(waited);
+        stream.write_all(b"hello").await.unwrap();
+        expect(&mut stream, b"hello").await;
+        until_notified(&mut stream).await;
+        let token = stream.offer().unwrap();
+        assert_eq!(token.target_address(), target);
+        assert_eq!(token.expiry(), service.clock.now() + Duration::HOUR);
+
+        let landing = stream.migrate(b"early").await.unwrap();
+        assert_eq!(landing.handshake, HandshakeKind::Resumed);
+        assert_eq!(
+            landing.early_data,
+            EarlyDataOutcome::Accepted,
+            "after {waited}"
+        );
+        expect(&mut stream, b"early").await;
+        let Arrival::Migrated { early_data, state } = b.arrival().await else {
+            panic!("not migrated");
+        };
+        assert!(early_data);
+        assert_eq!(*state, expected);
+    }
+}
+
+#[tokio::test]
+async fn the_newest_offer_counts() {
+    let service = Service::default();
+    let (mut a, mut b) = (Node::bind("127.0.0.2").await, Node::bind("127.0.0.3").await);
+    let (target, elsewhere) = (b.address(), "127.0.0.9:1".parse().unwrap());
+    a.serve(service.node().target(elsewhere), move |stream| {
+        send_on(stream, target, Vec::new())
+    });
+    b.serve_echo(service.node());
+    let mut stream = connect(&service, &a).await;
+    stream.write_all(b"hello").await.unwrap();
+    expect(&mut stream, b"hello").await;
+    until_notified(&mut stream).await;
+    let landing = stream.migrate(b"early").await.unwrap();
+    assert_eq!(landing.at, b.address());
+    assert_eq!(landing.early_data, EarlyDataOutcome::Accepted);
+}
+
+/// The failure inside an error of `migrate_to`.
+fn failure(error: std::io::Error) -> OfferFailure {
+    *error
+        .get_ref()
+        .unwrap()
+        .downcast_ref::<OfferFailure>()
+        .unwrap()
+}
+
+#[tokio::test]
+async fn an_empty_reserve_and_a_state_that_is_too_long_are_errors_and_the_connection_goes_on() {
+    let service = Service::default();
+    let mut a = Node::bind("127.0.0.2").await;
+    let target = "127.0.0.3:443".parse().unwrap();
+    a.serve(service.node().reserve(3), move |mut stream| async move {
+        let mut refused = Vec::new();
+        let too_long = stream.migrate_to(target, &[0; 8193]).await;
+        refused.push(failure(too_long.unwrap_err()));
+        for left in (0..3).rev() {
+            stream.migrate_to(target, &[]).await?;
+            assert_eq!(stream.offers_left(), left);
+        }
+        let empty = stream.migrate_to(target, &[]).await;
+        refused.push(failure(empty.unwrap_err()));
+        assert_eq!(
+            refused,
+            [
+                OfferFailure::StateTooLong { len: 8193 },
+                OfferFailure::ReserveEmpty
+            ]
+        );
+        stream.write_all(b"all as it should be").await?;
+        echo(stream).await
+    });
+    let mut stream = connect(&service, &a).await;
+    expect(&mut stream, b"all as it should be").await;
+    echoed(&mut stream, b"goes on").await;
+    assert_eq!(stream.offer().unwrap().target_address(), target);
+}
+
+#[tokio::test]
+async fn a_reserve_changes_nothing_for_the_tickets_that_a_client_gets() {
+    let service = Service::default();
+    let mut a = Node::bind("127.0.0.2").await;
+    a.serve_echo(service.node().reserve(5));
+    let mut stream = connect(&service, &a).await;
+    echoed(&mut stream, b"hello").await;
+    let tickets = stream.get_ref().unwrap().tls13_tickets_received();
+    assert_eq!(tickets, 2, "as many as stock rustls sends by default");
+}
+
+#[tokio::test]
+async fn small_fragments_carry_a_late_offer_whole() {
+    let service = Service::default();
+    let (mut a, mut b) = (Node::bind("127.0.0.2").await, Node::bind("127.0.0.3").await);
+    let mut config = service.server_config();
+    config.max_fragment_size = Some(600);
+    let target = b.address();
+    a.serve(service.node_with(config), move |stream| {
+        send_on(stream, target, vec![9; 5000])
+    });
+    b.serve_echo(service.node());
+    let mut stream = connect(&service, &a).await;
+    stream.write_all(b"hello").await.unwrap();
+    expect(&mut stream, b"hello").await;
+    let landing = stream.migrate(b"early").await.unwrap();
+    assert_eq!(landing.early_data, EarlyDataOutcome::Accepted);
+    let Arrival::Migrated { state, .. } = b.arrival().await else {
+        panic!("not migrated");
+    };
+    assert_eq!(*state, [9; 5000]);
+}
