@@ -16,6 +16,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, Re
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
 
 use super::driver::Driver;
+use super::wakers::Wakers;
 use crate::connection::Connection as _;
 use crate::server::{
     AcceptError, Accepting, Arrival, MigrationServer, NotifyError, OfferFailure, ServerConnection,
@@ -90,6 +91,7 @@ impl MigrationAcceptor {
             server: Arc::clone(&self.server),
             committing: None,
             departure: None,
+            wakers: Wakers::new(),
         };
         std::future::poll_fn(|cx| stream.poll_accept(cx)).await?;
         tracing::debug!(arrival = ?stream.arrival(), "accepted");
@@ -142,6 +144,7 @@ pub struct TlsStream<IO> {
     committing: Option<Committing>,
     /// When a client that was notified must have gone.
     departure: Option<Pin<Box<Sleep>>>,
+    wakers: Wakers,
 }
 
 impl<IO> TlsStream<IO>
@@ -297,6 +300,8 @@ where
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        let waker = this.wakers.reading(cx);
+        let cx = &mut Context::from_waker(&waker);
         loop {
             this.driver.write_in_passing(cx);
             if let Some(result) = this.driver.take_plaintext(buf) {
@@ -321,15 +326,21 @@ where
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.get_mut().driver.poll_write(cx, buf)
+        let this = self.get_mut();
+        let waker = this.wakers.writing(cx);
+        this.driver.poll_write(&mut Context::from_waker(&waker), buf)
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.get_mut().driver.poll_flush(cx)
+        let this = self.get_mut();
+        let waker = this.wakers.writing(cx);
+        this.driver.poll_flush(&mut Context::from_waker(&waker))
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.get_mut().driver.poll_shutdown(cx)
+        let this = self.get_mut();
+        let waker = this.wakers.writing(cx);
+        this.driver.poll_shutdown(&mut Context::from_waker(&waker))
     }
 }
 

@@ -1,10 +1,11 @@
 //! Moves bytes between a transport and a [`Connection`], for both sides.
 //!
-//! Neither direction waits for the other: a blocked write never stops a read.
+//! Neither direction waits for the other: a blocked write never stops a read. Which tasks to wake is the caller's
+//! concern.
 
 use std::io::{self, Read, Write};
 use std::pin::Pin;
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
@@ -15,8 +16,6 @@ pub(super) struct Driver<IO, C> {
     io: IO,
     connection: C,
     eof: bool,
-    /// The task that waits in a write, when a read may have taken its place at the transport.
-    writer: Option<Waker>,
 }
 
 impl<IO, C> Driver<IO, C>
@@ -29,7 +28,6 @@ where
             io,
             connection,
             eof: false,
-            writer: None,
         }
     }
 
@@ -117,14 +115,8 @@ where
             return;
         }
         // A failure shows in the next write, or as the end of what can be read.
-        let written = self.poll_write_tls(cx);
-        if matches!(written, Poll::Ready(Ok(()))) {
+        if matches!(self.poll_write_tls(cx), Poll::Ready(Ok(()))) {
             let _ = Pin::new(&mut self.io).poll_flush(cx);
-        }
-        if written.is_ready()
-            && let Some(writer) = self.writer.take()
-        {
-            writer.wake();
         }
     }
 
@@ -164,16 +156,13 @@ where
                 // What has been taken will be sent, or the next write tells.
                 Poll::Ready(Err(_)) | Poll::Pending if taken > 0 => return Poll::Ready(Ok(taken)),
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
-                Poll::Pending => return self.wait_to_write(cx),
+                Poll::Pending => return Poll::Pending,
             }
         }
     }
 
     pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.poll_write_tls(cx) {
-            Poll::Ready(written) => written?,
-            Poll::Pending => return self.wait_to_write(cx),
-        }
+        ready!(self.poll_write_tls(cx))?;
         Pin::new(&mut self.io).poll_flush(cx)
     }
 
@@ -186,11 +175,6 @@ where
             Err(error) if error.kind() == io::ErrorKind::NotConnected => Poll::Ready(Ok(())),
             result => Poll::Ready(result),
         }
-    }
-
-    fn wait_to_write<T>(&mut self, cx: &Context<'_>) -> Poll<T> {
-        self.writer = Some(cx.waker().clone());
-        Poll::Pending
     }
 }
 

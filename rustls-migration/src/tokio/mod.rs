@@ -8,6 +8,7 @@ mod driver;
 mod event;
 mod stream;
 mod transport;
+mod wakers;
 
 pub use acceptor::{MigrationAcceptor, TlsStream};
 pub use connector::{ConnectFailure, MigrationConnector};
