@@ -54,6 +54,10 @@
 //! # }
 //! ```
 //!
+//! Or let the stream follow by itself, and read and write as if nothing happened: [`HandOff::Drain`](tokio::HandOff).
+//! The server then shuts down when the client has closed its side, which hands over what
+//! [`set_state`](tokio::TlsStream::set_state) said last.
+//!
 //! # Surprises
 //!
 //! - **A configuration's provider must be the wrapped one.** `build` says so if it is not.

@@ -9,8 +9,8 @@ use std::io::{self, BufRead as _, Read, Write};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use rustls::ProtocolVersion;
 use rustls::pki_types::ServerName;
+use rustls::{HandshakeKind, ProtocolVersion};
 
 use super::link::ClientLink;
 use super::{MigrationClient, Offer, OfferError};
@@ -51,6 +51,7 @@ pub struct ClientConnection {
     outgoing: VecDeque<u8>,
     early_data: EarlyData,
     offer: Option<Offer>,
+    offers_accepted: u64,
     updates: VecDeque<Update>,
     closed: bool,
 }
@@ -61,6 +62,8 @@ struct EarlyData {
     data: Vec<u8>,
     /// How much of it left as early data.
     sent: usize,
+    /// Whether it is meant for the resumed session only.
+    for_session: bool,
 }
 
 impl ClientConnection {
@@ -103,6 +106,14 @@ impl ClientConnection {
         Ok(connection)
     }
 
+    /// Sends the early data only if the session resumes: it continues what the session said before, so a server that
+    /// refused the session must not have it.
+    #[must_use]
+    pub fn only_if_resumed(mut self) -> Self {
+        self.early_data.for_session = true;
+        self
+    }
+
     fn with_link(
         client: &Arc<MigrationClient>,
         name: ServerName<'static>,
@@ -123,6 +134,7 @@ impl ClientConnection {
             outgoing: VecDeque::new(),
             early_data: EarlyData::default(),
             offer: None,
+            offers_accepted: 0,
             updates: VecDeque::new(),
             closed: false,
         })
@@ -131,6 +143,11 @@ impl ClientConnection {
     /// The newest offer that was accepted.
     pub fn offer(&self) -> Option<&Offer> {
         self.offer.as_ref()
+    }
+
+    /// How many offers have been accepted so far.
+    pub fn offers_accepted(&self) -> u64 {
+        self.offers_accepted
     }
 
     /// Takes the newest offer, to [`resume`](Self::resume) with it.
@@ -163,6 +180,7 @@ impl ClientConnection {
                 Ok(offer) => {
                     let target = offer.token().target_address();
                     self.offer = Some(offer);
+                    self.offers_accepted += 1;
                     Update::Offered { target }
                 }
                 Err(error) => Update::OfferRefused(error),
@@ -183,11 +201,16 @@ impl ClientConnection {
 
     /// Sends what early data did not carry.
     fn finish_early_data(&mut self) {
-        let EarlyData { data, sent } = &mut self.early_data;
-        let from = if self.tls.is_early_data_accepted() {
-            *sent
-        } else {
-            0
+        let resumed = self.tls.handshake_kind() == Some(HandshakeKind::Resumed);
+        let EarlyData {
+            data,
+            sent,
+            for_session,
+        } = &mut self.early_data;
+        let from = match (self.tls.is_early_data_accepted(), *for_session && !resumed) {
+            (true, _) => *sent,
+            (false, false) => 0,
+            (false, true) => data.len(),
         };
         if let Some(rest) = data.get(from..).filter(|rest| !rest.is_empty()) {
             // All of it is in memory already, so the buffer's limit must not cut it.

@@ -14,6 +14,7 @@ use std::task::{Context, Poll, ready};
 use migration_token::{Claim, CommitOutcome, StoreError};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
+use zeroize::Zeroizing;
 
 use super::driver::Driver;
 use super::wakers::Wakers;
@@ -91,6 +92,9 @@ impl MigrationAcceptor {
             server: Arc::clone(&self.server),
             committing: None,
             departure: None,
+            hand_over_to: None,
+            state: Zeroizing::default(),
+            client_closed: false,
             wakers: Wakers::new(),
         };
         std::future::poll_fn(|cx| stream.poll_accept(cx)).await?;
@@ -144,6 +148,11 @@ pub struct TlsStream<IO> {
     committing: Option<Committing>,
     /// When a client that was notified must have gone.
     departure: Option<Pin<Box<Sleep>>>,
+    /// Where the client is to be handed over to, once it has closed its side.
+    hand_over_to: Option<SocketAddr>,
+    /// What is handed over with it.
+    state: Zeroizing<Vec<u8>>,
+    client_closed: bool,
     wakers: Wakers,
 }
 
@@ -180,8 +189,11 @@ where
     /// Tells the client to move to `target`, chosen now: an offer of its own, then the `migrate_notify` alert. Completes the
     /// handshake first.
     ///
-    /// `state`, at most 8192 bytes, is sealed into the offer's ticket for the application at the target. Afterwards go on
-    /// as after [`notify`](Self::notify).
+    /// `state`, at most 8192 bytes, is sealed into the offer's ticket for the application at the target.
+    ///
+    /// Afterwards go on until the client closes its side, and then shut down. If the client finishes here before it goes
+    /// ([`HandOff::Drain`](super::HandOff::Drain)), that hands it over: shutting down after the client's end makes a last
+    /// offer, with what [`set_state`](Self::set_state) said last, and the target goes on from there.
     ///
     /// # Errors
     ///
@@ -193,7 +205,15 @@ where
             .connection_mut()
             .offer(target, state)
             .map_err(|error: OfferFailure| io::Error::new(io::ErrorKind::InvalidInput, error))?;
-        self.notify().await
+        self.notify().await?;
+        self.hand_over_to = Some(target);
+        self.state = Zeroizing::new(state.to_vec());
+        Ok(())
+    }
+
+    /// Sets the state that is handed over when the client has closed its side: see [`migrate_to`](Self::migrate_to).
+    pub fn set_state(&mut self, state: &[u8]) {
+        self.state = Zeroizing::new(state.to_vec());
     }
 
     /// How many offers can still be made on this connection.
@@ -263,6 +283,28 @@ where
         )))
     }
 
+    /// Takes plaintext that has come; `None` when there is none yet.
+    fn take_plaintext(&mut self, buf: &mut ReadBuf<'_>) -> Option<io::Result<()>> {
+        let before = buf.filled().len();
+        let result = self.driver.take_plaintext(buf)?;
+        if result.is_ok() && buf.filled().len() == before && buf.remaining() > 0 {
+            self.client_closed = true;
+            self.departure = None;
+        }
+        Some(result)
+    }
+
+    /// Makes the last offer to a client that was told to go and has closed its side.
+    fn hand_over(&mut self) -> io::Result<()> {
+        let Some(target) = self.hand_over_to.take_if(|_| self.client_closed) else {
+            return Ok(());
+        };
+        self.driver
+            .connection_mut()
+            .offer(target, &self.state)
+            .map_err(|error: OfferFailure| io::Error::new(io::ErrorKind::InvalidInput, error))
+    }
+
     /// Fails when a notified client has stayed too long.
     fn poll_departure(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
         let Some(departure) = &mut self.departure else {
@@ -304,12 +346,12 @@ where
         let cx = &mut Context::from_waker(&waker);
         loop {
             this.driver.write_in_passing(cx);
-            if let Some(result) = this.driver.take_plaintext(buf) {
+            if let Some(result) = this.take_plaintext(buf) {
                 return Poll::Ready(result);
             }
             ready!(this.poll_commit(cx))?;
             this.poll_departure(cx)?;
-            if let Some(result) = this.driver.take_plaintext(buf) {
+            if let Some(result) = this.take_plaintext(buf) {
                 return Poll::Ready(result);
             }
             ready!(this.driver.poll_read_tls(cx))?;
@@ -328,7 +370,8 @@ where
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let waker = this.wakers.writing(cx);
-        this.driver.poll_write(&mut Context::from_waker(&waker), buf)
+        this.driver
+            .poll_write(&mut Context::from_waker(&waker), buf)
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -340,6 +383,7 @@ where
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let waker = this.wakers.writing(cx);
+        this.hand_over()?;
         this.driver.poll_shutdown(&mut Context::from_waker(&waker))
     }
 }

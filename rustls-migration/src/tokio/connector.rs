@@ -7,14 +7,14 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustls::HandshakeKind;
 use rustls::pki_types::ServerName;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::timeout;
 
 use super::driver::Driver;
 use super::stream::MigrationStream;
 use super::transport::{Dial, TcpDialer, Transport};
-use crate::client::{ClientConnection, MigrationClient, Offer};
-use crate::connection::Connection as _;
+use crate::client::{ClientConnection, ConnectError, MigrationClient, Offer};
 
 /// One connection of a client's stream.
 pub(super) type Leg = Driver<Box<dyn Transport>, ClientConnection>;
@@ -26,6 +26,23 @@ pub struct MigrationConnector {
     dialer: Arc<dyn Dial>,
     connect_timeout: Duration,
     follow_offers: Option<Duration>,
+    hand_off: HandOff,
+}
+
+/// How a stream follows when its server asks it to move (`docs/protocol.md` section 4).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum HandOff {
+    /// Not by itself: the application calls [`MigrationStream::migrate`].
+    #[default]
+    Manual,
+    /// By itself, and so that nothing is lost or repeated: the stream is finished at the old server, which hands over its
+    /// last state, and goes on at the target. The application reads and writes as if nothing happened.
+    Drain,
+    /// The target is resumed beside the old server, which goes on serving. When the target is ready
+    /// ([`Event::Ready`](super::Event::Ready)), the application calls [`MigrationStream::switch`] at a boundary of its
+    /// own protocol, and the stream never stalls.
+    Overlap,
 }
 
 impl From<MigrationClient> for MigrationConnector {
@@ -41,6 +58,7 @@ impl From<Arc<MigrationClient>> for MigrationConnector {
             dialer: Arc::new(TcpDialer),
             connect_timeout: Duration::from_secs(10),
             follow_offers: None,
+            hand_off: HandOff::default(),
         }
     }
 }
@@ -71,6 +89,13 @@ impl MigrationConnector {
         self
     }
 
+    /// How streams follow when they are asked to; by default the application moves them.
+    #[must_use]
+    pub fn hand_off(mut self, hand_off: HandOff) -> Self {
+        self.hand_off = hand_off;
+        self
+    }
+
     /// Connects to the server `name` at `address`.
     ///
     /// # Errors
@@ -89,8 +114,19 @@ impl MigrationConnector {
         Ok(stream)
     }
 
+    pub(super) fn mode(&self) -> HandOff {
+        self.hand_off
+    }
+
     pub(super) fn client(&self) -> &Arc<MigrationClient> {
         &self.client
+    }
+
+    /// Connects to `address`, without TLS.
+    pub(super) async fn open(&self, address: SocketAddr) -> io::Result<Box<dyn Transport>> {
+        timeout(self.connect_timeout, self.dialer.dial(address))
+            .await
+            .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
     }
 
     /// Dials `address` and completes a handshake there, which resumes the offer's session if there is one.
@@ -101,15 +137,43 @@ impl MigrationConnector {
         offer: Option<Offer>,
         early_data: &[u8],
     ) -> Result<Leg, ConnectFailure> {
-        let deadline = Instant::now() + self.connect_timeout;
-        let io = timeout_at(deadline, self.dialer.dial(address))
+        let io = self
+            .open(address)
             .await
-            .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
             .map_err(|error| ConnectFailure::Dial { address, error })?;
         let connection = match offer {
             Some(offer) => ClientConnection::resume(&self.client, name.clone(), offer, early_data),
             None => ClientConnection::new(&self.client, name.clone(), address),
         };
+        self.handshake(io, address, connection).await
+    }
+
+    /// Resumes the offer's session over `io`. `early_data` continues what the session said, so it goes nowhere else.
+    pub(super) async fn resume(
+        &self,
+        name: &ServerName<'static>,
+        io: Box<dyn Transport>,
+        offer: Offer,
+        early_data: &[u8],
+    ) -> Result<Leg, ConnectFailure> {
+        let address = offer.token().target_address();
+        let connection = ClientConnection::resume(&self.client, name.clone(), offer, early_data)
+            .map(ClientConnection::only_if_resumed);
+        let leg = self.handshake(io, address, connection).await?;
+        match leg.connection().tls().handshake_kind() {
+            Some(HandshakeKind::Resumed) => Ok(leg),
+            Some(HandshakeKind::Full | HandshakeKind::FullWithHelloRetryRequest) | None => {
+                Err(ConnectFailure::SessionRefused { address })
+            }
+        }
+    }
+
+    async fn handshake(
+        &self,
+        io: Box<dyn Transport>,
+        address: SocketAddr,
+        connection: Result<ClientConnection, ConnectError>,
+    ) -> Result<Leg, ConnectFailure> {
         let failed = |early_data_sent| {
             move |error| ConnectFailure::Handshake {
                 address,
@@ -123,11 +187,10 @@ impl MigrationConnector {
         let early_data_sent = connection.early_data_sent() > 0;
         let mut leg = Driver::new(io, connection);
         let handshake = std::future::poll_fn(|cx| leg.poll_handshake(cx, |_| false));
-        timeout_at(deadline, handshake)
+        timeout(self.connect_timeout, handshake)
             .await
             .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
             .map_err(failed(early_data_sent))?;
-        debug_assert!(!leg.connection().is_handshaking());
         Ok(leg)
     }
 }
@@ -156,6 +219,13 @@ pub enum ConnectFailure {
         /// Whether early data had left by then.
         early_data_sent: bool,
     },
+    /// The server made a full handshake in place of resuming the session, so the state that the old server handed over is
+    /// not there. Nothing was sent to it.
+    #[error("{address} does not resume the session")]
+    SessionRefused {
+        /// The address.
+        address: SocketAddr,
+    },
 }
 
 impl From<ConnectFailure> for io::Error {
@@ -164,6 +234,7 @@ impl From<ConnectFailure> for io::Error {
             ConnectFailure::Dial { error, .. } | ConnectFailure::Handshake { error, .. } => {
                 error.kind()
             }
+            ConnectFailure::SessionRefused { .. } => io::ErrorKind::ConnectionRefused,
         };
         Self::new(kind, failure)
     }

@@ -9,6 +9,8 @@ use std::{fmt, io};
 use rustls::HandshakeKind;
 use tokio::sync::broadcast;
 
+use super::connector::ConnectFailure;
+use super::stream::MigrateError;
 use crate::client::OfferError;
 
 /// Something that happened to a [`MigrationStream`](super::MigrationStream).
@@ -24,6 +26,26 @@ pub enum Event {
     OfferRefused(OfferError),
     /// The server asks the client to move now.
     Notified,
+    /// The target is resumed beside the old server: [`MigrationStream::switch`](super::MigrationStream::switch) goes over
+    /// to it ([`HandOff::Overlap`](super::HandOff::Overlap)).
+    Ready {
+        /// The target's address.
+        target: SocketAddr,
+    },
+    /// The stream does not follow an offer, although it was asked to.
+    Refused {
+        /// Where the offer leads.
+        target: SocketAddr,
+        /// Why it is not followed.
+        why: Arc<MigrateError>,
+    },
+    /// The target failed while the old server was still there, so the stream stays with it.
+    Stayed {
+        /// The target's address.
+        target: SocketAddr,
+        /// Why it failed.
+        why: Arc<ConnectFailure>,
+    },
     /// The stream has moved, or has fallen back.
     Landed(Landing),
 }

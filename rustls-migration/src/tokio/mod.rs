@@ -11,7 +11,7 @@ mod transport;
 mod wakers;
 
 pub use acceptor::{MigrationAcceptor, TlsStream};
-pub use connector::{ConnectFailure, MigrationConnector};
+pub use connector::{ConnectFailure, HandOff, MigrationConnector};
 pub use event::{EarlyDataOutcome, Event, Events, FallBackReason, Landing};
-pub use stream::{MigrateError, MigrationStream};
+pub use stream::{HandOffError, MigrateError, MigrationStream};
 pub use transport::{Dial, TcpDialer, Transport};

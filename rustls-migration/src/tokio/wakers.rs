@@ -41,6 +41,11 @@ impl Wakers {
         }
     }
 
+    /// Wakes both tasks.
+    pub(super) fn wake(&self) {
+        self.waker.wake_by_ref();
+    }
+
     /// A waker for the task that reads and the task that writes, `cx` being that of the first.
     pub(super) fn reading(&self, cx: &Context<'_>) -> Waker {
         self.both.reader.register(cx.waker());

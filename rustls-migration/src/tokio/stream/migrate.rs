@@ -1,105 +1,28 @@
-//! The client's stream, which moves when the application says so (`docs/protocol.md` section 4, mode Immediate).
+//! Migration when the application says so (`docs/protocol.md` section 4, mode Immediate).
 //!
-//! It never sends twice what a server may have acted upon.
+//! What may have been acted upon at the target is not sent a second time.
 
-use std::fmt;
 use std::io;
+use std::mem;
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use migration_token::MigrationToken;
 use rustls::HandshakeKind;
-use rustls::pki_types::ServerName;
-use time::Duration as TimeDuration;
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
+use tokio::io::AsyncReadExt as _;
 use tokio::time::timeout;
 
-use super::connector::{ConnectFailure, Leg, MigrationConnector};
-use super::event::{EarlyDataOutcome, Event, EventSource, Events, FallBackReason, Landing};
-use crate::client::{LoopGuard, Offer, Update};
+use super::hand_off::Phase;
+use super::{EarlyDataOutcome, Event, FallBackReason, Landing, Leg, MigrationStream};
+use crate::client::Offer;
 use crate::connection::Connection as _;
+use crate::tokio::ConnectFailure;
 
 /// How long a connection that is left is read to its end, so that its server sees the `close_notify` and no reset.
 const LINGER: Duration = Duration::from_secs(2);
 
-/// A client's stream over a TLS connection that can be moved.
-///
-/// It reads and writes like `tokio_rustls::client::TlsStream`. Migration happens in [`migrate`](Self::migrate) alone:
-/// the bytes before it belong to the old server, the bytes after it to the new one.
-pub struct MigrationStream {
-    connector: MigrationConnector,
-    name: ServerName<'static>,
-    /// Where the stream was first connected to, and where it is now.
-    origin: SocketAddr,
-    address: SocketAddr,
-    /// `None` when the stream was lost in a migration.
-    leg: Option<Leg>,
-    notified: bool,
-    guard: LoopGuard,
-    events: EventSource,
-}
-
 impl MigrationStream {
-    pub(super) fn new(
-        connector: MigrationConnector,
-        name: ServerName<'static>,
-        address: SocketAddr,
-        leg: Leg,
-    ) -> Self {
-        let mut stream = Self {
-            connector,
-            name,
-            origin: address,
-            address,
-            leg: Some(leg),
-            notified: false,
-            guard: LoopGuard::default(),
-            events: EventSource::new(),
-        };
-        stream.take_updates();
-        stream
-    }
-
-    /// The address at which the stream is now.
-    pub fn peer_addr(&self) -> SocketAddr {
-        self.address
-    }
-
-    /// rustls' present connection; `None` when the stream was lost in a migration.
-    pub fn get_ref(&self) -> Option<&rustls::ClientConnection> {
-        Some(self.leg.as_ref()?.connection().tls())
-    }
-
-    /// The newest offer's token.
-    pub fn offer(&self) -> Option<&MigrationToken> {
-        Some(self.leg.as_ref()?.connection().offer()?.token())
-    }
-
-    /// Whether the present server has asked the client to move.
-    pub fn is_notified(&self) -> bool {
-        self.notified
-    }
-
-    /// What happens to the stream from now on.
-    pub fn events(&self) -> Events {
-        self.events.subscribe()
-    }
-
-    /// Asks for new traffic keys; they are used from the next write on.
-    ///
-    /// # Errors
-    ///
-    /// rustls' own: this is not TLS 1.3.
-    pub fn refresh_traffic_keys(&mut self) -> Result<(), rustls::Error> {
-        match &mut self.leg {
-            Some(leg) => leg.connection_mut().refresh_traffic_keys(),
-            None => Err(rustls::Error::HandshakeNotComplete),
-        }
-    }
-
     /// Leaves the present server and resumes the session at the newest offer's target (draft section 4.4).
     ///
     /// Call it when the server asks for it ([`Event::Notified`]), or whenever the application wants to. What the old
@@ -107,12 +30,15 @@ impl MigrationStream {
     /// first, with the hello if the target accepts that, and only once.
     ///
     /// When the target fails, the stream goes back to the address that it was first connected to, as a new connection;
-    /// the [`Landing`] says so. Do not cancel this future: the stream is lost then.
+    /// the [`Landing`] says so. Do not drop this future before it is done: the stream is lost then.
     ///
     /// # Errors
     ///
     /// [`MigrateError`]. Unless it is [`MigrateError::Lost`], the stream is where it was and goes on.
     pub async fn migrate(&mut self, early_data: &[u8]) -> Result<Landing, MigrateError> {
+        if !matches!(self.phase, Phase::Settled) {
+            return Err(MigrateError::UnderWay);
+        }
         let offer = self.take_usable_offer()?;
         let target = offer.token().target_address();
         let unread = self.leave();
@@ -149,28 +75,17 @@ impl MigrationStream {
 
     /// Takes the offer if it may be followed now.
     fn take_usable_offer(&mut self) -> Result<Offer, MigrateError> {
-        let client = self.connector.client();
-        let now = client.clock().now();
-        let token = self.offer().ok_or(MigrateError::NoOffer)?;
-        if token.is_expired(now, TimeDuration::ZERO) {
-            return Err(MigrateError::Expired);
-        }
-        if !self.guard.admit(client.limit(), now) {
-            return Err(MigrateError::TooOften);
-        }
-        self.leg
-            .as_mut()
-            .and_then(|leg| leg.connection_mut().take_offer())
-            .ok_or(MigrateError::NoOffer)
+        self.check_offer()?;
+        self.take_offer().ok_or(MigrateError::NoOffer)
     }
 
     /// Closes the present connection in the background. Returns how many bytes of it were not read.
     fn leave(&mut self) -> usize {
         self.notified = false;
+        let mut unread = mem::take(&mut self.inbox).len();
         let Some(mut leg) = self.leg.take() else {
-            return 0;
+            return unread;
         };
-        let mut unread = 0;
         while let Ok(plaintext @ [_, ..]) = leg.connection_mut().fill_buf() {
             let amount = plaintext.len();
             leg.connection_mut().consume(amount);
@@ -211,7 +126,7 @@ impl MigrationStream {
     }
 
     /// Waits for an offer to another address and follows it.
-    pub(super) async fn follow_first_offer(&mut self, patience: Duration) {
+    pub(in crate::tokio) async fn follow_first_offer(&mut self, patience: Duration) {
         let offered = std::future::poll_fn(|cx| self.poll_offer(cx));
         let elsewhere =
             matches!(timeout(patience, offered).await, Ok(Some(target)) if target != self.address);
@@ -238,27 +153,6 @@ impl MigrationStream {
             }
         }
     }
-
-    /// Passes on what the connection noticed.
-    fn take_updates(&mut self) {
-        let Some(leg) = &mut self.leg else { return };
-        while let Some(update) = leg.connection_mut().next_update() {
-            self.events.send(match update {
-                Update::Offered { target } => Event::Offered { target },
-                Update::OfferRefused(error) => Event::OfferRefused(error),
-                Update::Notified => {
-                    self.notified = true;
-                    Event::Notified
-                }
-            });
-        }
-    }
-
-    fn leg(&mut self) -> io::Result<&mut Leg> {
-        self.leg
-            .as_mut()
-            .ok_or_else(|| io::ErrorKind::NotConnected.into())
-    }
 }
 
 /// What became of `early_data` at a target that completed the handshake.
@@ -276,6 +170,10 @@ fn after_failure(failure: ConnectFailure, early_data: &[u8]) -> (EarlyDataOutcom
         ConnectFailure::Dial { error, .. } => (
             outcome(early_data, false),
             FallBackReason::Unreachable(Arc::new(error)),
+        ),
+        ConnectFailure::SessionRefused { .. } => (
+            outcome(early_data, false),
+            FallBackReason::HandshakeFailed(Arc::new(failure.into())),
         ),
         ConnectFailure::Handshake {
             error,
@@ -298,54 +196,6 @@ async fn read_to_end(mut leg: Leg) -> io::Result<()> {
     Ok(())
 }
 
-impl AsyncRead for MigrationStream {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        loop {
-            let leg = this.leg()?;
-            leg.write_in_passing(cx);
-            if let Some(result) = leg.take_plaintext(buf) {
-                return Poll::Ready(result);
-            }
-            let read = leg.poll_read_tls(cx);
-            this.take_updates();
-            ready!(read)?;
-        }
-    }
-}
-
-impl AsyncWrite for MigrationStream {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        self.get_mut().leg()?.poll_write(cx, buf)
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.get_mut().leg()?.poll_flush(cx)
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.get_mut().leg()?.poll_shutdown(cx)
-    }
-}
-
-impl fmt::Debug for MigrationStream {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("MigrationStream")
-            .field("name", &self.name)
-            .field("address", &self.address)
-            .field("offer", &self.offer())
-            .finish_non_exhaustive()
-    }
-}
-
 /// Why a stream did not migrate.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -356,6 +206,12 @@ pub enum MigrateError {
     /// The newest offer's time is over.
     #[error("the offer has expired")]
     Expired,
+    /// The stream is in the middle of a hand-off that it makes by itself.
+    #[error("a hand-off is under way")]
+    UnderWay,
+    /// No target is ready.
+    #[error("no target is ready")]
+    NotReady,
     /// The stream has migrated as often as its [`MigrationLimit`](crate::client::MigrationLimit) allows.
     #[error("the stream has migrated too often")]
     TooOften,

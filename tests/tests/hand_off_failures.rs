@@ -1,0 +1,234 @@
+//! What a stream that follows by itself makes of failures: it stays, or it says what is certain. It never goes on with a gap.
+
+use std::io;
+use std::net::SocketAddr;
+
+use migration_tests::client::{echoed, expect};
+use migration_tests::node::{ServerStream, echo};
+use migration_tests::{Node, Service, server_name};
+use rustls_migration::TicketKeys;
+use rustls_migration::server::{Arrival, Verdict};
+use rustls_migration::tokio::{
+    ConnectFailure, EarlyDataOutcome, Event, Events, HandOff, HandOffError, MigrateError,
+    MigrationStream,
+};
+use std::sync::Arc;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpListener;
+
+/// Tells the client to move at its first word, then echoes, and hands over when it leaves.
+async fn move_to(mut stream: ServerStream, target: SocketAddr) -> io::Result<()> {
+    let mut word = [0; 5];
+    stream.read_exact(&mut word).await?;
+    stream.migrate_to(target, &[]).await?;
+    stream.write_all(&word).await?;
+    echo(stream).await
+}
+
+async fn connect(service: &Service, node: &Node, mode: HandOff) -> MigrationStream {
+    let connector = service.connector().hand_off(mode);
+    connector
+        .connect(server_name(), node.address())
+        .await
+        .unwrap()
+}
+
+/// Reads until something other than data happens.
+async fn event(
+    stream: &mut MigrationStream,
+    events: &mut Events,
+    wanted: fn(&Event) -> bool,
+) -> Event {
+    loop {
+        tokio::select! {
+            biased;
+            event = events.next() => {
+                let event = event.unwrap();
+                if wanted(&event) {
+                    return event;
+                }
+            }
+            read = stream.read_u8() => panic!("unexpected: {read:?}"),
+        }
+    }
+}
+
+/// The hand-off's failure inside a stream's error.
+fn failure(error: &io::Error) -> &HandOffError {
+    let inner = error.get_ref().unwrap();
+    inner.downcast_ref::<Arc<HandOffError>>().unwrap()
+}
+
+async fn closed_port() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.3:0").await.unwrap();
+    listener.local_addr().unwrap()
+}
+
+#[tokio::test]
+async fn a_target_that_is_not_there_leaves_the_stream_where_it_is() {
+    for mode in [HandOff::Drain, HandOff::Overlap] {
+        let service = Service::default();
+        let mut a = Node::bind("127.0.0.2").await;
+        let target = closed_port().await;
+        a.serve(service.node(), move |stream| move_to(stream, target));
+        let mut stream = connect(&service, &a, mode).await;
+        let mut events = stream.events();
+        stream.write_all(b"hello").await.unwrap();
+        expect(&mut stream, b"hello").await;
+        event(&mut stream, &mut events, |event| {
+            matches!(event, Event::Stayed { why, .. } if matches!(**why, ConnectFailure::Dial { .. }))
+        })
+        .await;
+        assert_eq!(stream.peer_addr(), a.address());
+        echoed(&mut stream, b"still here").await;
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_dies_while_it_is_drained_is_an_error_and_not_an_end() {
+    let service = Service::default();
+    let (mut a, mut b) = (Node::bind("127.0.0.2").await, Node::bind("127.0.0.3").await);
+    let target = b.address();
+    b.serve_echo(service.node());
+    a.serve(service.node(), move |mut stream| async move {
+        stream.migrate_to(target, &[]).await?;
+        // It reads to the end, and then dies.
+        let mut all = Vec::new();
+        stream.read_to_end(&mut all).await?;
+        Ok(())
+    });
+    let mut stream = connect(&service, &a, HandOff::Drain).await;
+    let error = stream.read_u8().await.unwrap_err();
+    assert!(
+        matches!(failure(&error), HandOffError::SourceLost(_)),
+        "{error:?}"
+    );
+    // It stays an error, for both directions.
+    let error = stream.read_u8().await.unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+    let error = stream.write_all(b"hello").await.unwrap_err();
+    assert!(matches!(failure(&error), HandOffError::SourceLost(_)));
+}
+
+#[tokio::test]
+async fn a_target_that_refuses_the_session_gets_nothing_of_it() {
+    let service = Service::default();
+    let (mut a, mut b) = (Node::bind("127.0.0.2").await, Node::bind("127.0.0.3").await);
+    let target = b.address();
+    a.serve(service.node(), move |stream| move_to(stream, target));
+    let other = TicketKeys::generate(service.provider.secure_random).unwrap();
+    let config = service.server_config();
+    let (sender, mut got) = tokio::sync::mpsc::unbounded_channel();
+    b.serve(
+        service.node_of(config, "files", other),
+        move |mut stream| {
+            let sender = sender.clone();
+            async move {
+                let mut all = Vec::new();
+                let _ = stream.read_to_end(&mut all).await;
+                sender.send(all).unwrap();
+                Ok(())
+            }
+        },
+    );
+    let mut stream = connect(&service, &a, HandOff::Drain).await;
+    stream.write_all(b"hello").await.unwrap();
+    expect(&mut stream, b"hello").await;
+    let error = loop {
+        // What is written meanwhile goes to A, or is held and then goes nowhere.
+        if let Err(error) = stream.write_all(b"w").await {
+            break error;
+        }
+        match stream.read_u8().await {
+            Ok(byte) => assert_eq!(byte, b'w'),
+            Err(error) => break error,
+        }
+    };
+    let HandOffError::TargetLost {
+        failure,
+        written_since,
+    } = failure(&error)
+    else {
+        panic!("{error:?}");
+    };
+    assert!(matches!(failure, ConnectFailure::SessionRefused { .. }));
+    assert_eq!(*written_since, EarlyDataOutcome::None);
+    assert_eq!(b.arrival().await, Arrival::Declined(Verdict::UnknownTicket));
+    assert_eq!(got.recv().await.unwrap(), b"");
+}
+
+#[tokio::test]
+async fn a_server_that_ends_the_stream_itself_ends_it() {
+    let service = Service::default();
+    let mut a = Node::bind("127.0.0.2").await;
+    let mut b = Node::bind("127.0.0.3").await;
+    b.serve_echo(service.node());
+    let target = b.address();
+    a.serve(service.node(), move |mut stream| async move {
+        stream.migrate_to(target, &[]).await?;
+        stream.write_all(b"goodbye").await?;
+        // It does not wait for the client's end.
+        stream.shutdown().await
+    });
+    let mut stream = connect(&service, &a, HandOff::Drain).await;
+    let mut all = Vec::new();
+    stream.read_to_end(&mut all).await.unwrap();
+    assert_eq!(all, b"goodbye");
+    assert_eq!(stream.peer_addr(), a.address());
+}
+
+#[tokio::test]
+async fn a_stream_that_may_not_migrate_again_says_so_and_stays() {
+    let service = Service::default();
+    let mut a = Node::bind("127.0.0.2").await;
+    let target = closed_port().await;
+    a.serve(service.node(), move |stream| move_to(stream, target));
+    let none = rustls_migration::client::MigrationLimit {
+        count: 0,
+        window: time::Duration::HOUR,
+    };
+    let client = service.client_with(service.client_config()).limit(none);
+    let connector = rustls_migration::tokio::MigrationConnector::from(client.build().unwrap());
+    let connector = connector.hand_off(HandOff::Drain);
+    let mut stream = connector.connect(server_name(), a.address()).await.unwrap();
+    let mut events = stream.events();
+    stream.write_all(b"hello").await.unwrap();
+    expect(&mut stream, b"hello").await;
+    event(&mut stream, &mut events, |event| {
+        matches!(event, Event::Refused { why, .. } if matches!(**why, MigrateError::TooOften))
+    })
+    .await;
+    echoed(&mut stream, b"still here").await;
+}
+
+#[tokio::test]
+async fn overlap_goes_over_when_the_application_says_so() {
+    let service = Service::default();
+    let (mut a, mut b) = (Node::bind("127.0.0.2").await, Node::bind("127.0.0.3").await);
+    let target = b.address();
+    a.serve(service.node(), move |stream| move_to(stream, target));
+    b.serve_echo(service.node());
+    let mut stream = connect(&service, &a, HandOff::Overlap).await;
+    assert!(matches!(stream.switch(), Err(MigrateError::NotReady)));
+    let mut events = stream.events();
+    stream.write_all(b"hello").await.unwrap();
+    expect(&mut stream, b"hello").await;
+    event(&mut stream, &mut events, |event| {
+        matches!(event, Event::Ready { .. })
+    })
+    .await;
+    // The session is resumed at B, and A serves.
+    assert!(matches!(b.arrival().await, Arrival::Migrated { .. }));
+    echoed(&mut stream, b"at A").await;
+    assert_eq!(stream.peer_addr(), a.address());
+
+    stream.write_all(b"last at A, ").await.unwrap();
+    stream.switch().unwrap();
+    stream.write_all(b"first at B").await.unwrap();
+    expect(&mut stream, b"last at A, first at B").await;
+    assert_eq!(stream.peer_addr(), b.address());
+    stream.shutdown().await.unwrap();
+    let mut rest = Vec::new();
+    stream.read_to_end(&mut rest).await.unwrap();
+    assert!(rest.is_empty());
+}
