@@ -9,6 +9,7 @@ pub mod node;
 pub mod pki;
 pub mod record;
 pub mod service;
+pub mod stock;
 pub mod store;
 
 pub use clock::TestClock;

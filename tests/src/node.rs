@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use rustls_migration::server::{Arrival, MigrationServerBuilder};
 use rustls_migration::tokio::{MigrationAcceptor, TlsStream};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -132,7 +132,7 @@ async fn accept(
 }
 
 /// Sends back what it reads until the client closes, then closes.
-pub async fn echo(mut stream: ServerStream) -> io::Result<()> {
+pub async fn echo(mut stream: impl AsyncRead + AsyncWrite + Unpin) -> io::Result<()> {
     let mut buf = vec![0; 16_384];
     loop {
         let len = stream.read(&mut buf).await?;

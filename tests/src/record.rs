@@ -18,17 +18,25 @@ pub struct Recorded {
 }
 
 impl Recorded {
+    /// Content type and length of every record that was sent.
+    pub fn sent_shape(&self) -> Vec<(u8, usize)> {
+        shape(&self.sent)
+    }
+
     /// Content type and length of every record that was received.
     pub fn received_shape(&self) -> Vec<(u8, usize)> {
-        let mut shape = Vec::new();
-        let mut rest = &self.received[..];
-        while let [kind, _, _, high, low, tail @ ..] = rest {
-            let len = usize::from(u16::from_be_bytes([*high, *low]));
-            shape.push((*kind, len));
-            rest = tail.get(len..).unwrap_or_default();
-        }
-        shape
+        shape(&self.received)
     }
+}
+
+fn shape(mut records: &[u8]) -> Vec<(u8, usize)> {
+    let mut shape = Vec::new();
+    while let [kind, _, _, high, low, tail @ ..] = records {
+        let len = usize::from(u16::from_be_bytes([*high, *low]));
+        shape.push((*kind, len));
+        records = tail.get(len..).unwrap_or_default();
+    }
+    shape
 }
 
 /// Dials by TCP and records.

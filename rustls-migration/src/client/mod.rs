@@ -3,6 +3,7 @@
 //! Nothing here does I/O of its own; [`crate::tokio`] does.
 
 mod connection;
+mod identity;
 mod link;
 mod offer;
 mod policy;
@@ -151,6 +152,8 @@ impl MigrationClientBuilder {
             .unwrap_or_else(|| Arc::new(ClientSessionMemoryCache::new(DEFAULT_SESSIONS)));
         config.resumption = Resumption::store(Arc::new(link::LinkedStore(store)))
             .tls12_resumption(self.tls12_resumption);
+        config.client_auth_cert_resolver =
+            Arc::new(identity::LinkedResolver(config.client_auth_cert_resolver));
         let config = Arc::new(config);
         refuse_ech(&config)?;
         Ok(MigrationClient {
