@@ -8,7 +8,7 @@ use std::fmt;
 use std::net::SocketAddr;
 
 use hkdf::Hkdf;
-use hmac::{Hmac, KeyInit, Mac};
+use hmac::{EagerHash, Hmac, KeyInit, Mac};
 use sha2::{Sha256, Sha384};
 use subtle::ConstantTimeEq;
 use time::OffsetDateTime;
@@ -67,23 +67,16 @@ impl TokenKey {
     ///
     /// [`KeyError`] when the secret's length is not the hash's output length.
     pub fn derive(hash: TokenHash, resumption_master_secret: &[u8]) -> Result<Self, KeyError> {
-        let expand = |label: &[u8], out: &mut [u8]| match hash {
-            TokenHash::Sha256 => Hkdf::<Sha256>::from_prk(resumption_master_secret)
-                .map_err(|_| KeyError)?
-                .expand(&hkdf_label(label, out.len()), out)
-                .map_err(|_| KeyError),
-            TokenHash::Sha384 => Hkdf::<Sha384>::from_prk(resumption_master_secret)
-                .map_err(|_| KeyError)?
-                .expand(&hkdf_label(label, out.len()), out)
-                .map_err(|_| KeyError),
-        };
         if resumption_master_secret.len() != hash.output_len() {
             return Err(KeyError);
         }
         let mut session_id = [0; SESSION_ID_LEN];
-        expand(LABEL_SESSION_ID, &mut session_id)?;
         let mut mac_key = Zeroizing::new(vec![0; hash.output_len()]);
-        expand(LABEL_MAC_KEY, &mut mac_key)?;
+        let expand = match hash {
+            TokenHash::Sha256 => expand::<Sha256>,
+            TokenHash::Sha384 => expand::<Sha384>,
+        };
+        expand(resumption_master_secret, &mut session_id, &mut mac_key)?;
         Ok(Self {
             hash,
             session_id,
@@ -196,6 +189,20 @@ impl fmt::Debug for TokenKey {
             .field("hash", &self.hash)
             .finish_non_exhaustive()
     }
+}
+
+/// Expands both parts of a key from one HKDF state, which is costly to set up.
+fn expand<H: EagerHash>(
+    resumption_master_secret: &[u8],
+    session_id: &mut [u8],
+    mac_key: &mut [u8],
+) -> Result<(), KeyError> {
+    let hkdf = Hkdf::<H>::from_prk(resumption_master_secret).map_err(|_| KeyError)?;
+    for (label, out) in [(LABEL_SESSION_ID, session_id), (LABEL_MAC_KEY, mac_key)] {
+        let info = hkdf_label(label, out.len());
+        hkdf.expand(&info, out).map_err(|_| KeyError)?;
+    }
+    Ok(())
 }
 
 /// The `HkdfLabel` structure of RFC 8446 section 7.1 with an empty context.

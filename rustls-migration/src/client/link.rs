@@ -74,8 +74,8 @@ impl ClientLink {
     /// The next ticket with a token, and the connection's `resumption_master_secret`.
     pub(super) fn take_received(&self) -> Option<(ReceivedTicket, Zeroizing<Vec<u8>>)> {
         let mut state = self.state();
-        let secret = state.resumption_master_secret.clone()?;
-        Some((state.received.pop_front()?, secret))
+        let received = state.received.pop_front()?;
+        Some((received, state.resumption_master_secret.clone()?))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

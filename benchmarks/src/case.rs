@@ -1,0 +1,70 @@
+//! The comparisons: what is done on both sides, and what the result should be.
+//!
+//! A comparison's two sides never differ in anything but migration.
+
+use clap::ValueEnum;
+use serde::Serialize;
+
+/// Plaintext of one record of bulk data, in bytes.
+pub(crate) const RECORD_LEN: usize = 16 * 1024;
+
+/// One comparison. A handshake is both peers' work, from the hello to the last ticket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Case {
+    /// Full handshake; with migration the client supports it and is issued a token.
+    Full,
+    /// Full handshake; a migrating server serves a stock client.
+    FullStockClient,
+    /// Full handshake; a migrating client dials a stock server.
+    FullStockServer,
+    /// Resumed handshake from rustls' session storage, against a migration.
+    Resumed,
+    /// Resumed handshake with rustls' sealed tickets, which any node can open too, against a migration.
+    ResumedTicketer,
+    /// As `Resumed`, with 0-RTT.
+    ResumedEarlyData,
+    /// One record of 16 KiB from the client to the server.
+    BulkToServer,
+    /// One record of 16 KiB from the server to the client.
+    BulkToClient,
+}
+
+/// What a comparison is between.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Side {
+    /// Stock rustls.
+    Stock,
+    /// This project, on the wrapped provider.
+    Migrating,
+}
+
+impl Case {
+    pub(crate) fn all() -> Vec<Self> {
+        Self::value_variants().to_vec()
+    }
+
+    pub(crate) fn is_resumed(self) -> bool {
+        matches!(
+            self,
+            Self::Resumed | Self::ResumedTicketer | Self::ResumedEarlyData
+        )
+    }
+
+    pub(crate) fn is_bulk(self) -> bool {
+        matches!(self, Self::BulkToServer | Self::BulkToClient)
+    }
+
+    /// The largest ratio to stock rustls that the project wants.
+    pub(crate) fn target(self) -> f64 {
+        if self.is_bulk() { 1.02 } else { 1.10 }
+    }
+}
+
+/// The name by which it is chosen on the command line.
+pub(crate) fn name(value: &impl ValueEnum) -> String {
+    value
+        .to_possible_value()
+        .map(|value| value.get_name().to_owned())
+        .unwrap_or_default()
+}

@@ -1,0 +1,129 @@
+//! `migration-bench`: what migration costs against stock rustls, in time and in instructions.
+//!
+//! Both sides of a comparison run in one process, by turns, with the same settings. It opens no socket.
+
+#![expect(clippy::print_stdout, reason = "the figures are this program's output")]
+
+mod case;
+mod error;
+mod instructions;
+mod peers;
+mod primitives;
+mod report;
+mod stock;
+mod timing;
+mod workload;
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::case::{Case, Side};
+use crate::error::BenchError;
+use crate::peers::{Service, Suite};
+use crate::report::Report;
+use crate::timing::Plan;
+
+/// Compares stock rustls with rustls-migration: handshakes, bulk transfer, and the single steps of a migration.
+#[derive(Debug, Parser)]
+#[command(name = "migration-bench", version)]
+struct Cli {
+    #[command(flatten)]
+    options: Options,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Args)]
+struct Options {
+    /// As little as shows that everything runs; the figures mean nothing.
+    #[arg(long, global = true)]
+    quick: bool,
+    /// Print one JSON object.
+    #[arg(long, global = true)]
+    json: bool,
+    /// The cipher suite of all connections; rustls prefers aes256 by default.
+    #[arg(long, global = true, value_enum, default_value_t)]
+    suite: Suite,
+    /// Only these comparisons; all by default.
+    #[arg(long, global = true, value_enum, value_delimiter = ',')]
+    only: Vec<Case>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Compares wall-clock time; the default.
+    Time,
+    /// Counts instructions under valgrind, which other load on the machine does not change.
+    Instructions {
+        /// Keep callgrind's files in this directory, for callgrind_annotate.
+        #[arg(long)]
+        keep: Option<PathBuf>,
+    },
+    /// Runs one side of one comparison a number of times.
+    #[command(hide = true)]
+    Work {
+        case: Case,
+        side: Side,
+        iterations: u32,
+    },
+}
+
+impl Options {
+    fn cases(&self) -> Vec<Case> {
+        if self.only.is_empty() {
+            Case::all()
+        } else {
+            self.only.clone()
+        }
+    }
+}
+
+fn main() -> Result<(), BenchError> {
+    let Cli { options, command } = Cli::parse();
+    let report = match command.unwrap_or(Command::Time) {
+        Command::Time => time(&options)?,
+        Command::Instructions { keep } => {
+            let cases = options.cases();
+            instructions::count(&cases, options.suite, options.quick, keep.as_deref())?
+        }
+        Command::Work {
+            case,
+            side,
+            iterations,
+        } => {
+            let service = Service::new(options.suite)?;
+            let mut run = workload::workload(&service, case, side)?;
+            for _ in 0..iterations {
+                run()?;
+            }
+            println!("{}", instructions::cpu_features().join(" "));
+            return Ok(());
+        }
+    };
+    if options.json {
+        println!("{}", serde_json::to_string_pretty(&report)?);
+    } else {
+        println!("{report}");
+    }
+    Ok(())
+}
+
+fn time(options: &Options) -> Result<Report, BenchError> {
+    let plan = if options.quick {
+        Plan::QUICK
+    } else {
+        Plan::FULL
+    };
+    let service = Service::new(options.suite)?;
+    let mut report = Report::new("ns", options.suite, instructions::cpu_features());
+    for case in options.cases() {
+        let stock = workload::workload(&service, case, Side::Stock)?;
+        let migrating = workload::workload(&service, case, Side::Migrating)?;
+        report.add(timing::compare(plan, case, stock, migrating)?);
+    }
+    if options.only.is_empty() {
+        report.steps = primitives::measure(plan, options.suite)?;
+    }
+    Ok(report)
+}

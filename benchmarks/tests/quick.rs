@@ -1,0 +1,99 @@
+//! The benchmark program runs every comparison and prints its figures. How good they are is not judged here.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "what fails here fails its test"
+)]
+
+use std::process::Command;
+
+use serde_json::Value;
+
+const CASES: [&str; 8] = [
+    "full",
+    "full-stock-client",
+    "full-stock-server",
+    "resumed",
+    "resumed-ticketer",
+    "resumed-early-data",
+    "bulk-to-server",
+    "bulk-to-client",
+];
+
+fn bench(args: &[&str]) -> (bool, String, String) {
+    let output = Command::new(env!("CARGO_BIN_EXE_migration-bench"))
+        .args(args)
+        .output()
+        .unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (
+        output.status.success(),
+        text(output.stdout),
+        text(output.stderr),
+    )
+}
+
+fn json(args: &[&str]) -> Value {
+    let (success, stdout, stderr) = bench(args);
+    assert!(success, "{stderr}");
+    serde_json::from_str(&stdout).unwrap()
+}
+
+fn check_comparisons(report: &Value, expected: &[&str]) {
+    let comparisons = report["comparisons"].as_array().unwrap();
+    let cases: Vec<_> = comparisons.iter().map(|one| &one["case"]).collect();
+    assert_eq!(cases, expected);
+    for one in comparisons {
+        for figure in [&one["stock"], &one["migrating"], &one["ratio"]["median"]] {
+            assert!(figure.as_f64().unwrap() > 0.0, "{one}");
+        }
+    }
+}
+
+#[test]
+fn every_comparison_runs_with_every_suite() {
+    for suite in ["aes128", "aes256", "chacha20"] {
+        let report = json(&["--quick", "--json", "--suite", suite]);
+        assert_eq!(report["suite"], suite);
+        assert_eq!(report["unit"], "ns");
+        check_comparisons(&report, &CASES);
+        let steps = report["steps"].as_array().unwrap();
+        assert_eq!(steps.len(), 4);
+        for step in steps {
+            assert!(step["ns"]["median"].as_f64().unwrap() > 0.0, "{step}");
+        }
+    }
+}
+
+#[test]
+fn instructions_are_counted() {
+    let only = "resumed-early-data,bulk-to-client";
+    let report = json(&["instructions", "--quick", "--json", "--only", only]);
+    assert_eq!(report["unit"], "instructions");
+    check_comparisons(&report, &["resumed-early-data", "bulk-to-client"]);
+}
+
+#[test]
+fn the_table_names_every_comparison() {
+    let (success, stdout, stderr) = bench(&["--quick"]);
+    assert!(success, "{stderr}");
+    for case in CASES {
+        let line = stdout
+            .lines()
+            .find(|line| line.split(' ').next() == Some(case));
+        assert!(line.is_some(), "{case} is missing in:\n{stdout}");
+    }
+}
+
+#[test]
+fn without_valgrind_the_way_to_install_it_is_told() {
+    let output = Command::new(env!("CARGO_BIN_EXE_migration-bench"))
+        .args(["instructions", "--quick"])
+        .env("PATH", "/nonexistent")
+        .output()
+        .unwrap();
+    assert!(!output.status.success());
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(stderr.contains("apt-get install valgrind"), "{stderr}");
+}
