@@ -9,7 +9,7 @@ mod event;
 mod stream;
 mod transport;
 
-pub use acceptor::{MigrationAcceptor, TlsStream};
+pub use acceptor::{MigrationAcceptor, StartHandshake, TlsStream};
 pub use connector::{ConnectFailure, MigrationConnector};
 pub use event::{EarlyDataOutcome, Event, Events, FallBackReason, Landing};
 pub use stream::{MigrateError, MigrationStream};
