@@ -69,10 +69,29 @@ impl MigrationAcceptor {
     /// As [`accept`](Self::accept).
     pub async fn accept_from<IO>(
         &self,
-        mut io: IO,
+        io: IO,
         peer: Option<SocketAddr>,
         local: Option<SocketAddr>,
     ) -> io::Result<TlsStream<IO>>
+    where
+        IO: AsyncRead + AsyncWrite + Unpin,
+    {
+        self.start(io, peer, local).await?.into_stream().await
+    }
+
+    /// The first half of [`accept_from`](Self::accept_from): resolves when the client's hello has been judged, so that
+    /// the verdict on its token is known even of a client that never completes its handshake. One that sends a copy of
+    /// somebody else's hello never does.
+    ///
+    /// # Errors
+    ///
+    /// Those of `io`; [`AcceptError`] inside an `InvalidData` error when the client is at fault.
+    pub async fn start<IO>(
+        &self,
+        mut io: IO,
+        peer: Option<SocketAddr>,
+        local: Option<SocketAddr>,
+    ) -> io::Result<StartHandshake<IO>>
     where
         IO: AsyncRead + AsyncWrite + Unpin,
     {
@@ -87,7 +106,8 @@ impl MigrationAcceptor {
                 return Err(io::Error::new(io::ErrorKind::InvalidData, error));
             }
         };
-        let mut stream = TlsStream {
+        tracing::debug!(arrival = ?connection.arrival(), "judged");
+        Ok(StartHandshake(TlsStream {
             driver: Driver::new(io, connection),
             server: Arc::clone(&self.server),
             committing: None,
@@ -96,10 +116,7 @@ impl MigrationAcceptor {
             state: Zeroizing::default(),
             client_closed: false,
             wakers: Wakers::new(),
-        };
-        std::future::poll_fn(|cx| stream.poll_accept(cx)).await?;
-        tracing::debug!(arrival = ?stream.arrival(), "accepted");
-        Ok(stream)
+        }))
     }
 
     /// Judges the hello, with the nonce store's answer where one is needed.
@@ -115,6 +132,33 @@ impl MigrationAcceptor {
             None => None,
         };
         claimed.accept(answer)
+    }
+}
+
+/// A connection whose hello has been judged and not yet answered, as from [`MigrationAcceptor::start`].
+#[derive(Debug)]
+#[must_use = "the client waits for an answer"]
+pub struct StartHandshake<IO>(TlsStream<IO>);
+
+impl<IO> StartHandshake<IO>
+where
+    IO: AsyncRead + AsyncWrite + Unpin,
+{
+    /// How the client came here. A refusal is final; who is admitted has yet to complete the handshake.
+    pub fn arrival(&self) -> &Arrival {
+        self.0.arrival()
+    }
+
+    /// The second half of [`MigrationAcceptor::accept_from`].
+    ///
+    /// # Errors
+    ///
+    /// As [`MigrationAcceptor::accept`].
+    pub async fn into_stream(self) -> io::Result<TlsStream<IO>> {
+        let mut stream = self.0;
+        std::future::poll_fn(|cx| stream.poll_accept(cx)).await?;
+        tracing::debug!(arrival = ?stream.arrival(), "accepted");
+        Ok(stream)
     }
 }
 

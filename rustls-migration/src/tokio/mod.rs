@@ -10,7 +10,7 @@ mod stream;
 mod transport;
 mod wakers;
 
-pub use acceptor::{MigrationAcceptor, TlsStream};
+pub use acceptor::{MigrationAcceptor, StartHandshake, TlsStream};
 pub use connector::{ConnectFailure, HandOff, MigrationConnector};
 pub use event::{EarlyDataOutcome, Event, Events, FallBackReason, Landing};
 pub use stream::{HandOffError, MigrateError, MigrationStream};

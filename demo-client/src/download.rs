@@ -1,0 +1,333 @@
+//! A download that goes on where the server sends it.
+//!
+//! Where to go on is the client's own count: no byte is asked for twice or left out, whatever was lost on the way.
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use demo_server::program::Failure;
+use demo_server::protocol::{Header, LineReader, Request};
+use rustls::HandshakeKind;
+use rustls::pki_types::ServerName;
+use rustls_migration::tokio::{EarlyDataOutcome, MigrationConnector, MigrationStream};
+use tokio::io::{AsyncRead as _, AsyncReadExt as _, AsyncWriteExt as _, ReadBuf};
+use tokio::time::timeout;
+
+use crate::output::Output;
+
+/// How much is read at a time, in bytes.
+const READ_LEN: usize = 64 * 1024;
+/// How long a server may take to close after its last byte.
+const CLOSE_LIMIT: Duration = Duration::from_secs(10);
+
+/// What to download, and from where.
+pub(crate) struct Job {
+    pub(crate) connector: MigrationConnector,
+    pub(crate) server_name: ServerName<'static>,
+    pub(crate) address: SocketAddr,
+    pub(crate) path: String,
+    /// Move once this many bytes have been received.
+    pub(crate) migrate_after: Option<u64>,
+}
+
+/// A download that came to its end.
+pub(crate) struct Download {
+    /// What the first server said of the file.
+    pub(crate) header: Header,
+    /// The SHA-256 of what was received.
+    pub(crate) sha256: String,
+    /// The connections that it took; at least one.
+    pub(crate) legs: Vec<Leg>,
+    /// When the last byte was there, from the beginning.
+    pub(crate) took: Duration,
+}
+
+/// One connection of a download.
+pub(crate) struct Leg {
+    pub(crate) server: SocketAddr,
+    pub(crate) handshake: HandshakeKind,
+    /// Whether the request went as early data and was accepted.
+    pub(crate) early_data: bool,
+    /// Bytes of the file, not of its header.
+    pub(crate) bytes: u64,
+    /// When its handshake was complete, from the download's beginning.
+    pub(crate) connected: Duration,
+    /// What brought the stream here; `None` for the first connection.
+    pub(crate) migration: Option<Migration>,
+}
+
+/// A move from one connection to the next.
+pub(crate) struct Migration {
+    pub(crate) trigger: Trigger,
+    /// When the client learned of it or decided it, from the download's beginning.
+    pub(crate) triggered: Duration,
+    /// When the first byte of the next server's answer was there, from the download's beginning.
+    pub(crate) first_byte: Option<Duration>,
+    /// Why the stream is not where the server sent it.
+    pub(crate) fell_back: Option<String>,
+}
+
+impl Download {
+    /// Bytes received of the file.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.legs.iter().map(|leg| leg.bytes).sum()
+    }
+
+    /// Whether the checksum is the one that the first server named.
+    pub(crate) fn is_intact(&self) -> bool {
+        self.sha256.eq_ignore_ascii_case(&self.header.sha256)
+    }
+}
+
+impl Migration {
+    /// From the trigger to the first byte of the next server's answer.
+    pub(crate) fn waited(&self) -> Option<Duration> {
+        Some(self.first_byte?.saturating_sub(self.triggered))
+    }
+}
+
+/// Who wanted a move.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Trigger {
+    Server,
+    Client,
+}
+
+/// What comes next of a stream.
+enum Next {
+    Data(usize),
+    End,
+    /// The server wants the client to move, and everything it sent before has been read.
+    Move,
+}
+
+impl Job {
+    /// Downloads into `output`.
+    pub(crate) async fn run(self, output: Output) -> Result<Download, Failure> {
+        let began = Instant::now();
+        let failed = |error| Failure::wrong(format!("{} failed", self.address), &error);
+        let mut stream = self
+            .connector
+            .connect(self.server_name.clone(), self.address)
+            .await
+            .map_err(|error| Failure::wrong("cannot connect", &error))?;
+        let handshake = stream.get_ref().and_then(|tls| tls.handshake_kind());
+        let first = Leg {
+            server: self.address,
+            handshake: handshake.unwrap_or(HandshakeKind::Full),
+            early_data: false,
+            bytes: 0,
+            connected: began.elapsed(),
+            migration: None,
+        };
+        let mut transfer = Transfer {
+            path: self.path,
+            migrate_after: self.migrate_after,
+            began,
+            output,
+            line: LineReader::default(),
+            leg_header: None,
+            header: None,
+            received: 0,
+            done: Vec::new(),
+            leg: first,
+            notified: None,
+        };
+        let request = transfer.request();
+        stream.write_all(request.as_bytes()).await.map_err(failed)?;
+        transfer.receive(&mut stream).await?;
+        close(&mut stream).await;
+        transfer.finish().await
+    }
+}
+
+/// A download under way.
+struct Transfer {
+    path: String,
+    migrate_after: Option<u64>,
+    began: Instant,
+    output: Output,
+    line: LineReader,
+    /// What the present server said of the file.
+    leg_header: Option<Header>,
+    /// What the first server said of the file.
+    header: Option<Header>,
+    /// Bytes of the file so far: the offset at which to go on.
+    received: u64,
+    done: Vec<Leg>,
+    leg: Leg,
+    /// When the present server's wish to move the client was seen.
+    notified: Option<Duration>,
+}
+
+impl Transfer {
+    async fn receive(&mut self, stream: &mut MigrationStream) -> Result<(), Failure> {
+        let mut buf = vec![0; READ_LEN];
+        loop {
+            let next = self
+                .next(stream, &mut buf)
+                .await
+                .map_err(|error| Failure::wrong(format!("{} failed", self.leg.server), &error))?;
+            match next {
+                Next::Data(len) => {
+                    if self.take(buf.get(..len).unwrap_or_default()).await? {
+                        return Ok(());
+                    }
+                    if self.migrate_after.is_some_and(|due| self.received >= due) {
+                        self.migrate(stream, Trigger::Client).await?;
+                    }
+                }
+                Next::Move => self.migrate(stream, Trigger::Server).await?,
+                Next::End => {
+                    return Err(Failure::Wrong(format!(
+                        "{} closed after {} bytes, before the end",
+                        self.leg.server, self.received
+                    )));
+                }
+            }
+        }
+    }
+
+    /// Reads, and turns to the server's wish to move once there is nothing left to read.
+    async fn next(&mut self, stream: &mut MigrationStream, buf: &mut [u8]) -> io::Result<Next> {
+        std::future::poll_fn(|cx| {
+            let mut buf = ReadBuf::new(buf);
+            let read = Pin::new(&mut *stream).poll_read(cx, &mut buf);
+            if stream.is_notified() && self.notified.is_none() {
+                self.notified = Some(self.began.elapsed());
+            }
+            match read {
+                Poll::Ready(Ok(())) if !buf.filled().is_empty() => {
+                    Poll::Ready(Ok(Next::Data(buf.filled().len())))
+                }
+                // However the server ends after that, the client knows where to go.
+                _ if stream.is_notified() => Poll::Ready(Ok(Next::Move)),
+                Poll::Ready(read) => Poll::Ready(read.map(|()| Next::End)),
+                Poll::Pending => Poll::Pending,
+            }
+        })
+        .await
+    }
+
+    /// Takes what the server sent. `true` when the file is complete.
+    async fn take(&mut self, bytes: &[u8]) -> Result<bool, Failure> {
+        if let Some(migration) = &mut self.leg.migration {
+            migration.first_byte.get_or_insert(self.began.elapsed());
+        }
+        let mut body = bytes;
+        if self.leg_header.is_none() {
+            match self.line.push(bytes) {
+                Ok(None) => return Ok(false),
+                Ok(Some((line, rest))) => {
+                    self.take_header(&line)?;
+                    body = rest;
+                }
+                Err(error) => return Err(Failure::wrong(self.leg.server, &error)),
+            }
+        }
+        let size = self.header.as_ref().map_or(0, |header| header.size);
+        let len = u64::try_from(body.len()).unwrap_or(u64::MAX);
+        if len > size.saturating_sub(self.received) {
+            return Err(Failure::Wrong(format!(
+                "{} sent more than the file's {size} bytes",
+                self.leg.server
+            )));
+        }
+        self.output
+            .take(body, size)
+            .await
+            .map_err(|error| Failure::wrong("the output cannot be written", &error))?;
+        self.received += len;
+        self.leg.bytes += len;
+        Ok(self.received == size)
+    }
+
+    fn take_header(&mut self, line: &str) -> Result<(), Failure> {
+        let header = Header::parse(line).map_err(|error| {
+            Failure::usage(format!("{} from {}", self.path, self.leg.server), &error)
+        })?;
+        if self.header.get_or_insert_with(|| header.clone()) != &header {
+            return Err(Failure::Wrong(format!(
+                "{} has another file",
+                self.leg.server
+            )));
+        }
+        self.leg_header = Some(header);
+        Ok(())
+    }
+
+    /// Goes on at the next server.
+    async fn migrate(
+        &mut self,
+        stream: &mut MigrationStream,
+        trigger: Trigger,
+    ) -> Result<(), Failure> {
+        let triggered = self.notified.take().unwrap_or_else(|| self.began.elapsed());
+        let request = self.request();
+        let landing = stream.migrate(request.as_bytes()).await.map_err(|error| {
+            Failure::wrong(format!("cannot move from {}", self.leg.server), &error)
+        })?;
+        if landing.early_data == EarlyDataOutcome::Unknown {
+            // Asking again for a part of a file does no harm.
+            stream
+                .write_all(request.as_bytes())
+                .await
+                .map_err(|error| Failure::wrong(format!("{} failed", landing.at), &error))?;
+        }
+        self.migrate_after = None;
+        self.line = LineReader::default();
+        self.leg_header = None;
+        let next = Leg {
+            server: landing.at,
+            handshake: landing.handshake,
+            early_data: landing.early_data == EarlyDataOutcome::Accepted,
+            bytes: 0,
+            connected: self.began.elapsed(),
+            migration: Some(Migration {
+                trigger,
+                triggered,
+                first_byte: None,
+                fell_back: landing.fell_back.map(|reason| reason.to_string()),
+            }),
+        };
+        self.done.push(std::mem::replace(&mut self.leg, next));
+        Ok(())
+    }
+
+    fn request(&self) -> String {
+        let request = Request::Get {
+            path: self.path.clone(),
+            offset: self.received,
+        };
+        request.to_string()
+    }
+
+    async fn finish(mut self) -> Result<Download, Failure> {
+        let took = self.began.elapsed();
+        self.done.push(self.leg);
+        let header = self
+            .header
+            .ok_or_else(|| Failure::Wrong("there was no answer".to_owned()))?;
+        let sha256 = self
+            .output
+            .finish()
+            .await
+            .map_err(|error| Failure::wrong("the output cannot be written", &error))?;
+        Ok(Download {
+            header,
+            sha256,
+            legs: self.done,
+            took,
+        })
+    }
+}
+
+/// Closes in order. The file is complete, so it does not matter how the server does.
+async fn close(stream: &mut MigrationStream) {
+    let mut ignored = [0; 64];
+    let _ = stream.shutdown().await;
+    let _ = timeout(CLOSE_LIMIT, stream.read(&mut ignored)).await;
+}

@@ -1,0 +1,59 @@
+//! `demo-client get`: a download from a server that is already there.
+//!
+//! It trusts the certificate authority that it is given and no other.
+
+use demo_server::authority::Authority;
+use demo_server::program::Failure;
+use rustls::RootCertStore;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, ServerName};
+
+use crate::connect;
+use crate::download::Job;
+use crate::options::Get;
+use crate::output::Output;
+use crate::report::Report;
+
+pub(crate) async fn run(options: &Get) -> Result<(), Failure> {
+    let server_name = ServerName::try_from(options.server_name.clone())
+        .map_err(|error| Failure::usage("--server-name", &error))?;
+    let connector = connect::connector(roots(options)?, options.common.key_log.as_deref())?;
+    let output = Output::create(options.output.as_deref()).await?;
+    let job = Job {
+        connector,
+        server_name,
+        address: options.connect,
+        path: options.path.clone(),
+        migrate_after: options.migrate_after,
+    };
+    let download = job.run(output).await?;
+    let mut problems = Vec::new();
+    if options.migrate_after.is_some() && download.legs.len() < 2 {
+        problems.push("the download ended before it could move".to_owned());
+    }
+    let report = Report {
+        download: &download,
+        replay: None,
+        problems,
+    };
+    report.print(options.common.json)
+}
+
+fn roots(options: &Get) -> Result<RootCertStore, Failure> {
+    let default = || Authority::certificate_path(&options.state_dir);
+    let path = options.ca.clone().unwrap_or_else(default);
+    let name = path.display();
+    let certificates = CertificateDer::pem_file_iter(&path)
+        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+        .map_err(|error| Failure::usage(format!("--ca {name}"), &error))?;
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates {
+        roots
+            .add(certificate)
+            .map_err(|error| Failure::usage(format!("--ca {name}"), &error))?;
+    }
+    match roots.is_empty() {
+        true => Err(Failure::Usage(format!("--ca {name}: no certificate in it"))),
+        false => Ok(roots),
+    }
+}

@@ -1,0 +1,15 @@
+//! The parts of a demo node, for its own program and for the self-contained hand-off of `demo-client`.
+//!
+//! Everything here goes through rustls-migration's public API; nothing here knows how a connection is moved.
+
+pub mod authority;
+pub mod files;
+pub mod key_log;
+pub mod node;
+pub mod options;
+pub mod program;
+pub mod protocol;
+mod serve;
+pub mod service;
+pub mod state;
+pub mod trigger;

@@ -1,0 +1,122 @@
+//! `demo-server`: a node that serves files and moves its clients to another.
+//!
+//! It only puts the library's parts together.
+
+mod commands;
+
+use std::io::{self, Write as _};
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use demo_server::authority::Authority;
+use demo_server::files::Files;
+use demo_server::key_log::KeyLogWriter;
+use demo_server::node::Node;
+use demo_server::options::Options;
+use demo_server::program::{self, Failure};
+use demo_server::service::{self, Identity};
+use demo_server::state;
+use demo_server::trigger::Trigger;
+use rustls::KeyLog;
+use rustls_migration::provider;
+use rustls_migration::server::MigrationServerBuilder;
+use rustls_migration::tokio::MigrationAcceptor;
+use time::Duration;
+use tokio::net::TcpListener;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let options = match program::parse() {
+        Ok(options) => options,
+        Err(status) => return status,
+    };
+    program::log("info");
+    program::end(run(&options).await)
+}
+
+async fn run(options: &Options) -> Result<(), Failure> {
+    let files = Files::below(&options.root)
+        .map_err(|error| Failure::usage(format!("--root {}", options.root.display()), &error))?;
+    let mut settings = migration_settings(options)?;
+
+    let mut listeners = Vec::new();
+    for address in &options.listen {
+        let failed = |error| Failure::usage(format!("cannot listen on {address}"), &error);
+        let listener = TcpListener::bind(address).await.map_err(failed)?;
+        let bound = listener.local_addr().map_err(failed)?;
+        listeners.push((bound, listener));
+    }
+    let bound = || listeners.iter().map(|(address, _)| *address);
+    settings = match options.answers_for.is_empty() {
+        true => settings.answers_for(bound()),
+        false => settings.answers_for(options.answers_for.iter().copied()),
+    };
+    if options.answers_for.is_empty() && bound().any(|address| address.ip().is_unspecified()) {
+        tracing::warn!("no token names an unspecified address: say --answers-for to be moved to");
+    }
+    let server = settings
+        .build()
+        .map_err(|error| Failure::usage("migration settings", &error))?;
+
+    let trigger = Trigger::default();
+    let mut commands = commands::listen(trigger.clone())
+        .map_err(|error| Failure::wrong("cannot wait for signals", &error))?;
+    announce(bound());
+    let node = Arc::new(Node {
+        acceptor: MigrationAcceptor::from(server),
+        files: Arc::new(files),
+        trigger,
+        migrate_after: options.migrate_after,
+        reports: None,
+    });
+    for (_, listener) in listeners {
+        tokio::spawn(Arc::clone(&node).serve(listener));
+    }
+    commands.until_told_to_stop().await;
+    Ok(())
+}
+
+/// All settings but for the addresses at which clients arrive.
+fn migration_settings(options: &Options) -> Result<MigrationServerBuilder, Failure> {
+    let key_log = match &options.key_log {
+        None => None,
+        Some(path) => {
+            let writer = KeyLogWriter::open(path)
+                .map_err(|error| Failure::usage(format!("--key-log {}", path.display()), &error))?;
+            let key_log: Arc<dyn KeyLog> = Arc::new(writer);
+            Some(key_log)
+        }
+    };
+    let default_keys = || options.state_dir.join("ticket.keys");
+    let path = options.ticket_keys.clone().unwrap_or_else(default_keys);
+    let keys = state::ticket_keys(&path, provider::ring().secure_random)
+        .map_err(|error| Failure::usage("ticket keys", &error))?;
+    let mut settings = service::node(identity(options)?, keys, key_log)
+        .map_err(|error| Failure::usage("certificate and key", &error))?
+        .clock_skew(Duration::seconds(options.clock_skew.into()));
+    if let Some(target) = options.migrate_to {
+        settings = settings.target(target);
+    }
+    Ok(settings)
+}
+
+fn identity(options: &Options) -> Result<Identity, Failure> {
+    if let (Some(chain), Some(key)) = (&options.cert, &options.key) {
+        return Identity::read(chain, key)
+            .map_err(|error| Failure::usage("certificate and key", &error));
+    }
+    Authority::open(&options.state_dir)
+        .and_then(|authority| Identity::issued_by(&authority))
+        .map_err(|error| Failure::usage(options.state_dir.display(), &error))
+}
+
+/// Tells whoever started the node where it listens.
+fn announce(addresses: impl Iterator<Item = SocketAddr>) {
+    let mut out = io::stdout().lock();
+    for address in addresses {
+        // A node that nobody reads serves all the same.
+        let _ = writeln!(out, "listening {address}");
+    }
+    let _ = out.flush();
+}

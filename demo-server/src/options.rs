@@ -1,0 +1,63 @@
+//! The command line of `demo-server`.
+//!
+//! It names what is wanted; nothing is opened or checked here.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::Parser;
+
+/// The folder that nodes and clients on one machine share unless told otherwise.
+pub const STATE_DIR: &str = "demo-state";
+
+/// Serves files over TLS, and moves its clients to another node while they download.
+///
+/// A line on standard output tells each address that it listens on. SIGUSR1, or the word `migrate` on standard input,
+/// moves all live connections.
+#[derive(Debug, Parser)]
+#[command(name = "demo-server", version)]
+pub struct Options {
+    /// Address to listen on, with its port; 0 takes a free one. Can be repeated.
+    #[arg(long, value_name = "ADDR", required = true)]
+    pub listen: Vec<SocketAddr>,
+
+    /// Folder to serve.
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    pub root: PathBuf,
+
+    /// Folder for the development authority and the ticket keys, which are made on first use.
+    #[arg(long, value_name = "DIR", default_value = STATE_DIR)]
+    pub state_dir: PathBuf,
+
+    /// File with the ticket keys that the nodes share; made on first use [default: ticket.keys in the state folder].
+    #[arg(long, value_name = "FILE")]
+    pub ticket_keys: Option<PathBuf>,
+
+    /// Certificate chain in PEM [default: one of the development authority, for demo.example and localhost].
+    #[arg(long, value_name = "FILE", requires = "key")]
+    pub cert: Option<PathBuf>,
+
+    /// Private key of the certificate in PEM, RSA or EC.
+    #[arg(long, value_name = "FILE", requires = "cert")]
+    pub key: Option<PathBuf>,
+
+    /// Append the TLS secrets of all connections to this file, for tools that decrypt captured traffic.
+    #[arg(long, value_name = "FILE")]
+    pub key_log: Option<PathBuf>,
+
+    /// Address of the node that clients are moved to. Without it, none gets a token.
+    #[arg(long, value_name = "ADDR")]
+    pub migrate_to: Option<SocketAddr>,
+
+    /// Address in tokens with which clients arrive here [default: the addresses listened on]. Can be repeated.
+    #[arg(long, value_name = "ADDR")]
+    pub answers_for: Vec<SocketAddr>,
+
+    /// Move each client once this many bytes of its answer have been sent.
+    #[arg(long, value_name = "BYTES", requires = "migrate_to")]
+    pub migrate_after: Option<u64>,
+
+    /// How far the clocks of the nodes may differ. A node refuses tokens until it has run for this long.
+    #[arg(long, value_name = "SECONDS", default_value_t = 0)]
+    pub clock_skew: u32,
+}

@@ -1,0 +1,275 @@
+//! One connection at a node: its request, the answer, and the move away in the middle of it.
+//!
+//! After `migrate_notify` nothing more is sent: what follows is the next node's to say.
+
+use std::fmt;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use rustls_migration::tokio::TlsStream;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
+use tokio::time::timeout;
+
+use crate::files::{Files, Opened};
+use crate::program::chain;
+use crate::protocol::{LineReader, Request, refusal};
+use crate::trigger::Pulls;
+
+/// How much of a file is read at a time, in bytes.
+const CHUNK_LEN: usize = 64 * 1024;
+/// How long a client may take to say what it wants.
+const REQUEST_LIMIT: Duration = Duration::from_secs(60);
+/// How long a client may take to close after its answer.
+const CLOSE_LIMIT: Duration = Duration::from_secs(10);
+
+/// How a connection ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// The answer was sent to its end.
+    Answered,
+    /// The client was told to move, and went.
+    Moved,
+    /// The client left before that.
+    Left,
+}
+
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Answered => "answered",
+            Self::Moved => "moved",
+            Self::Left => "left",
+        })
+    }
+}
+
+/// A connection that is being served.
+pub(crate) struct Exchange<'a, IO> {
+    stream: TlsStream<IO>,
+    files: &'a Files,
+    pulls: Pulls,
+    /// Move the client once this many bytes of its answer are sent.
+    due_at: Option<u64>,
+    /// Whether the client can be moved, as far as is known.
+    movable: bool,
+    sent: u64,
+}
+
+/// What came of an attempt to send.
+enum Sent {
+    Bytes(usize),
+    /// Nothing was sent, and nothing more should be.
+    Ended(End),
+}
+
+impl<'a, IO> Exchange<'a, IO>
+where
+    IO: AsyncRead + AsyncWrite + Unpin,
+{
+    pub(crate) fn new(
+        stream: TlsStream<IO>,
+        files: &'a Files,
+        pulls: Pulls,
+        due_at: Option<u64>,
+    ) -> Self {
+        Self {
+            stream,
+            files,
+            pulls,
+            due_at,
+            movable: true,
+            sent: 0,
+        }
+    }
+
+    /// How many bytes of the answer have been sent, its header aside.
+    pub(crate) fn sent(&self) -> u64 {
+        self.sent
+    }
+
+    /// Serves the connection to its end.
+    pub(crate) async fn run(&mut self) -> io::Result<End> {
+        let end = self.answer().await?;
+        match end {
+            // The departure deadline is the stream's own.
+            End::Moved => {
+                self.read_to_end().await?;
+                self.stream.shutdown().await?;
+            }
+            // Closing with something unread would reset the connection, and with it what is still on its way.
+            End::Answered | End::Left => {
+                self.stream.shutdown().await?;
+                timeout(CLOSE_LIMIT, self.read_to_end()).await??;
+            }
+        }
+        Ok(end)
+    }
+
+    async fn answer(&mut self) -> io::Result<End> {
+        let mut line = LineReader::default();
+        let mut buf = [0; 4096];
+        loop {
+            let len = tokio::select! {
+                () = self.pulls.next(), if self.movable => {
+                    if self.notify().await? {
+                        return Ok(End::Moved);
+                    }
+                    continue;
+                }
+                read = timeout(REQUEST_LIMIT, self.stream.read(&mut buf)) => read??,
+            };
+            if len == 0 {
+                return Ok(End::Left);
+            }
+            let request = match line.push(buf.get(..len).unwrap_or_default()) {
+                Ok(None) => continue,
+                Ok(Some((line, rest))) => Request::parse(&line).map(|request| (request, rest)),
+                Err(error) => Err(error),
+            };
+            return match request {
+                Ok((Request::Get { path, offset }, _)) => self.get(&path, offset).await,
+                Ok((Request::Echo, rest)) => self.echo(rest).await,
+                Err(error) => self.refuse(&error).await,
+            };
+        }
+    }
+
+    async fn get(&mut self, path: &str, offset: u64) -> io::Result<End> {
+        let Opened { header, mut file } = match self.files.open(path, offset).await {
+            Ok(opened) => opened,
+            Err(error) => return self.refuse(&error).await,
+        };
+        self.stream.write_all(header.to_string().as_bytes()).await?;
+        let mut left = header.size - offset;
+        let mut buf = vec![0; CHUNK_LEN];
+        while left > 0 {
+            if self.is_due() && self.notify().await? {
+                return Ok(End::Moved);
+            }
+            let until_due = self.due_at.map_or(u64::MAX, |due| due - self.sent);
+            let want = usize::try_from(left.min(until_due)).unwrap_or(usize::MAX);
+            let len = file
+                .read(buf.get_mut(..want.min(CHUNK_LEN)).unwrap_or_default())
+                .await?;
+            if len == 0 {
+                return Err(io::Error::new(
+                    io::ErrorKind::UnexpectedEof,
+                    "the file has shrunk",
+                ));
+            }
+            left = left.saturating_sub(u64::try_from(len).unwrap_or(u64::MAX));
+            let mut chunk = buf.get(..len).unwrap_or_default();
+            while !chunk.is_empty() {
+                match self.send(chunk).await? {
+                    Sent::Bytes(sent) => chunk = chunk.get(sent..).unwrap_or_default(),
+                    Sent::Ended(end) => return Ok(end),
+                }
+            }
+        }
+        Ok(End::Answered)
+    }
+
+    async fn echo(&mut self, mut received: &[u8]) -> io::Result<End> {
+        let mut buf = vec![0; CHUNK_LEN];
+        loop {
+            self.stream.write_all(received).await?;
+            self.stream.flush().await?;
+            self.count(received.len());
+            if self.is_due() && self.notify().await? {
+                return Ok(End::Moved);
+            }
+            tokio::select! {
+                () = self.pulls.next(), if self.movable => {
+                    if self.notify().await? {
+                        return Ok(End::Moved);
+                    }
+                    received = &[];
+                }
+                read = self.stream.read(&mut buf) => match read? {
+                    0 => return Ok(End::Left),
+                    len => received = buf.get(..len).unwrap_or_default(),
+                },
+            }
+        }
+    }
+
+    async fn refuse(&mut self, error: &(impl std::error::Error + 'static)) -> io::Result<End> {
+        tracing::info!(reason = chain(error), "refused");
+        self.stream.write_all(refusal(error).as_bytes()).await?;
+        Ok(End::Answered)
+    }
+
+    /// Sends some of `chunk`, unless the node's trigger is pulled or the client leaves.
+    async fn send(&mut self, chunk: &[u8]) -> io::Result<Sent> {
+        let sent = tokio::select! {
+            () = self.pulls.next(), if self.movable => match self.notify().await? {
+                true => Sent::Ended(End::Moved),
+                false => Sent::Bytes(0),
+            },
+            sent = std::future::poll_fn(|cx| poll_send(&mut self.stream, cx, chunk)) => sent?,
+        };
+        if let Sent::Bytes(sent) = sent {
+            self.count(sent);
+        }
+        Ok(sent)
+    }
+
+    /// Tells the client to move. `false` when it cannot be moved; the connection goes on.
+    async fn notify(&mut self) -> io::Result<bool> {
+        self.due_at = None;
+        self.stream.handshake().await?;
+        match self.stream.notify().await {
+            Ok(()) => {
+                tracing::info!(sent = self.sent, "told to move");
+                Ok(true)
+            }
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+                tracing::info!(reason = %error, "cannot be moved");
+                self.movable = false;
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn read_to_end(&mut self) -> io::Result<()> {
+        let mut ignored = [0; 4096];
+        while self.stream.read(&mut ignored).await? > 0 {}
+        Ok(())
+    }
+
+    fn is_due(&self) -> bool {
+        self.due_at.is_some_and(|due| self.sent >= due)
+    }
+
+    fn count(&mut self, sent: usize) {
+        self.sent += u64::try_from(sent).unwrap_or(u64::MAX);
+    }
+}
+
+/// Writes some of `chunk`, and reads at the same time: that completes the handshake behind an answer to early data, and
+/// shows when the client leaves. What it sends besides is ignored.
+fn poll_send<IO>(
+    stream: &mut TlsStream<IO>,
+    cx: &mut Context<'_>,
+    chunk: &[u8],
+) -> Poll<io::Result<Sent>>
+where
+    IO: AsyncRead + AsyncWrite + Unpin,
+{
+    let mut ignored = [0; 4096];
+    loop {
+        let mut buf = ReadBuf::new(&mut ignored);
+        match Pin::new(&mut *stream).poll_read(cx, &mut buf)? {
+            Poll::Ready(()) if buf.filled().is_empty() => {
+                return Poll::Ready(Ok(Sent::Ended(End::Left)));
+            }
+            Poll::Ready(()) => {}
+            Poll::Pending => break,
+        }
+    }
+    let written = Pin::new(stream).poll_write(cx, chunk)?;
+    written.map(|len| Ok(Sent::Bytes(len)))
+}
