@@ -53,16 +53,20 @@ impl Node {
     }
 
     /// Serves with the given settings; the node answers for its own address.
-    pub fn serve<F, S>(&mut self, settings: MigrationServerBuilder, serve: F)
+    pub fn serve<F, S>(&mut self, settings: MigrationServerBuilder, serve: F) -> MigrationAcceptor
     where
         F: Fn(ServerStream) -> S + Send + Sync + 'static,
         S: Future<Output = io::Result<()>> + Send + 'static,
     {
-        self.serve_as_is(settings.answers_for([self.address]), serve);
+        self.serve_as_is(settings.answers_for([self.address]), serve)
     }
 
     /// Serves with just the given settings.
-    pub fn serve_as_is<F, S>(&mut self, settings: MigrationServerBuilder, serve: F)
+    pub fn serve_as_is<F, S>(
+        &mut self,
+        settings: MigrationServerBuilder,
+        serve: F,
+    ) -> MigrationAcceptor
     where
         F: Fn(ServerStream) -> S + Send + Sync + 'static,
         S: Future<Output = io::Result<()>> + Send + 'static,
@@ -71,10 +75,11 @@ impl Node {
         let listener = self.listener.take().expect("a node serves once");
         let sender = self.sender.clone();
         let serve: Serve = Arc::new(move |stream| Box::pin(serve(stream)));
+        let accepting = acceptor.clone();
         self.listening = Some(tokio::spawn(async move {
             while let Ok((tcp, peer)) = listener.accept().await {
                 tokio::spawn(accept(
-                    acceptor.clone(),
+                    accepting.clone(),
                     tcp,
                     peer,
                     sender.clone(),
@@ -82,6 +87,7 @@ impl Node {
                 ));
             }
         }));
+        acceptor
     }
 
     /// Stops listening. Connections go on.
@@ -94,7 +100,7 @@ impl Node {
 
     /// Serves as an echo that closes when the client does.
     pub fn serve_echo(&mut self, settings: MigrationServerBuilder) {
-        self.serve(settings, echo);
+        drop(self.serve(settings, echo));
     }
 
     /// What became of the next connection.

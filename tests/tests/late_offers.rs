@@ -109,7 +109,7 @@ async fn an_empty_reserve_and_a_state_that_is_too_long_are_errors_and_the_connec
         let too_long = stream.migrate_to(target, &[0; 8193]).await;
         refused.push(failure(too_long.unwrap_err()));
         for left in (0..3).rev() {
-            stream.migrate_to(target, &[]).await?;
+            stream.offer(target, &[]).await?;
             assert_eq!(stream.offers_left(), left);
         }
         let empty = stream.migrate_to(target, &[]).await;
@@ -161,4 +161,20 @@ async fn small_fragments_carry_a_late_offer_whole() {
         panic!("not migrated");
     };
     assert_eq!(*state, [9; 5000]);
+}
+
+#[tokio::test]
+async fn a_client_that_was_told_to_move_gets_no_second_target() {
+    let service = Service::default();
+    let mut a = Node::bind("127.0.0.2").await;
+    let target = "127.0.0.3:443".parse().unwrap();
+    a.serve(service.node(), move |mut stream| async move {
+        stream.migrate_to(target, &[]).await?;
+        let again = stream.migrate_to(target, &[]).await;
+        assert_eq!(failure(again.unwrap_err()), OfferFailure::UnderWay);
+        stream.write_all(b"goes on").await?;
+        echo(stream).await
+    });
+    let mut stream = connect(&service, &a).await;
+    expect(&mut stream, b"goes on").await;
 }

@@ -528,6 +528,9 @@ pub enum OfferFailure {
     /// [`MigrationServerBuilder::reserve`](super::MigrationServerBuilder::reserve).
     #[error("the connection has no offer left in reserve")]
     ReserveEmpty,
+    /// The client has been told to move already, and may take another offer for the last one.
+    #[error("the client has been told to move already")]
+    UnderWay,
     /// The application's state is too long. The caller is at fault.
     #[error("the application's state has {len} bytes, at most 8192 are allowed")]
     StateTooLong {

@@ -131,7 +131,7 @@ impl MigrationServer {
         self.departure_deadline
     }
 
-    fn random(&self) -> &'static dyn SecureRandom {
+    pub(crate) fn random(&self) -> &'static dyn SecureRandom {
         self.configs.provider().secure_random
     }
 

@@ -16,6 +16,8 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, Re
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
 use zeroize::Zeroizing;
 
+use super::connections::{Connections, Order, Registration, Standing};
+use super::drain::{self, Drain, DrainPlan};
 use super::driver::Driver;
 use super::wakers::Wakers;
 use crate::connection::Connection as _;
@@ -30,6 +32,7 @@ const READ_LEN: usize = 4096;
 #[derive(Clone, Debug)]
 pub struct MigrationAcceptor {
     server: Arc<MigrationServer>,
+    connections: Arc<Connections>,
 }
 
 impl From<MigrationServer> for MigrationAcceptor {
@@ -40,7 +43,10 @@ impl From<MigrationServer> for MigrationAcceptor {
 
 impl From<Arc<MigrationServer>> for MigrationAcceptor {
     fn from(server: Arc<MigrationServer>) -> Self {
-        Self { server }
+        Self {
+            server,
+            connections: Arc::default(),
+        }
     }
 }
 
@@ -115,8 +121,24 @@ impl MigrationAcceptor {
             hand_over_to: None,
             state: Zeroizing::default(),
             client_closed: false,
+            registration: self.connections.register(),
             wakers: Wakers::new(),
         }))
+    }
+
+    /// How many connections of this acceptor and its clones are live.
+    pub fn connections(&self) -> usize {
+        self.connections.len()
+    }
+
+    /// Moves all connections of this acceptor and its clones elsewhere, those that are accepted meanwhile too. Stop
+    /// accepting before.
+    ///
+    /// Each stream tells its client itself, when it is next polled, and hands over the state that it was
+    /// [given](TlsStream::set_state). An application that reads to the end and then shuts down need not know.
+    pub fn drain(&self, plan: DrainPlan) -> Drain {
+        let random = self.server.random();
+        drain::start(Arc::clone(&self.connections), plan, random)
     }
 
     /// Judges the hello, with the nonce store's answer where one is needed.
@@ -197,6 +219,7 @@ pub struct TlsStream<IO> {
     /// What is handed over with it.
     state: Zeroizing<Vec<u8>>,
     client_closed: bool,
+    registration: Registration,
     wakers: Wakers,
 }
 
@@ -244,15 +267,33 @@ where
     /// [`OfferFailure`] or [`NotifyError`] inside an `InvalidInput` error when the client may not be told; the connection
     /// goes on then. Otherwise those of the transport.
     pub async fn migrate_to(&mut self, target: SocketAddr, state: &[u8]) -> io::Result<()> {
-        self.handshake().await?;
-        self.driver
-            .connection_mut()
-            .offer(target, state)
-            .map_err(|error: OfferFailure| io::Error::new(io::ErrorKind::InvalidInput, error))?;
+        self.offer(target, state).await?;
         self.notify().await?;
         self.hand_over_to = Some(target);
         self.state = Zeroizing::new(state.to_vec());
         Ok(())
+    }
+
+    /// Offers the client a target, without telling it to move. Completes the handshake first.
+    ///
+    /// # Errors
+    ///
+    /// [`OfferFailure`] inside an `InvalidInput` error when there can be no offer; the connection goes on then. Otherwise
+    /// those of the transport.
+    pub async fn offer(&mut self, target: SocketAddr, state: &[u8]) -> io::Result<()> {
+        self.handshake().await?;
+        self.make_offer(target, state)?;
+        std::future::poll_fn(|cx| self.driver.poll_flush(cx)).await
+    }
+
+    /// Puts an offer among what is written next. A client that is about to be handed over must take no other offer for the
+    /// last one.
+    fn make_offer(&mut self, target: SocketAddr, state: &[u8]) -> io::Result<()> {
+        let offered = match self.hand_over_to {
+            Some(_) => Err(OfferFailure::UnderWay),
+            None => self.driver.connection_mut().offer(target, state),
+        };
+        offered.map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))
     }
 
     /// Sets the state that is handed over when the client has closed its side: see [`migrate_to`](Self::migrate_to).
@@ -276,13 +317,61 @@ where
     /// and the connection goes on. Otherwise those of the transport.
     pub async fn notify(&mut self) -> io::Result<()> {
         self.handshake().await?;
+        self.make_notice()?;
+        std::future::poll_fn(|cx| self.driver.poll_flush(cx)).await
+    }
+
+    /// Puts the alert among what is written next, and sets the client its deadline.
+    fn make_notice(&mut self) -> io::Result<()> {
         self.driver
             .connection_mut()
             .notify()
             .map_err(|error: NotifyError| io::Error::new(io::ErrorKind::InvalidInput, error))?;
         let deadline = Instant::now() + self.server.departure_deadline();
         self.departure = Some(Box::pin(sleep_until(deadline)));
-        std::future::poll_fn(|cx| self.driver.poll_flush(cx)).await
+        Ok(())
+    }
+
+    /// Carries out what a drain ordered. A stream whose handshake is not complete does so later.
+    fn obey(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        let connection = self.driver.connection();
+        if connection.is_handshaking() || connection.commit().is_some() {
+            return Ok(());
+        }
+        match self.registration.control().take_order(cx.waker()) {
+            // A client that has closed its side is about to be gone, and one that moves already needs no order.
+            Some(Order::MoveTo(_)) if self.client_closed || self.hand_over_to.is_some() => Ok(()),
+            Some(Order::MoveTo(target)) => {
+                let state = self.state.clone();
+                let told = self
+                    .make_offer(target, &state)
+                    .and_then(|()| self.make_notice());
+                let standing = match told {
+                    Ok(()) => {
+                        self.hand_over_to = Some(target);
+                        Standing::Notified
+                    }
+                    Err(_) => Standing::CannotMove,
+                };
+                self.registration.control().stands(standing);
+                self.driver.write_in_passing(cx);
+                Ok(())
+            }
+            Some(Order::Close) => Err(self.force(cx)),
+            None => Ok(()),
+        }
+    }
+
+    /// Closes the connection of a client that did not leave.
+    fn force(&mut self, cx: &mut Context<'_>) -> io::Error {
+        self.departure = None;
+        self.registration.control().stands(Standing::Forced);
+        self.driver.connection_mut().send_close_notify();
+        self.driver.write_in_passing(cx);
+        io::Error::new(
+            io::ErrorKind::TimedOut,
+            "the client did not leave after migrate_notify",
+        )
     }
 
     /// Asks for new traffic keys; they are used from the next write on.
@@ -333,7 +422,9 @@ where
         let result = self.driver.take_plaintext(buf)?;
         if result.is_ok() && buf.filled().len() == before && buf.remaining() > 0 {
             self.client_closed = true;
-            self.departure = None;
+            if self.departure.take().is_some() {
+                self.registration.control().stands(Standing::Moved);
+            }
         }
         Some(result)
     }
@@ -357,13 +448,7 @@ where
         if departure.as_mut().poll(cx).is_pending() {
             return Ok(());
         }
-        self.departure = None;
-        self.driver.connection_mut().send_close_notify();
-        self.driver.write_in_passing(cx);
-        Err(io::Error::new(
-            io::ErrorKind::TimedOut,
-            "the client did not leave after migrate_notify",
-        ))
+        Err(self.force(cx))
     }
 }
 
@@ -394,6 +479,7 @@ where
                 return Poll::Ready(result);
             }
             ready!(this.poll_commit(cx))?;
+            this.obey(cx)?;
             this.poll_departure(cx)?;
             if let Some(result) = this.take_plaintext(buf) {
                 return Poll::Ready(result);
@@ -414,8 +500,9 @@ where
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let waker = this.wakers.writing(cx);
-        this.driver
-            .poll_write(&mut Context::from_waker(&waker), buf)
+        let cx = &mut Context::from_waker(&waker);
+        this.obey(cx)?;
+        this.driver.poll_write(cx, buf)
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

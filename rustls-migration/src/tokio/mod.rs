@@ -3,7 +3,9 @@
 //! What may be done is decided elsewhere; here bytes move and time passes.
 
 mod acceptor;
+mod connections;
 mod connector;
+mod drain;
 mod driver;
 mod event;
 mod stream;
@@ -12,6 +14,7 @@ mod wakers;
 
 pub use acceptor::{MigrationAcceptor, StartHandshake, TlsStream};
 pub use connector::{ConnectFailure, HandOff, MigrationConnector};
+pub use drain::{Drain, DrainPlan, DrainProgress, DrainSummary};
 pub use event::{EarlyDataOutcome, Event, Events, FallBackReason, Landing};
 pub use stream::{HandOffError, MigrateError, MigrationStream};
 pub use transport::{Dial, TcpDialer, Transport};

@@ -140,7 +140,7 @@ impl MigrationStream {
 
     /// Begins a hand-off if the server has asked for one. `Err` when there is nothing to do.
     fn begin(&mut self) -> Result<Phase, Phase> {
-        let asked = self.notified && self.connector.mode() != HandOff::Manual;
+        let asked = self.notified && !self.ended && self.connector.mode() != HandOff::Manual;
         let Some(token) = self.offer().filter(|_| asked) else {
             return Err(Phase::Settled);
         };
@@ -295,7 +295,7 @@ impl MigrationStream {
                     return true;
                 }
                 // The server has ended the stream itself.
-                self.notified = false;
+                self.ended = true;
                 self.undelivered = !self.held.is_empty();
                 false
             }
@@ -309,7 +309,7 @@ impl MigrationStream {
             | Phase::Overlapping { .. }
             | Phase::Ready { .. }
             | Phase::Failed(_) => {
-                self.notified = false;
+                self.ended = true;
                 false
             }
         }

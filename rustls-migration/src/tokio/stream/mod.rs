@@ -51,6 +51,8 @@ pub struct MigrationStream {
     held: Vec<u8>,
     /// The application has closed its side.
     shutdown: bool,
+    /// The server has ended the stream.
+    ended: bool,
     /// The server ended the stream when there was something held.
     undelivered: bool,
     /// What went wrong while the application was not reading.
@@ -78,6 +80,7 @@ impl MigrationStream {
             inbox: VecDeque::new(),
             held: Vec::new(),
             shutdown: false,
+            ended: false,
             undelivered: false,
             read_error: None,
             notified: false,
