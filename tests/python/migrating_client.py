@@ -251,7 +251,7 @@ class Run:
         return self._config(
             "b",
             extra=extra,
-            session=session,
+            session=None if self.args.no_psk else session,
             early_data=self._line(),
             corrupt_binder=self.args.corrupt == "binder",
         )

@@ -80,6 +80,7 @@ def _adversary_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--forge", type=forgery, metavar="WHAT", help="change a field and sign the token again")
     group.add_argument("--corrupt", choices=CORRUPTIONS, help="spoil one part of the ClientHello to B")
     group.add_argument("--no-token", action="store_true", help="leave migration_token out")
+    group.add_argument("--no-psk", action="store_true", help="leave pre_shared_key out")
     group.add_argument("--replay", action="store_true", help="present ticket and token a second time")
     group.add_argument("--raw-hello-copy", action="store_true", help="send B a copy of the first flight beforehand")
     group.add_argument("--connect-b", type=address, metavar="HOST:PORT", help="connect here in place of the target")
@@ -87,6 +88,5 @@ def _adversary_options(parser: argparse.ArgumentParser) -> None:
 
 def is_adversary(args: argparse.Namespace) -> bool:
     """True when the run shall report the server's reaction instead of judging it."""
-    return bool(
-        args.forge or args.corrupt or args.no_token or args.replay or args.raw_hello_copy or args.connect_b
-    )
+    changed = args.forge or args.corrupt or args.no_token or args.no_psk
+    return bool(changed or args.replay or args.raw_hello_copy or args.connect_b)

@@ -111,6 +111,7 @@ class Adversary(ClientCase):
             ("--corrupt", "token-trailing"),
             ("--corrupt", "ticket"),
             ("--no-token",),
+            ("--no-psk",),
         ]
         for change in changes:
             with self.subTest(change=change):

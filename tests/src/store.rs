@@ -1,8 +1,12 @@
-//! Nonce stores that fail on purpose.
+//! Nonce stores that fail on purpose, and one that counts.
 
 use std::future::{pending, ready};
 
-use migration_token::{BoxFuture, Claim, ClaimOutcome, CommitOutcome, NonceStore, StoreError};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use migration_token::{
+    BoxFuture, Claim, ClaimOutcome, CommitOutcome, MemoryNonceStore, NonceStore, StoreError,
+};
 use time::OffsetDateTime;
 
 /// How a store fails.
@@ -35,5 +39,40 @@ impl NonceStore for FailingStore {
 
     fn remembers_since(&self) -> Option<OffsetDateTime> {
         None
+    }
+}
+
+/// A memory store that counts its claims.
+#[derive(Debug)]
+pub struct CountingStore {
+    store: MemoryNonceStore,
+    claims: AtomicUsize,
+}
+
+impl CountingStore {
+    pub fn new(store: MemoryNonceStore) -> Self {
+        Self {
+            store,
+            claims: AtomicUsize::new(0),
+        }
+    }
+
+    pub fn claims(&self) -> usize {
+        self.claims.load(Ordering::SeqCst)
+    }
+}
+
+impl NonceStore for CountingStore {
+    fn claim(&self, claim: Claim) -> BoxFuture<'_, Result<ClaimOutcome, StoreError>> {
+        self.claims.fetch_add(1, Ordering::SeqCst);
+        self.store.claim(claim)
+    }
+
+    fn commit(&self, claim: Claim) -> BoxFuture<'_, Result<CommitOutcome, StoreError>> {
+        self.store.commit(claim)
+    }
+
+    fn remembers_since(&self) -> Option<OffsetDateTime> {
+        self.store.remembers_since()
     }
 }

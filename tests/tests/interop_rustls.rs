@@ -1,7 +1,5 @@
 //! Stock rustls, through stock tokio-rustls, as the peer in both roles: nothing changes for those that do not migrate.
 
-#![expect(clippy::unwrap_used, reason = "what fails here fails its test")]
-
 use std::net::SocketAddr;
 use std::sync::Arc;
 
