@@ -7,6 +7,7 @@ pub mod client;
 pub mod clock;
 pub mod node;
 pub mod pki;
+pub mod programs;
 pub mod record;
 pub mod service;
 pub mod stock;
