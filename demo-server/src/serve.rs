@@ -219,7 +219,6 @@ where
     /// Tells the client to move. `false` when it cannot be moved; the connection goes on.
     async fn notify(&mut self) -> io::Result<bool> {
         self.due_at = None;
-        self.stream.handshake().await?;
         match self.stream.notify().await {
             Ok(()) => {
                 tracing::info!(sent = self.sent, "told to move");

@@ -9,6 +9,7 @@ pub mod node;
 pub mod openssl;
 pub mod pki;
 pub mod program;
+pub mod programs;
 pub mod record;
 pub mod service;
 pub mod stock;

@@ -1,0 +1,150 @@
+//! The demo programs as processes.
+//!
+//! They are built here, so that no test runs yesterday's.
+
+use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Output, Stdio};
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines};
+use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
+use tokio::time::timeout;
+
+/// `demo-client` with these arguments, not yet started.
+pub fn demo_client<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Command {
+    program("demo-client", arguments)
+}
+
+/// `demo-server` with these arguments, not yet started.
+pub fn demo_server<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Command {
+    program("demo-server", arguments)
+}
+
+fn program<S: AsRef<OsStr>>(name: &str, arguments: impl IntoIterator<Item = S>) -> Command {
+    let mut command = Command::new(built(name));
+    command
+        .args(arguments)
+        .env_remove("RUST_LOG")
+        .stdin(Stdio::null())
+        .kill_on_drop(true);
+    command
+}
+
+fn built(name: &str) -> &'static Path {
+    static BUILT: OnceLock<HashMap<String, PathBuf>> = OnceLock::new();
+    BUILT
+        .get_or_init(build)
+        .get(name)
+        .expect("cargo builds every demo program")
+}
+
+/// Builds the programs with the profile of this test and returns where they are.
+fn build() -> HashMap<String, PathBuf> {
+    let cargo = std::env::var_os("CARGO").unwrap_or("cargo".into());
+    let mut build = std::process::Command::new(cargo);
+    build
+        .args(["build", "--message-format=json", "--bins"])
+        .args(["-p", "demo-server", "-p", "demo-client"])
+        .current_dir(env!("CARGO_MANIFEST_DIR"));
+    if !cfg!(debug_assertions) {
+        build.arg("--release");
+    }
+    let output = build.output().expect("cargo runs");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "cargo build: {errors}");
+    String::from_utf8_lossy(&output.stdout)
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+        .filter_map(|message| {
+            let name = message.pointer("/target/name")?.as_str()?.to_owned();
+            Some((name, message.get("executable")?.as_str()?.into()))
+        })
+        .collect()
+}
+
+/// What `demo-client` printed with `--json`; fails the test when it is not exactly one object.
+pub fn report(output: &Output) -> Value {
+    let errors = String::from_utf8_lossy(&output.stderr);
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {errors}"))
+}
+
+/// A running `demo-server`, which ends with its test.
+pub struct Server {
+    child: Child,
+    address: SocketAddr,
+    input: ChildStdin,
+    log: Lines<BufReader<ChildStderr>>,
+    _output: Lines<BufReader<ChildStdout>>,
+}
+
+impl Server {
+    /// Starts one that listens on a port of its own at `ip`, and waits until it does.
+    pub async fn start<S: AsRef<OsStr>>(ip: &str, arguments: impl IntoIterator<Item = S>) -> Self {
+        let mut command = demo_server(["--listen", &format!("{ip}:0")]);
+        let mut child = command
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut output = BufReader::new(child.stdout.take().unwrap()).lines();
+        let mut log = BufReader::new(child.stderr.take().unwrap()).lines();
+        let Some(line) = output.next_line().await.unwrap() else {
+            panic!("the server ended: {:?}", log.next_line().await);
+        };
+        let address = line.strip_prefix("listening ").unwrap().parse().unwrap();
+        Self {
+            address,
+            input: child.stdin.take().unwrap(),
+            child,
+            log,
+            _output: output,
+        }
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Types a line into its terminal.
+    pub async fn enter(&mut self, line: &str) {
+        let line = format!("{line}\n");
+        self.input.write_all(line.as_bytes()).await.unwrap();
+    }
+
+    /// Sends a signal, named as in `kill -USR1`.
+    pub async fn signal(&self, name: &str) {
+        signal(&self.child, name).await;
+    }
+
+    /// Waits for a line with `text` in its log, and fails the test when there is none for a minute.
+    pub async fn logged(&mut self, text: &str) {
+        let mut seen = Vec::new();
+        loop {
+            match timeout(Duration::from_secs(60), self.log.next_line()).await {
+                Ok(Ok(Some(line))) if line.contains(text) => return,
+                Ok(Ok(Some(line))) => seen.push(line),
+                ended => panic!("no {text:?} in the log, {ended:?}: {seen:#?}"),
+            }
+        }
+    }
+
+    /// Waits for its end and returns the status.
+    pub async fn ended(mut self) -> Option<i32> {
+        self.child.wait().await.unwrap().code()
+    }
+}
+
+/// Sends a signal to a process that this test started.
+pub async fn signal(child: &Child, name: &str) {
+    let id = child.id().expect("the process is running");
+    let kill = format!("kill -{name} {id}");
+    let status = Command::new("sh").args(["-c", &kill]).status().await;
+    assert!(status.unwrap().success());
+}

@@ -1,0 +1,463 @@
+//! The demo programs as a person runs them: two nodes, a client, and mistakes on the command line.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Output;
+use std::sync::Arc;
+
+use migration_tests::programs::{Server, demo_client, demo_server, report};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
+use serde_json::json;
+use sha2::{Digest as _, Sha256};
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream, unix::pipe};
+
+/// More than all the buffers between a server and a client that does not read.
+const LONG: usize = 48 << 20;
+const SHORT: usize = 300_000;
+
+/// A folder with a state, files to serve, and room.
+struct Place(TempDir);
+
+impl Place {
+    /// With `file` of `len` bytes that differ from each other.
+    fn with_file(len: usize) -> Self {
+        let place = Self(tempfile::tempdir().unwrap());
+        std::fs::create_dir(place.path("root")).unwrap();
+        std::fs::write(place.path("secret"), "secret").unwrap();
+        let content: Vec<u8> = (0..len.div_ceil(8) as u64)
+            .flat_map(|i| i.wrapping_mul(0x9E37_79B9_7F4A_7C15).to_le_bytes())
+            .take(len)
+            .collect();
+        std::fs::write(place.path("root/file"), content).unwrap();
+        place
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn content(&self) -> Vec<u8> {
+        std::fs::read(self.path("root/file")).unwrap()
+    }
+
+    fn sha256(&self) -> String {
+        base16ct::lower::encode_string(&Sha256::digest(self.content()))
+    }
+
+    /// Starts a node of the place's service.
+    async fn node(&self, ip: &str, more: &[&str]) -> Server {
+        let (root, state) = (self.path("root"), self.path("state"));
+        let mut arguments = vec!["--root", text(&root), "--state-dir", text(&state)];
+        arguments.extend(more);
+        Server::start(ip, arguments).await
+    }
+
+    /// A node at B, and one at A that moves its clients there.
+    async fn nodes(&self, more: &[&str]) -> (Server, Server) {
+        let b = self.node("127.0.0.3", &[]).await;
+        let to_b = b.address().to_string();
+        let mut arguments = vec!["--migrate-to", &to_b];
+        arguments.extend(more);
+        (self.node("127.0.0.2", &arguments).await, b)
+    }
+
+    /// A client that downloads the file from `server`, not yet started.
+    fn get(&self, server: SocketAddr, more: &[&str]) -> tokio::process::Command {
+        self.get_path("file", server, more)
+    }
+
+    fn get_path(&self, path: &str, server: SocketAddr, more: &[&str]) -> tokio::process::Command {
+        let (server, state) = (server.to_string(), self.path("state"));
+        let mut arguments = vec!["get", path, "--connect", &server, "--json"];
+        arguments.extend(["--state-dir", text(&state)]);
+        arguments.extend(more);
+        demo_client(arguments)
+    }
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+/// Checks that the file arrived whole, over exactly these legs: server, and the bytes if they are known.
+fn assert_legs(output: &Output, place: &Place, legs: &[(SocketAddr, Option<usize>)]) {
+    let report = report(output);
+    assert_eq!(output.status.code(), Some(0), "{report}");
+    assert_eq!(report["sha256"], place.sha256());
+    assert_eq!(report["sha256_expected"], place.sha256());
+    assert_eq!(report["bytes"], place.content().len());
+    let reported = report["legs"].as_array().unwrap();
+    assert_eq!(reported.len(), legs.len(), "{report}");
+    for (index, (leg, (server, bytes))) in reported.iter().zip(legs).enumerate() {
+        let migrated = index > 0;
+        assert_eq!(leg["server"], server.to_string());
+        assert_eq!(leg["handshake"], if migrated { "resumed" } else { "full" });
+        assert_eq!(leg["early_data"], migrated);
+        if let Some(bytes) = bytes {
+            assert_eq!(leg["bytes"], *bytes, "{report}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_hand_off_of_the_programs_own_file_succeeds() {
+    let output = demo_client(["handoff", "--json"]).output().await.unwrap();
+    let report = report(&output);
+    assert_eq!(output.status.code(), Some(0), "{report}");
+    assert_eq!(report["sha256"], report["sha256_expected"]);
+    assert_eq!(report["trigger"], "migrate_notify");
+    assert_eq!(report["replay"], "refused");
+    assert_eq!(report["problems"], json!([]));
+    assert!(report["trigger_to_first_byte_us"].as_u64().unwrap() > 0);
+
+    let own = std::fs::metadata(demo_client::<&str>([]).as_std().get_program()).unwrap();
+    assert_eq!(report["bytes"], own.len());
+    let [a, b] = report["legs"].as_array().unwrap().as_slice() else {
+        panic!("two legs: {report}");
+    };
+    assert!(a["server"].as_str().unwrap().starts_with("127.0.0.2:"));
+    assert!(b["server"].as_str().unwrap().starts_with("127.0.0.3:"));
+    assert_eq!(
+        (&a["handshake"], &a["early_data"]),
+        (&json!("full"), &json!(false))
+    );
+    assert_eq!(
+        (&b["handshake"], &b["early_data"]),
+        (&json!("resumed"), &json!(true))
+    );
+    assert_eq!(a["bytes"], own.len() / 2, "A stops exactly in the middle");
+    assert_eq!(b["bytes"], own.len() - own.len() / 2);
+}
+
+#[tokio::test]
+async fn the_hand_off_of_the_shortest_file_gives_each_node_a_byte() {
+    let place = Place::with_file(2);
+    let file = place.path("root/file");
+    let command = demo_client(["handoff", "--json", "--file", text(&file)]).output();
+    let report = report(&command.await.unwrap());
+    assert_eq!(report["sha256"], place.sha256());
+    assert_eq!(report["legs"][0]["bytes"], 1);
+    assert_eq!(report["legs"][1]["bytes"], 1);
+    assert_eq!(report["problems"], json!([]));
+}
+
+#[tokio::test]
+async fn the_hand_off_prints_a_timeline_of_both_legs() {
+    let place = Place::with_file(SHORT);
+    let file = place.path("root/file");
+    let output = demo_client(["handoff", "--file", text(&file)])
+        .output()
+        .await
+        .unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    let printed = String::from_utf8(output.stdout).unwrap();
+    let mut lines = printed.lines();
+    for expected in [
+        ["127.0.0.2:", "full handshake"],
+        ["127.0.0.2:", "150,000 bytes, then migrate_notify"],
+        ["127.0.0.3:", "resumed handshake, the request as early data"],
+        ["127.0.0.3:", "µs after the trigger"],
+        ["127.0.0.3:", "150,000 bytes, the end"],
+        ["", ""],
+        ["bytes", "300,000"],
+        ["sha256", "as expected"],
+        ["replay", "refused"],
+    ] {
+        let line = lines.next().unwrap();
+        assert!(expected.iter().all(|part| line.contains(part)), "{printed}");
+    }
+    assert_eq!(lines.next(), None);
+    assert!(
+        output.stderr.is_empty(),
+        "no progress bar without a terminal"
+    );
+}
+
+#[tokio::test]
+async fn a_node_moves_its_client_after_a_number_of_bytes() {
+    let place = Place::with_file(SHORT);
+    let (a, b) = place.nodes(&["--migrate-after", "100000"]).await;
+    let copy = place.path("copy");
+    let get = place.get(a.address(), &["--output", text(&copy)]).output();
+    let output = get.await.unwrap();
+    assert_legs(
+        &output,
+        &place,
+        &[(a.address(), Some(100_000)), (b.address(), Some(200_000))],
+    );
+    assert_eq!(report(&output)["trigger"], "migrate_notify");
+    assert_eq!(std::fs::read(&copy).unwrap(), place.content());
+}
+
+#[tokio::test]
+async fn a_client_moves_by_its_own_decision() {
+    let place = Place::with_file(LONG);
+    let (a, b) = place.nodes(&[]).await;
+    let get = place
+        .get(a.address(), &["--migrate-after", "1000000"])
+        .output();
+    let output = get.await.unwrap();
+    assert_legs(&output, &place, &[(a.address(), None), (b.address(), None)]);
+    assert_eq!(report(&output)["trigger"], "client");
+    assert!(report(&output)["legs"][0]["bytes"].as_u64().unwrap() >= 1_000_000);
+}
+
+/// A download whose output the test reads, so that it is in the middle for as long as the test wants.
+struct Held {
+    client: tokio::process::Child,
+    output: pipe::Receiver,
+    read: Vec<u8>,
+}
+
+impl Held {
+    async fn start(place: &Place, server: SocketAddr) -> Self {
+        let fifo = place.path("fifo");
+        let made = std::process::Command::new("mkfifo")
+            .arg(&fifo)
+            .status()
+            .unwrap();
+        assert!(made.success());
+        let output = pipe::OpenOptions::new().open_receiver(&fifo).unwrap();
+        let client = place
+            .get(server, &["--output", text(&fifo)])
+            .stdout(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut held = Self {
+            client,
+            output,
+            read: Vec::new(),
+        };
+        // Until the client opens its end, a read finds nobody there.
+        while held.read.is_empty() {
+            held.output.readable().await.unwrap();
+            match held.output.try_read_buf(&mut held.read) {
+                Ok(0) => tokio::task::yield_now().await,
+                Ok(_) => {}
+                Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock),
+            }
+        }
+        held
+    }
+
+    /// Lets the download go on, to its end.
+    async fn release(mut self) -> (Output, Vec<u8>) {
+        self.output.read_to_end(&mut self.read).await.unwrap();
+        (self.client.wait_with_output().await.unwrap(), self.read)
+    }
+}
+
+#[tokio::test]
+async fn a_signal_moves_a_live_download() {
+    let place = Place::with_file(LONG);
+    let (mut a, b) = place.nodes(&[]).await;
+    let held = Held::start(&place, a.address()).await;
+    a.signal("USR1").await;
+    a.logged("moving all live connections live=1").await;
+    let (output, copy) = held.release().await;
+    assert_legs(&output, &place, &[(a.address(), None), (b.address(), None)]);
+    assert_eq!(report(&output)["trigger"], "migrate_notify");
+    assert!(copy == place.content());
+}
+
+#[tokio::test]
+async fn a_typed_word_moves_a_live_download() {
+    let place = Place::with_file(LONG);
+    let (mut a, b) = place.nodes(&[]).await;
+    let held = Held::start(&place, a.address()).await;
+    a.enter("migrate").await;
+    a.logged("moving all live connections live=1").await;
+    let (output, copy) = held.release().await;
+    assert_legs(&output, &place, &[(a.address(), None), (b.address(), None)]);
+    assert!(copy == place.content());
+}
+
+#[tokio::test]
+async fn when_the_target_is_gone_the_download_completes_and_the_status_says_so() {
+    let place = Place::with_file(LONG);
+    let unused = TcpListener::bind("127.0.0.3:0").await.unwrap();
+    let gone = unused.local_addr().unwrap().to_string();
+    drop(unused);
+    let mut a = place.node("127.0.0.2", &["--migrate-to", &gone]).await;
+    let held = Held::start(&place, a.address()).await;
+    a.signal("USR1").await;
+    a.logged("moving all live connections").await;
+    let (output, copy) = held.release().await;
+    assert!(copy == place.content());
+    assert_eq!(output.status.code(), Some(1));
+    let report = report(&output);
+    assert_eq!(report["sha256"], place.sha256());
+    let problem = report["problems"][0].as_str().unwrap();
+    assert!(problem.contains("could not be reached"), "{problem}");
+}
+
+#[tokio::test]
+async fn nodes_take_certificates_with_rsa_and_ec_keys() {
+    for kind in [
+        &["rsa:2048"][..],
+        &["ec", "-pkeyopt", "ec_paramgen_curve:P-384"],
+    ] {
+        let place = Place::with_file(SHORT);
+        let (cert, key) = (place.path("cert.pem"), place.path("key.pem"));
+        let (cert, key) = (text(&cert), text(&key));
+        let made = tokio::process::Command::new("openssl")
+            .args([
+                "req", "-x509", "-nodes", "-subj", "/CN=own", "-out", cert, "-keyout", key,
+            ])
+            .args(["-addext", "subjectAltName=DNS:own.example"])
+            .args(["-addext", "basicConstraints=critical,CA:FALSE", "-newkey"])
+            .args(kind)
+            .output()
+            .await
+            .expect("openssl runs; apt-get install -y openssl");
+        assert!(made.status.success(), "{made:?}");
+        let own = ["--cert", cert, "--key", key];
+        let b = place.node("127.0.0.3", &own).await;
+        let to_b = b.address().to_string();
+        let moving = ["--migrate-to", &to_b, "--migrate-after", "1"];
+        let a = place.node("127.0.0.2", &[&own[..], &moving].concat()).await;
+        let trusting = ["--ca", cert, "--server-name", "own.example"];
+        let output = place.get(a.address(), &trusting).output().await.unwrap();
+        assert_legs(
+            &output,
+            &place,
+            &[(a.address(), Some(1)), (b.address(), Some(SHORT - 1))],
+        );
+    }
+}
+
+#[tokio::test]
+async fn bad_connections_do_not_disturb_a_node() {
+    let place = Place::with_file(SHORT);
+    let mut node = place.node("127.0.0.2", &[]).await;
+    for sent in [
+        &b""[..],
+        b"GET / HTTP/1.1\r\n\r\n",
+        &[22, 3, 1, 0xff, 0xff, 1],
+        &[0; 4096],
+    ] {
+        let mut tcp = TcpStream::connect(node.address()).await.unwrap();
+        tcp.write_all(sent).await.unwrap();
+        drop(tcp);
+        node.logged("failed").await;
+    }
+    let output = place.get(node.address(), &[]).output().await.unwrap();
+    assert_legs(&output, &place, &[(node.address(), Some(SHORT))]);
+    node.signal("TERM").await;
+    assert_eq!(node.ended().await, Some(0));
+}
+
+#[tokio::test]
+async fn a_stock_client_has_its_echo_and_is_never_told_to_move() {
+    let place = Place::with_file(SHORT);
+    let (mut a, _b) = place.nodes(&[]).await;
+    let mut roots = rustls::RootCertStore::empty();
+    let ca = CertificateDer::from_pem_file(place.path("state/ca.pem")).unwrap();
+    roots.add(ca).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let tcp = TcpStream::connect(a.address()).await.unwrap();
+    let mut tls = tokio_rustls::TlsConnector::from(Arc::new(config))
+        .connect("localhost".try_into().unwrap(), tcp)
+        .await
+        .unwrap();
+    let mut buf = [0; 5];
+    tls.write_all(b"ECHO\nfirst").await.unwrap();
+    tls.read_exact(&mut buf).await.unwrap();
+    assert_eq!(&buf, b"first");
+    a.signal("USR1").await;
+    a.logged("cannot be moved").await;
+    tls.write_all(b"after").await.unwrap();
+    tls.read_exact(&mut buf).await.unwrap();
+    assert_eq!(&buf, b"after");
+    tls.shutdown().await.unwrap();
+    assert_eq!(tls.read(&mut buf).await.unwrap(), 0);
+}
+
+/// Checks that the program ends with status 2 and says why in one line that has `expected` in it.
+fn assert_usage_error(output: &Output, expected: &str) {
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert_eq!(said.lines().count(), 1, "{said}");
+    assert!(
+        said.starts_with("error: ") && said.contains(expected),
+        "{said}"
+    );
+    assert!(output.stdout.is_empty());
+}
+
+#[tokio::test]
+async fn a_servers_user_is_told_of_a_mistake_in_one_line() {
+    let place = Place::with_file(SHORT);
+    let holder = TcpListener::bind("127.0.0.2:0").await.unwrap();
+    let taken = holder.local_addr().unwrap().to_string();
+    let state = place.path("state");
+    let garbage = place.path("secret");
+    let (state, garbage) = (text(&state), text(&garbage));
+    let free = "127.0.0.2:0";
+    for (arguments, expected) in [
+        (&["--nonsense"][..], "--nonsense"),
+        (&[], "--listen"),
+        (&["--listen", "nowhere"], "nowhere"),
+        (&["--listen", &taken], "in use"),
+        (&["--listen", free, "--root", "/nowhere"], "/nowhere"),
+        (&["--listen", free, "--cert", garbage], "--key"),
+        (
+            &["--listen", free, "--cert", garbage, "--key", garbage],
+            garbage,
+        ),
+        (&["--listen", free, "--ticket-keys", garbage], garbage),
+        (
+            &["--listen", free, "--key-log", "/nowhere/keys"],
+            "/nowhere/keys",
+        ),
+        (&["--listen", free, "--migrate-after", "1"], "--migrate-to"),
+    ] {
+        let mut command = demo_server(["--state-dir", state]);
+        assert_usage_error(&command.args(arguments).output().await.unwrap(), expected);
+    }
+}
+
+#[tokio::test]
+async fn a_clients_user_is_told_of_a_mistake_in_one_line() {
+    let place = Place::with_file(1);
+    let node = place.node("127.0.0.2", &[]).await;
+    let short = place.path("root/file");
+    for (arguments, expected) in [
+        (&["nonsense"][..], "nonsense"),
+        (&["handoff", "--file", "/nowhere"], "/nowhere"),
+        (&["handoff", "--file", "/"], "not a file"),
+        (&["handoff", "--file", text(&short)], "at least 2 bytes"),
+        (&["handoff", "--key-log", "/nowhere/keys"], "/nowhere/keys"),
+        (&["get", "file"], "--connect"),
+        (
+            &[
+                "get",
+                "file",
+                "--connect",
+                "127.0.0.2:1",
+                "--ca",
+                "/nowhere",
+            ],
+            "/nowhere",
+        ),
+    ] {
+        assert_usage_error(&demo_client(arguments).output().await.unwrap(), expected);
+    }
+    for path in ["missing", "../secret", "/../secret"] {
+        let get = place.get_path(path, node.address(), &[]).output();
+        assert_usage_error(&get.await.unwrap(), "no such file");
+    }
+    let get = place
+        .get(node.address(), &["--server-name", "a b"])
+        .output();
+    assert_usage_error(&get.await.unwrap(), "--server-name");
+}

@@ -1,0 +1,309 @@
+//! The hand-off on the wire, captured by dumpcap and decoded by tshark with the client's key log: what
+//! `docs/protocol.md` promises, seen by a program that knows nothing of this project.
+
+use std::net::{SocketAddr, UdpSocket};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use migration_tests::programs::{demo_client, report, signal};
+use serde_json::Value;
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::process::{Child, Command};
+
+const INSTALL: &str = "runs; DEBIAN_FRONTEND=noninteractive apt-get install -y tshark";
+
+/// A capture under way on the loopback interface.
+struct Capture {
+    dumpcap: Child,
+    file: PathBuf,
+}
+
+impl Capture {
+    async fn start(file: PathBuf) -> Self {
+        let mut dumpcap = Command::new("dumpcap")
+            .args(["-q", "-i", "lo", "-f", "tcp or udp", "-w"])
+            .arg(&file)
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap_or_else(|error| panic!("dumpcap {INSTALL}: {error}"));
+        let mut said = BufReader::new(dumpcap.stderr.take().unwrap()).lines();
+        let mut all = Vec::new();
+        loop {
+            let line = said.next_line().await.unwrap();
+            let line = line.unwrap_or_else(|| panic!("dumpcap cannot capture on lo: {all:?}"));
+            let capturing = line.starts_with("File: ");
+            all.push(line);
+            if capturing {
+                break;
+            }
+        }
+        tokio::spawn(async move { while let Ok(Some(_)) = said.next_line().await {} });
+        let capture = Self { dumpcap, file };
+        capture.has_seen(b"the capture has begun").await;
+        capture
+    }
+
+    /// Sends a packet with `mark` until it stands in the file: all that was sent before the last one is in it too.
+    async fn has_seen(&self, mark: &[u8]) {
+        let receiver = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let to = receiver.local_addr().unwrap();
+        for _ in 0..1000 {
+            sender.send_to(mark, to).unwrap();
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            let written = std::fs::read(&self.file).unwrap_or_default();
+            if written.windows(mark.len()).any(|window| window == mark) {
+                return;
+            }
+        }
+        panic!("dumpcap does not see what is sent on lo");
+    }
+
+    async fn finish(mut self) -> PathBuf {
+        self.has_seen(b"the capture may end").await;
+        signal(&self.dumpcap, "INT").await;
+        assert!(self.dumpcap.wait().await.unwrap().success());
+        self.file
+    }
+}
+
+/// A captured hand-off, to ask tshark about.
+struct Decoded {
+    capture: PathBuf,
+    keys: PathBuf,
+    report: Value,
+}
+
+impl Decoded {
+    /// The port of a leg's server.
+    fn port(&self, leg: usize) -> u16 {
+        let server = self.report["legs"][leg]["server"].as_str().unwrap();
+        server.parse::<SocketAddr>().unwrap().port()
+    }
+
+    /// A line for each packet that `filter` selects, with the values of `fields`, each split at its commas.
+    async fn packets(&self, filter: &str, fields: &[&str]) -> Vec<Vec<Vec<String>>> {
+        let mut tshark = Command::new("tshark");
+        tshark.arg("-r").arg(&self.capture).arg("-o");
+        tshark.arg(format!("tls.keylog_file:{}", self.keys.display()));
+        for leg in 0..2 {
+            tshark
+                .arg("-d")
+                .arg(format!("tcp.port=={},tls", self.port(leg)));
+        }
+        tshark.args(["-Y", filter, "-T", "fields"]);
+        for field in fields {
+            tshark.args(["-e", field]);
+        }
+        let output = tshark.output().await;
+        let output = output.unwrap_or_else(|error| panic!("tshark {INSTALL}: {error}"));
+        assert!(output.status.success(), "{output:?}");
+        let split = |value: &str| value.split(',').map(str::to_owned).collect();
+        String::from_utf8(output.stdout)
+            .unwrap()
+            .lines()
+            .map(|line| line.split('\t').map(split).collect())
+            .collect()
+    }
+}
+
+async fn hand_off(folder: &Path) -> Decoded {
+    let (file, keys) = (folder.join("file.bin"), folder.join("keys.log"));
+    std::fs::write(&file, vec![b'x'; 300_000]).unwrap();
+    let capture = Capture::start(folder.join("capture.pcapng")).await;
+    let mut client = demo_client(["handoff", "--json"]);
+    client.arg("--file").arg(file).arg("--key-log").arg(&keys);
+    let output = client.output().await.unwrap();
+    let report = report(&output);
+    assert_eq!(output.status.code(), Some(0), "{report}");
+    Decoded {
+        capture: capture.finish().await,
+        keys,
+        report,
+    }
+}
+
+#[tokio::test]
+async fn tshark_sees_the_protocol_in_a_captured_hand_off() {
+    let folder = tempfile::tempdir().unwrap();
+    let decoded = hand_off(folder.path()).await;
+    first_hello_offers_support(&decoded).await;
+    ticket_carries_the_token(&decoded).await;
+    alert_travels_encrypted(&decoded).await;
+    hello_to_b_carries_the_token(&decoded).await;
+    early_data_is_the_request(&decoded).await;
+    only_the_first_use_of_the_token_resumes(&decoded).await;
+}
+
+/// The ClientHellos to a leg's server: each one's extensions and their lengths.
+async fn hellos(decoded: &Decoded, leg: usize) -> Vec<(Vec<String>, Vec<String>)> {
+    let filter = format!(
+        "tls.handshake.type == 1 && tcp.dstport == {}",
+        decoded.port(leg)
+    );
+    let fields = [
+        "tls.handshake.extension.type",
+        "tls.handshake.extension.len",
+    ];
+    let hellos = decoded.packets(&filter, &fields).await;
+    let pair = |mut hello: Vec<Vec<String>>| (hello.remove(0), hello.remove(0));
+    hellos.into_iter().map(pair).collect()
+}
+
+/// The length of an extension; `None` when the hello has none.
+fn length_of<'a>(hello: &'a (Vec<String>, Vec<String>), extension: &str) -> Option<&'a str> {
+    let (types, lengths) = hello;
+    assert_eq!(types.len(), lengths.len());
+    let at = types.iter().position(|one| one == extension)?;
+    Some(&lengths[at])
+}
+
+async fn first_hello_offers_support(decoded: &Decoded) {
+    let hellos = hellos(decoded, 0).await;
+    let [hello] = hellos.as_slice() else {
+        panic!("one connection to A: {hellos:?}");
+    };
+    assert_eq!(
+        length_of(hello, "65357"),
+        Some("0"),
+        "migration_support is empty"
+    );
+    assert_eq!(length_of(hello, "65358"), None);
+    assert_eq!(length_of(hello, "41"), None, "a full handshake");
+}
+
+async fn ticket_carries_the_token(decoded: &Decoded) {
+    let filter = format!(
+        "tls.handshake.type == 4 && tcp.srcport == {}",
+        decoded.port(0)
+    );
+    let tickets = decoded
+        .packets(&filter, &["tls.handshake.extension.type"])
+        .await;
+    let tokens = tickets
+        .iter()
+        .flatten()
+        .flatten()
+        .filter(|one| *one == "65358");
+    assert_eq!(tokens.count(), 1, "{tickets:?}");
+    let filter = format!(
+        "tls.handshake.type == 4 && tcp.srcport == {}",
+        decoded.port(1)
+    );
+    let tickets = decoded
+        .packets(&filter, &["tls.handshake.extension.type"])
+        .await;
+    assert!(!tickets.is_empty());
+    let mut extensions = tickets.iter().flatten().flatten();
+    assert!(
+        extensions.all(|one| one != "65358"),
+        "B has nowhere to send the client"
+    );
+}
+
+async fn alert_travels_encrypted(decoded: &Decoded) {
+    let fields = [
+        "tcp.srcport",
+        "tls.record.opaque_type",
+        "tls.record.content_type",
+        "tls.alert_message.level",
+    ];
+    let alerts = decoded
+        .packets("tls.alert_message.desc == 224", &fields)
+        .await;
+    let [alert] = alerts.as_slice() else {
+        panic!("one migrate_notify: {alerts:?}");
+    };
+    assert_eq!(alert[0], [decoded.port(0).to_string()], "A sends it");
+    assert!(
+        alert[1].iter().all(|outer| outer == "23"),
+        "application_data outside: {alert:?}"
+    );
+    assert_eq!(alert[2].last().unwrap(), "21", "an alert inside");
+    assert_eq!(alert[3], ["1"], "a warning");
+
+    // Without the keys, nobody sees one.
+    let mut blind = Command::new("tshark");
+    blind.arg("-r").arg(&decoded.capture);
+    blind.args(["-d", &format!("tcp.port=={},tls", decoded.port(0))]);
+    blind.args([
+        "-Y",
+        &format!(
+            "tls.record.content_type == 21 && tcp.port == {}",
+            decoded.port(0)
+        ),
+    ]);
+    let output = blind.output().await.unwrap();
+    assert!(
+        output.status.success() && output.stdout.is_empty(),
+        "{output:?}"
+    );
+}
+
+async fn hello_to_b_carries_the_token(decoded: &Decoded) {
+    let hellos = hellos(decoded, 1).await;
+    let [first, again] = hellos.as_slice() else {
+        panic!("the migration and the used token presented again: {hellos:?}");
+    };
+    assert_eq!(first, again);
+    // type, IPv4 address and port, session_id, expiry, nonce, signature (docs/protocol.md section 2).
+    let token = 1 + 4 + 2 + (1 + 32) + 8 + (1 + 16) + (1 + hash_len(decoded).await);
+    assert_eq!(length_of(first, "65358"), Some(token.to_string().as_str()));
+    assert_eq!(
+        length_of(first, "65357"),
+        Some("0"),
+        "B could move the client on"
+    );
+    assert_eq!(length_of(first, "42"), Some("0"), "early_data");
+    assert_eq!(first.0.last().unwrap(), "41", "pre_shared_key is last");
+}
+
+/// The output length of the hash that the connection to A agreed on, in bytes.
+async fn hash_len(decoded: &Decoded) -> usize {
+    let filter = format!(
+        "tls.handshake.type == 2 && tcp.srcport == {}",
+        decoded.port(0)
+    );
+    let hellos = decoded
+        .packets(&filter, &["tls.handshake.ciphersuite"])
+        .await;
+    match hellos[0][0][0].as_str() {
+        "0x1302" => 48,
+        "0x1301" | "0x1303" => 32,
+        other => panic!("no suite of TLS 1.3: {other}"),
+    }
+}
+
+async fn early_data_is_the_request(decoded: &Decoded) {
+    let port = decoded.port(1);
+    let to_b = format!("tcp.dstport == {port}");
+    let fields = ["frame.number", "data.data"];
+    let data = decoded.packets(&format!("data && {to_b}"), &fields).await;
+    let request = base16ct::lower::encode_string(b"GET file.bin 150000\n");
+    assert_eq!(data[0][1], [request], "what tshark decrypts first");
+    let end = format!("tls.handshake.type == 5 && {to_b}");
+    let ends = decoded.packets(&end, &["frame.number"]).await;
+    let number = |field: &[String]| field[0].parse::<u32>().unwrap();
+    assert_eq!(ends.len(), 1, "one EndOfEarlyData");
+    assert!(
+        number(&data[0][0]) < number(&ends[0][0]),
+        "the request is early data"
+    );
+}
+
+async fn only_the_first_use_of_the_token_resumes(decoded: &Decoded) {
+    let filter = format!(
+        "tls.handshake.type == 2 && tcp.srcport == {}",
+        decoded.port(1)
+    );
+    let hellos = decoded
+        .packets(&filter, &["tls.handshake.extension.type"])
+        .await;
+    let resumes: Vec<bool> = hellos
+        .iter()
+        .map(|hello| hello[0].iter().any(|one| one == "41"))
+        .collect();
+    assert_eq!(resumes, [true, false]);
+}
