@@ -214,6 +214,8 @@ impl Service {
                 .answers_for([here])
                 .target(there)
                 .nonce_store(Arc::new(store))
+                // Both sides make the same number of tickets.
+                .reserve(0)
                 .build()?;
             Ok::<_, BenchError>((here, Arc::new(server)))
         };
