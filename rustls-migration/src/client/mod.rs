@@ -19,8 +19,7 @@ use rustls::{ClientConfig, ClientConnection as RustlsConnection};
 
 pub use self::connection::{ClientConnection, ConnectError, Update};
 pub use self::offer::{Offer, OfferError};
-pub(crate) use self::policy::LoopGuard;
-pub use self::policy::{MigrationLimit, NoWider, TargetPolicy, TargetRefused};
+pub use self::policy::{LoopGuard, MigrationLimit, NoWider, TargetPolicy, TargetRefused};
 use crate::clock::{Clock, SystemClock};
 use crate::codepoints::Codepoints;
 use crate::error::ConfigError;

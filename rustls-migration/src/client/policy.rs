@@ -117,15 +117,16 @@ impl Default for MigrationLimit {
     }
 }
 
-/// Counts one stream's migrations against a [`MigrationLimit`].
+/// Counts one stream's migrations against a [`MigrationLimit`]. The streams of this crate have their own; who
+/// drives connections otherwise keeps one for each.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct LoopGuard {
+pub struct LoopGuard {
     begun: VecDeque<OffsetDateTime>,
 }
 
 impl LoopGuard {
     /// Whether another migration may begin at `now`; if so, it counts.
-    pub(crate) fn admit(&mut self, limit: MigrationLimit, now: OffsetDateTime) -> bool {
+    pub fn admit(&mut self, limit: MigrationLimit, now: OffsetDateTime) -> bool {
         while self
             .begun
             .front()

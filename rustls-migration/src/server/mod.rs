@@ -2,6 +2,7 @@
 //!
 //! Nothing here does I/O of its own; [`crate::tokio`] does.
 
+mod accepting;
 mod admission;
 mod connection;
 mod issue;
@@ -19,10 +20,9 @@ use rustls::server::StoresServerSessions;
 use rustls::{ServerConfig, SupportedCipherSuite, Tls13CipherSuite};
 use time::Duration;
 
+pub use self::accepting::{AcceptError, Accepting, Claimed};
 pub use self::admission::Admitted;
-pub use self::connection::{
-    AcceptError, Accepting, Claimed, NotifyError, OfferFailure, ServerConnection,
-};
+pub use self::connection::{NotifyError, OfferFailure, ServerConnection};
 pub use self::verdict::{Arrival, Verdict};
 use crate::clock::{Clock, SystemClock};
 use crate::codepoints::Codepoints;

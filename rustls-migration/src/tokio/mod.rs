@@ -9,12 +9,14 @@ mod drain;
 mod driver;
 mod event;
 mod stream;
+mod tls_stream;
 mod transport;
 mod wakers;
 
-pub use acceptor::{MigrationAcceptor, StartHandshake, TlsStream};
+pub use acceptor::{MigrationAcceptor, StartHandshake};
 pub use connector::{ConnectFailure, HandOff, MigrationConnector};
 pub use drain::{Drain, DrainPlan, DrainProgress, DrainSummary};
 pub use event::{EarlyDataOutcome, Event, Events, FallBackReason, Landing};
 pub use stream::{HandOffError, MigrateError, MigrationStream};
+pub use tls_stream::TlsStream;
 pub use transport::{Dial, TcpDialer, Transport};

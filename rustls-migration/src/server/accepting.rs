@@ -1,0 +1,227 @@
+//! The time before there is a connection: the hello is read and judged, and the nonce store is asked
+//! (`docs/protocol.md` section 7).
+//!
+//! rustls gets nothing before the verdict.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use migration_token::{Claim, ClaimOutcome, StoreError};
+use rustls::AlertDescription;
+
+use super::admission::{Candidate, Examined, examine, scope};
+use super::connection::Admission;
+use super::issue::Issuer;
+use super::link::ServerLink;
+use super::{Incoming, MigrationServer, ServerConnection, Verdict};
+use crate::wire::hello::ClientHello;
+use crate::wire::record::{HelloProgress, HelloReader};
+
+/// Collects a client's hello.
+///
+/// Drive it like this: [`push`](Self::push) received bytes until it says that it has enough, [`examine`](Self::examine)
+/// the hello, ask the nonce store what [`Claimed::claim`] says, if anything, and [`Claimed::accept`] with its answer.
+#[derive(Debug)]
+pub struct Accepting {
+    server: Arc<MigrationServer>,
+    reader: HelloReader,
+    peer: Option<SocketAddr>,
+    local: Option<SocketAddr>,
+}
+
+impl Accepting {
+    /// Starts to read a hello. The addresses are passed to the server's choice of a target.
+    pub fn new(
+        server: Arc<MigrationServer>,
+        peer: Option<SocketAddr>,
+        local: Option<SocketAddr>,
+    ) -> Self {
+        Self {
+            server,
+            reader: HelloReader::default(),
+            peer,
+            local,
+        }
+    }
+
+    /// Takes what the client sent next. `true` when that is enough.
+    pub fn push(&mut self, bytes: &[u8]) -> bool {
+        self.reader.push(bytes) != HelloProgress::Incomplete
+    }
+
+    /// Judges the hello by everything but its token's nonce (`docs/protocol.md` section 7, steps 1 to 11).
+    ///
+    /// # Errors
+    ///
+    /// [`AcceptError`] when the connection must end here; its [`alert`](AcceptError::alert) is for the client.
+    pub fn examine(self) -> Result<Claimed, AcceptError> {
+        let server = self.server;
+        let mut examined = Examined::Ordinary;
+        let mut issuer = None;
+        let mut token_presented = false;
+        // What is not a hello goes to rustls, which knows the right alert.
+        if let Ok(hello) = ClientHello::read(self.reader.message(), server.codepoints) {
+            if hello.migration_support.is_some_and(|data| !data.is_empty()) {
+                return Err(AcceptError::MalformedSupport);
+            }
+            examined = examine(&server, &hello, server.clock.now())
+                .map_err(|_| AcceptError::Tls(rustls::Error::FailedToGetRandomBytes))?;
+            token_presented = hello.migration_token.is_some();
+            issuer = choose_issuer(&server, &hello, self.peer, self.local);
+        }
+        let (candidate, declined) = match examined {
+            Examined::Ordinary => (None, None),
+            Examined::Declined(verdict) => (None, Some(verdict)),
+            Examined::Candidate(candidate) => (Some(candidate), None),
+            Examined::BadBinder => return Err(AcceptError::BadBinder),
+        };
+        Ok(Claimed {
+            server,
+            issuer,
+            token_presented,
+            candidate,
+            declined,
+            received: self.reader.into_raw(),
+        })
+    }
+}
+
+/// The issuer for a client that supports migration.
+fn choose_issuer(
+    server: &Arc<MigrationServer>,
+    hello: &ClientHello<'_>,
+    peer: Option<SocketAddr>,
+    local: Option<SocketAddr>,
+) -> Option<Issuer> {
+    hello.migration_support?;
+    let incoming = Incoming {
+        peer,
+        local,
+        server_name: hello
+            .server_name
+            .and_then(|name| std::str::from_utf8(name).ok()),
+    };
+    let target = server
+        .choose_target
+        .as_ref()
+        .and_then(|choose| choose(&incoming))
+        .filter(|target| Some(*target) != local);
+    Some(Issuer {
+        server: Arc::clone(server),
+        scope: scope(&server.service, hello.server_name),
+        target,
+    })
+}
+
+/// A hello that has been judged by everything but its token's nonce.
+pub struct Claimed {
+    server: Arc<MigrationServer>,
+    issuer: Option<Issuer>,
+    token_presented: bool,
+    candidate: Option<Box<Candidate>>,
+    declined: Option<Verdict>,
+    received: Vec<u8>,
+}
+
+impl Claimed {
+    /// What to ask [`NonceStore::claim`](migration_token::NonceStore::claim) before [`accept`](Self::accept); `None` when
+    /// there is nothing to ask.
+    pub fn claim(&self) -> Option<Claim> {
+        self.candidate.as_ref().map(|candidate| candidate.claim())
+    }
+
+    /// Makes the connection and gives it what was received.
+    ///
+    /// `answer` is the store's to [`claim`](Self::claim); `None` when it gave none in time, which refuses the token.
+    ///
+    /// # Errors
+    ///
+    /// [`AcceptError::Tls`] when rustls refuses what the client sent.
+    pub fn accept(
+        self,
+        answer: Option<Result<ClaimOutcome, StoreError>>,
+    ) -> Result<ServerConnection, AcceptError> {
+        let configs = &self.server.configs;
+        let sent_at_handshake = configs.stock.ordinary.send_tls13_tickets;
+        let kinds = match self.issuer {
+            Some(_) => &configs.migrating,
+            None => &configs.stock,
+        };
+        let decided = match (self.candidate, self.declined) {
+            (Some(candidate), _) => Some(candidate.decide(answer)),
+            (None, Some(verdict)) => Some(Err(verdict)),
+            (None, None) => None,
+        };
+        let (config, admission) = match decided {
+            None => (&kinds.ordinary, Admission::Ordinary),
+            Some(Ok(admitted)) if admitted.early_data => {
+                (&kinds.early_data, Admission::Admitted(admitted))
+            }
+            Some(Ok(admitted)) => (&kinds.no_early_data, Admission::Admitted(admitted)),
+            Some(Err(verdict)) => (&kinds.no_early_data, Admission::Declined(verdict)),
+        };
+        let admitted = match &admission {
+            Admission::Admitted(admitted) => Some(admitted),
+            Admission::Ordinary | Admission::Declined(_) => None,
+        };
+        let link = ServerLink::new(
+            Arc::clone(&configs.storage),
+            self.issuer,
+            sent_at_handshake,
+            self.token_presented,
+            admitted,
+        );
+        ServerConnection::new(Arc::clone(config), link, admission).and_then(|mut connection| {
+            connection.receive(&self.received)?;
+            Ok(connection)
+        })
+    }
+}
+
+impl fmt::Debug for Claimed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Claimed")
+            .field("declined", &self.declined)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Why a connection ended before there was one. The client is at fault.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AcceptError {
+    /// The data of `migration_support` is not empty.
+    #[error("the client's migration_support extension is not empty")]
+    MalformedSupport,
+    /// The token is in order, but the client does not have its session's pre-shared key. No nonce was spent.
+    #[error("the client's binder is wrong")]
+    BadBinder,
+    /// rustls refuses what the client sent.
+    #[error("the TLS library refuses the client's hello")]
+    Rejected {
+        /// Why.
+        #[source]
+        error: rustls::Error,
+        /// The records that tell the client.
+        alert: Vec<u8>,
+    },
+    /// rustls could not make a connection.
+    #[error("the TLS library makes no connection")]
+    Tls(#[source] rustls::Error),
+}
+
+impl AcceptError {
+    /// The records to send before the connection is closed.
+    pub fn alert(&self) -> Vec<u8> {
+        let description = match self {
+            Self::MalformedSupport => AlertDescription::DecodeError,
+            Self::BadBinder => AlertDescription::DecryptError,
+            Self::Rejected { alert, .. } => return alert.clone(),
+            Self::Tls(_) => AlertDescription::InternalError,
+        };
+        const ALERT: u8 = 21;
+        const LEVEL_FATAL: u8 = 2;
+        vec![ALERT, 3, 3, 0, 2, LEVEL_FATAL, description.into()]
+    }
+}
