@@ -249,10 +249,11 @@ where
             .connection_mut()
             .offer(target, state)
             .map_err(|error: OfferFailure| io::Error::new(io::ErrorKind::InvalidInput, error))?;
-        self.notify().await?;
+        // All of it at once: the client is told as a whole or not at all, also when this future is dropped while it waits.
+        self.queue_notice()?;
         self.hand_over_to = Some(target);
         self.state = Zeroizing::new(state.to_vec());
-        Ok(())
+        std::future::poll_fn(|cx| self.driver.poll_flush(cx)).await
     }
 
     /// Sets the state that is handed over when the client has closed its side: see [`migrate_to`](Self::migrate_to).
@@ -276,13 +277,19 @@ where
     /// and the connection goes on. Otherwise those of the transport.
     pub async fn notify(&mut self) -> io::Result<()> {
         self.handshake().await?;
+        self.queue_notice()?;
+        std::future::poll_fn(|cx| self.driver.poll_flush(cx)).await
+    }
+
+    /// Makes the alert the next thing to be sent; from now on the client is expected to leave.
+    fn queue_notice(&mut self) -> io::Result<()> {
         self.driver
             .connection_mut()
             .notify()
             .map_err(|error: NotifyError| io::Error::new(io::ErrorKind::InvalidInput, error))?;
         let deadline = Instant::now() + self.server.departure_deadline();
         self.departure = Some(Box::pin(sleep_until(deadline)));
-        std::future::poll_fn(|cx| self.driver.poll_flush(cx)).await
+        Ok(())
     }
 
     /// Asks for new traffic keys; they are used from the next write on.
