@@ -51,7 +51,9 @@ pub struct ClientConnection {
     outgoing: VecDeque<u8>,
     early_data: EarlyData,
     offer: Option<Offer>,
-    offers_accepted: u64,
+    notices: u64,
+    /// What the last offer was that came after this side had been closed, and after how many notices.
+    last_word: Option<(u64, Result<(), OfferError>)>,
     updates: VecDeque<Update>,
     closed: bool,
 }
@@ -134,7 +136,8 @@ impl ClientConnection {
             outgoing: VecDeque::new(),
             early_data: EarlyData::default(),
             offer: None,
-            offers_accepted: 0,
+            notices: 0,
+            last_word: None,
             updates: VecDeque::new(),
             closed: false,
         })
@@ -145,9 +148,11 @@ impl ClientConnection {
         self.offer.as_ref()
     }
 
-    /// How many offers have been accepted so far.
-    pub fn offers_accepted(&self) -> u64 {
-        self.offers_accepted
+    /// Whether the server has handed the session over: an offer that came when this side had been closed, and that no
+    /// `migrate_notify` followed (`docs/protocol.md` section 9). An error when it is one that is not accepted.
+    pub fn handed_over(&self) -> Option<Result<(), OfferError>> {
+        let (notices, offer) = self.last_word?;
+        (notices > 0 && notices == self.notices).then_some(offer)
     }
 
     /// Takes the newest offer, to [`resume`](Self::resume) with it.
@@ -176,18 +181,23 @@ impl ClientConnection {
         while let Some((received, secret)) = self.link.take_received() {
             let now = self.client.clock.now();
             let policy = &*self.client.policy;
-            let update = match Offer::verify(received, &secret, self.server, policy, now) {
+            let notices = received.notices;
+            let verified = Offer::verify(received, &secret, self.server, policy, now);
+            if self.closed {
+                self.last_word = Some((notices, verified.as_ref().map(|_| ()).map_err(|e| *e)));
+            }
+            let update = match verified {
                 Ok(offer) => {
                     let target = offer.token().target_address();
                     self.offer = Some(offer);
-                    self.offers_accepted += 1;
                     Update::Offered { target }
                 }
                 Err(error) => Update::OfferRefused(error),
             };
             self.push_update(update);
         }
-        if self.link.take_notified() {
+        if self.notices < self.link.notices() {
+            self.notices = self.link.notices();
             self.push_update(Update::Notified);
         }
     }

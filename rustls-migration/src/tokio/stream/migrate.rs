@@ -15,7 +15,7 @@ use tokio::time::timeout;
 
 use super::hand_off::Phase;
 use super::{EarlyDataOutcome, Event, FallBackReason, Landing, Leg, MigrationStream};
-use crate::client::Offer;
+use crate::client::{Offer, OfferError};
 use crate::connection::Connection as _;
 use crate::tokio::ConnectFailure;
 
@@ -203,6 +203,9 @@ pub enum MigrateError {
     /// The server has made no offer, or it has been used.
     #[error("there is no offer to follow")]
     NoOffer,
+    /// The newest offer is none that the client accepts.
+    #[error("the offer is not accepted")]
+    OfferRefused(#[source] OfferError),
     /// The newest offer's time is over.
     #[error("the offer has expired")]
     Expired,
