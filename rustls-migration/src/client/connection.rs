@@ -64,6 +64,8 @@ struct EarlyData {
     data: Vec<u8>,
     /// How much of it left as early data.
     sent: usize,
+    /// Whether the rest has been given to the connection.
+    finished: bool,
     /// Whether it is meant for the resumed session only.
     for_session: bool,
 }
@@ -114,6 +116,18 @@ impl ClientConnection {
     pub fn only_if_resumed(mut self) -> Self {
         self.early_data.for_session = true;
         self
+    }
+
+    /// Sends `data` as soon as the handshake is complete, on a connection that resumes no offer.
+    #[must_use]
+    pub fn with_first_data(mut self, data: &[u8]) -> Self {
+        self.early_data.data = data.to_vec();
+        self
+    }
+
+    /// Whether the server may have got anything of the data that was given with the hello.
+    pub(crate) fn first_data_may_have_left(&self) -> bool {
+        self.early_data.sent > 0 || self.early_data.finished
     }
 
     fn with_link(
@@ -216,6 +230,7 @@ impl ClientConnection {
             data,
             sent,
             for_session,
+            finished,
         } = &mut self.early_data;
         let from = match (self.tls.is_early_data_accepted(), *for_session && !resumed) {
             (true, _) => *sent,
@@ -227,6 +242,7 @@ impl ClientConnection {
             self.tls.set_buffer_limit(None);
             let written = scope(&self.link, || self.tls.writer().write_all(rest));
             debug_assert!(written.is_ok(), "an unlimited buffer takes all");
+            *finished = true;
             self.tls.set_buffer_limit(Some(BUFFER_LIMIT));
         }
         *data = Vec::new();

@@ -19,6 +19,7 @@ use super::{
 use crate::client::Offer;
 use crate::connection::Connection as _;
 use crate::tokio::ConnectFailure;
+use crate::tokio::connector::Until;
 
 /// How much the application may write between the two servers, in bytes; past that its writes wait.
 pub(super) const MAX_HELD: usize = 14_336;
@@ -181,7 +182,11 @@ impl MigrationStream {
                 return Err(Phase::Settled);
             };
             let (connector, name) = (self.connector.clone(), self.name.clone());
-            let resume = Box::pin(async move { connector.resume(&name, io, offer, &[]).await });
+            let resume = Box::pin(async move {
+                connector
+                    .resume(&name, io, offer, &[], Until::Written)
+                    .await
+            });
             return Ok(Phase::Overlapping { target, resume });
         }
         let Some(leg) = &mut self.leg else {
@@ -348,7 +353,9 @@ impl MigrationStream {
                 address: target,
                 error,
             })?;
-            connector.resume(&name, io, offer, &held).await
+            connector
+                .resume(&name, io, offer, &held, Until::Complete)
+                .await
         });
         Phase::Resuming {
             target,
