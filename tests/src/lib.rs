@@ -5,10 +5,12 @@
 pub mod blocking;
 pub mod client;
 pub mod clock;
+pub mod network;
 pub mod node;
 pub mod pki;
 pub mod record;
 pub mod service;
+pub mod session;
 pub mod stock;
 pub mod store;
 
