@@ -5,6 +5,7 @@
 pub mod blocking;
 pub mod client;
 pub mod clock;
+pub mod network;
 pub mod node;
 pub mod openssl;
 pub mod pki;
@@ -12,6 +13,7 @@ pub mod program;
 pub mod programs;
 pub mod record;
 pub mod service;
+pub mod session;
 pub mod stock;
 pub mod store;
 

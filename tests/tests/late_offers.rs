@@ -164,17 +164,22 @@ async fn small_fragments_carry_a_late_offer_whole() {
 }
 
 #[tokio::test]
-async fn a_client_that_was_told_to_move_gets_no_second_target() {
+async fn a_client_that_was_told_to_move_gets_another_target_only_with_another_notice() {
     let service = Service::default();
-    let mut a = Node::bind("127.0.0.2").await;
-    let target = "127.0.0.3:443".parse().unwrap();
+    let (mut a, mut b) = (Node::bind("127.0.0.2").await, Node::bind("127.0.0.3").await);
+    b.serve_echo(service.node());
+    let (target, elsewhere) = (b.address(), "127.0.0.9:1".parse().unwrap());
     a.serve(service.node(), move |mut stream| async move {
+        stream.migrate_to(elsewhere, &[]).await?;
+        let alone = stream.offer(target, &[]).await;
+        assert_eq!(failure(alone.unwrap_err()), OfferFailure::UnderWay);
         stream.migrate_to(target, &[]).await?;
-        let again = stream.migrate_to(target, &[]).await;
-        assert_eq!(failure(again.unwrap_err()), OfferFailure::UnderWay);
         stream.write_all(b"goes on").await?;
         echo(stream).await
     });
     let mut stream = connect(&service, &a).await;
     expect(&mut stream, b"goes on").await;
+    let landing = stream.migrate(b"early").await.unwrap();
+    assert_eq!(landing.at, target);
+    expect(&mut stream, b"early").await;
 }

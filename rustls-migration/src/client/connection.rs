@@ -51,7 +51,9 @@ pub struct ClientConnection {
     outgoing: VecDeque<u8>,
     early_data: EarlyData,
     offer: Option<Offer>,
-    offers_accepted: u64,
+    notices: u64,
+    /// What the last offer was that came after this side had been closed, and after how many notices.
+    last_word: Option<(u64, Result<(), OfferError>)>,
     updates: VecDeque<Update>,
     closed: bool,
 }
@@ -62,6 +64,8 @@ struct EarlyData {
     data: Vec<u8>,
     /// How much of it left as early data.
     sent: usize,
+    /// Whether the rest has been given to the connection.
+    finished: bool,
     /// Whether it is meant for the resumed session only.
     for_session: bool,
 }
@@ -114,6 +118,18 @@ impl ClientConnection {
         self
     }
 
+    /// Sends `data` as soon as the handshake is complete, on a connection that resumes no offer.
+    #[must_use]
+    pub fn with_first_data(mut self, data: &[u8]) -> Self {
+        self.early_data.data = data.to_vec();
+        self
+    }
+
+    /// Whether the server may have got anything of the data that was given with the hello.
+    pub(crate) fn first_data_may_have_left(&self) -> bool {
+        self.early_data.sent > 0 || self.early_data.finished
+    }
+
     fn with_link(
         client: &Arc<MigrationClient>,
         name: ServerName<'static>,
@@ -134,7 +150,8 @@ impl ClientConnection {
             outgoing: VecDeque::new(),
             early_data: EarlyData::default(),
             offer: None,
-            offers_accepted: 0,
+            notices: 0,
+            last_word: None,
             updates: VecDeque::new(),
             closed: false,
         })
@@ -145,9 +162,11 @@ impl ClientConnection {
         self.offer.as_ref()
     }
 
-    /// How many offers have been accepted so far.
-    pub fn offers_accepted(&self) -> u64 {
-        self.offers_accepted
+    /// Whether the server has handed the session over: an offer that came when this side had been closed, and that no
+    /// `migrate_notify` followed (`docs/protocol.md` section 9). An error when it is one that is not accepted.
+    pub fn handed_over(&self) -> Option<Result<(), OfferError>> {
+        let (notices, offer) = self.last_word?;
+        (notices > 0 && notices == self.notices).then_some(offer)
     }
 
     /// Takes the newest offer, to [`resume`](Self::resume) with it.
@@ -176,18 +195,23 @@ impl ClientConnection {
         while let Some((received, secret)) = self.link.take_received() {
             let now = self.client.clock.now();
             let policy = &*self.client.policy;
-            let update = match Offer::verify(received, &secret, self.server, policy, now) {
+            let notices = received.notices;
+            let verified = Offer::verify(received, &secret, self.server, policy, now);
+            if self.closed {
+                self.last_word = Some((notices, verified.as_ref().map(|_| ()).map_err(|e| *e)));
+            }
+            let update = match verified {
                 Ok(offer) => {
                     let target = offer.token().target_address();
                     self.offer = Some(offer);
-                    self.offers_accepted += 1;
                     Update::Offered { target }
                 }
                 Err(error) => Update::OfferRefused(error),
             };
             self.push_update(update);
         }
-        if self.link.take_notified() {
+        if self.notices < self.link.notices() {
+            self.notices = self.link.notices();
             self.push_update(Update::Notified);
         }
     }
@@ -206,6 +230,7 @@ impl ClientConnection {
             data,
             sent,
             for_session,
+            finished,
         } = &mut self.early_data;
         let from = match (self.tls.is_early_data_accepted(), *for_session && !resumed) {
             (true, _) => *sent,
@@ -217,6 +242,7 @@ impl ClientConnection {
             self.tls.set_buffer_limit(None);
             let written = scope(&self.link, || self.tls.writer().write_all(rest));
             debug_assert!(written.is_ok(), "an unlimited buffer takes all");
+            *finished = true;
             self.tls.set_buffer_limit(Some(BUFFER_LIMIT));
         }
         *data = Vec::new();

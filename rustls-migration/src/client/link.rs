@@ -4,7 +4,7 @@
 //! It judges nothing: what it collects, the connection verifies.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustls::client::{ClientSessionStore, Tls12ClientSessionValue, Tls13ClientSessionValue};
@@ -28,7 +28,8 @@ pub(super) struct ClientLink {
     codepoints: Codepoints,
     /// Encoded, for each hello of this connection.
     hello_extensions: Vec<u8>,
-    notified: AtomicBool,
+    /// How many times `migrate_notify` has come.
+    notices: AtomicU64,
     state: Mutex<State>,
 }
 
@@ -61,14 +62,14 @@ impl ClientLink {
         Some(Self {
             codepoints,
             hello_extensions,
-            notified: AtomicBool::new(false),
+            notices: AtomicU64::new(0),
             state: Mutex::new(state),
         })
     }
 
-    /// Whether `migrate_notify` has come since this was last asked.
-    pub(super) fn take_notified(&self) -> bool {
-        self.notified.swap(false, Ordering::Relaxed)
+    /// How many times `migrate_notify` has come.
+    pub(super) fn notices(&self) -> u64 {
+        self.notices.load(Ordering::Relaxed)
     }
 
     /// The next ticket with a token, and the connection's `resumption_master_secret`.
@@ -112,6 +113,7 @@ impl ClientLink {
         state.received.push_back(ReceivedTicket {
             session,
             encoded_token,
+            notices: self.notices(),
         });
         None
     }
@@ -138,7 +140,7 @@ impl Link for ClientLink {
         let notify = kind == ContentType::Alert
             && matches!(payload, [_, description] if *description == self.codepoints.migrate_notify);
         if notify {
-            self.notified.store(true, Ordering::Relaxed);
+            self.notices.fetch_add(1, Ordering::Relaxed);
         }
         notify
     }

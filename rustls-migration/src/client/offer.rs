@@ -16,6 +16,8 @@ use super::policy::{TargetPolicy, TargetRefused};
 pub(super) struct ReceivedTicket {
     pub(super) session: Tls13ClientSessionValue,
     pub(super) encoded_token: Vec<u8>,
+    /// How many times `migrate_notify` had come before it.
+    pub(super) notices: u64,
 }
 
 /// A server's offer to resume this session at another address.

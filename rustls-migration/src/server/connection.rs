@@ -319,7 +319,7 @@ pub enum OfferFailure {
     /// [`MigrationServerBuilder::reserve`](super::MigrationServerBuilder::reserve).
     #[error("the connection has no offer left in reserve")]
     ReserveEmpty,
-    /// The client has been told to move already, and may take another offer for the last one.
+    /// The client has been told to move already, and would take an offer by itself for the hand-over.
     #[error("the client has been told to move already")]
     UnderWay,
     /// The application's state is too long. The caller is at fault.

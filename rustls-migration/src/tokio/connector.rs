@@ -15,9 +15,26 @@ use super::driver::Driver;
 use super::stream::MigrationStream;
 use super::transport::{Dial, TcpDialer, Transport};
 use crate::client::{ClientConnection, ConnectError, MigrationClient, Offer};
+use crate::connection::Connection as _;
 
 /// One connection of a client's stream.
 pub(super) type Leg = Driver<Box<dyn Transport>, ClientConnection>;
+
+/// How far a handshake goes before its connection is used.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Until {
+    /// It is complete. What waits to be written leaves while the stream is read and written: who waited for it, and did
+    /// not read, would wait for ever for a server that does not read either until what it says is read.
+    Complete,
+    /// All of it has been written, since nobody uses the connection at once.
+    Written,
+}
+
+impl Until {
+    fn done(self) -> impl Fn(&mut ClientConnection) -> bool {
+        move |connection| matches!(self, Self::Complete) && !connection.is_handshaking()
+    }
+}
 
 /// Opens streams that can follow a server's migrations. It takes the place of `tokio_rustls::TlsConnector`.
 #[derive(Clone, Debug)]
@@ -129,7 +146,8 @@ impl MigrationConnector {
             .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
     }
 
-    /// Dials `address` and completes a handshake there, which resumes the offer's session if there is one.
+    /// Dials `address` and completes a handshake there, which resumes the offer's session if there is one. Without an
+    /// offer `early_data` follows the handshake.
     pub(super) async fn dial(
         &self,
         name: &ServerName<'static>,
@@ -141,11 +159,16 @@ impl MigrationConnector {
             .open(address)
             .await
             .map_err(|error| ConnectFailure::Dial { address, error })?;
+        let until = match offer.is_some() || !early_data.is_empty() {
+            true => Until::Complete,
+            false => Until::Written,
+        };
         let connection = match offer {
             Some(offer) => ClientConnection::resume(&self.client, name.clone(), offer, early_data),
-            None => ClientConnection::new(&self.client, name.clone(), address),
+            None => ClientConnection::new(&self.client, name.clone(), address)
+                .map(|connection| connection.with_first_data(early_data)),
         };
-        self.handshake(io, address, connection).await
+        self.handshake(io, address, connection, until).await
     }
 
     /// Resumes the offer's session over `io`. `early_data` continues what the session said, so it goes nowhere else.
@@ -155,11 +178,12 @@ impl MigrationConnector {
         io: Box<dyn Transport>,
         offer: Offer,
         early_data: &[u8],
+        until: Until,
     ) -> Result<Leg, ConnectFailure> {
         let address = offer.token().target_address();
         let connection = ClientConnection::resume(&self.client, name.clone(), offer, early_data)
             .map(ClientConnection::only_if_resumed);
-        let leg = self.handshake(io, address, connection).await?;
+        let leg = self.handshake(io, address, connection, until).await?;
         match leg.connection().tls().handshake_kind() {
             Some(HandshakeKind::Resumed) => Ok(leg),
             Some(HandshakeKind::Full | HandshakeKind::FullWithHelloRetryRequest) | None => {
@@ -173,25 +197,23 @@ impl MigrationConnector {
         io: Box<dyn Transport>,
         address: SocketAddr,
         connection: Result<ClientConnection, ConnectError>,
+        until: Until,
     ) -> Result<Leg, ConnectFailure> {
-        let failed = |early_data_sent| {
-            move |error| ConnectFailure::Handshake {
-                address,
-                error,
-                early_data_sent,
-            }
+        let failed = |early_data_sent, error| ConnectFailure::Handshake {
+            address,
+            error,
+            early_data_sent,
         };
-        let connection = connection
-            .map_err(io::Error::other)
-            .map_err(failed(false))?;
-        let early_data_sent = connection.early_data_sent() > 0;
+        let connection = connection.map_err(|error| failed(false, io::Error::other(error)))?;
         let mut leg = Driver::new(io, connection);
-        let handshake = std::future::poll_fn(|cx| leg.poll_handshake(cx, |_| false));
-        timeout(self.connect_timeout, handshake)
+        let handshake = std::future::poll_fn(|cx| leg.poll_handshake(cx, until.done()));
+        let done = timeout(self.connect_timeout, handshake)
             .await
-            .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
-            .map_err(failed(early_data_sent))?;
-        Ok(leg)
+            .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+        match done {
+            Ok(()) => Ok(leg),
+            Err(error) => Err(failed(leg.connection().first_data_may_have_left(), error)),
+        }
     }
 }
 
@@ -216,7 +238,7 @@ pub enum ConnectFailure {
         /// What went wrong.
         #[source]
         error: io::Error,
-        /// Whether early data had left by then.
+        /// Whether data that was given to send first may have left by then, as early data or after it.
         early_data_sent: bool,
     },
     /// The server made a full handshake in place of resuming the session, so the state that the old server handed over is

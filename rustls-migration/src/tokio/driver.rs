@@ -92,18 +92,21 @@ where
     ) -> Poll<io::Result<()>> {
         loop {
             let written = self.poll_write_tls(cx)?;
+            let flushed = match written {
+                Poll::Ready(()) => Pin::new(&mut self.io).poll_flush(cx)?,
+                Poll::Pending => Poll::Pending,
+            };
             if done(&mut self.connection) {
                 return Poll::Ready(Ok(()));
             }
             if !self.connection.is_handshaking() {
-                ready!(written);
-                return Pin::new(&mut self.io).poll_flush(cx);
+                return flushed.map(Ok);
             }
             if self.eof {
                 return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
             }
             if written.is_ready() {
-                ready!(Pin::new(&mut self.io).poll_flush(cx))?;
+                ready!(flushed);
             }
             ready!(self.poll_read_tls(cx))?;
         }

@@ -20,7 +20,7 @@ use super::connections::{Order, Registration, Standing};
 use super::driver::Driver;
 use super::wakers::Wakers;
 use crate::connection::Connection as _;
-use crate::server::{Arrival, MigrationServer, NotifyError, OfferFailure, ServerConnection};
+use crate::server::{Arrival, MigrationServer, OfferFailure, ServerConnection};
 
 type Committing = Pin<Box<dyn Future<Output = Option<Result<CommitOutcome, StoreError>>> + Send>>;
 
@@ -107,14 +107,23 @@ where
     /// [`OfferFailure`] or [`NotifyError`] inside an `InvalidInput` error when the client may not be told; the connection
     /// goes on then. Otherwise those of the transport.
     pub async fn migrate_to(&mut self, target: SocketAddr, state: &[u8]) -> io::Result<()> {
-        self.offer(target, state).await?;
-        self.notify().await?;
+        self.handshake().await?;
+        self.tell(target, state)?;
+        std::future::poll_fn(|cx| self.driver.poll_flush(cx)).await
+    }
+
+    /// Puts an offer and the alert among what is written next: the client is told as a whole or not at all, also when the
+    /// future that flushes it is dropped.
+    fn tell(&mut self, target: SocketAddr, state: &[u8]) -> io::Result<()> {
+        self.make_offer(target, state)?;
+        self.make_notice()?;
         self.hand_over_to = Some(target);
         self.state = Zeroizing::new(state.to_vec());
         Ok(())
     }
 
-    /// Offers the client a target, without telling it to move. Completes the handshake first.
+    /// Offers the client a target, without telling it to move. Completes the handshake first. A client that has been told
+    /// to move would take it for the hand-over, so it gets no more offers but by [`migrate_to`](Self::migrate_to).
     ///
     /// # Errors
     ///
@@ -122,18 +131,16 @@ where
     /// those of the transport.
     pub async fn offer(&mut self, target: SocketAddr, state: &[u8]) -> io::Result<()> {
         self.handshake().await?;
+        if self.hand_over_to.is_some() {
+            return Err(invalid(OfferFailure::UnderWay));
+        }
         self.make_offer(target, state)?;
         std::future::poll_fn(|cx| self.driver.poll_flush(cx)).await
     }
 
-    /// Puts an offer among what is written next. A client that is about to be handed over must take no other offer for the
-    /// last one.
     fn make_offer(&mut self, target: SocketAddr, state: &[u8]) -> io::Result<()> {
-        let offered = match self.hand_over_to {
-            Some(_) => Err(OfferFailure::UnderWay),
-            None => self.driver.connection_mut().offer(target, state),
-        };
-        offered.map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))
+        let connection = self.driver.connection_mut();
+        connection.offer(target, state).map_err(invalid)
     }
 
     /// Sets the state that is handed over when the client has closed its side: see [`migrate_to`](Self::migrate_to).
@@ -163,10 +170,7 @@ where
 
     /// Puts the alert among what is written next, and sets the client its deadline.
     fn make_notice(&mut self) -> io::Result<()> {
-        self.driver
-            .connection_mut()
-            .notify()
-            .map_err(|error: NotifyError| io::Error::new(io::ErrorKind::InvalidInput, error))?;
+        self.driver.connection_mut().notify().map_err(invalid)?;
         let deadline = Instant::now() + self.server.departure_deadline();
         self.departure = Some(Box::pin(sleep_until(deadline)));
         Ok(())
@@ -183,14 +187,8 @@ where
             Some(Order::MoveTo(_)) if self.client_closed || self.hand_over_to.is_some() => Ok(()),
             Some(Order::MoveTo(target)) => {
                 let state = self.state.clone();
-                let told = self
-                    .make_offer(target, &state)
-                    .and_then(|()| self.make_notice());
-                let standing = match told {
-                    Ok(()) => {
-                        self.hand_over_to = Some(target);
-                        Standing::Notified
-                    }
+                let standing = match self.tell(target, &state) {
+                    Ok(()) => Standing::Notified,
                     Err(_) => Standing::CannotMove,
                 };
                 self.registration.control().stands(standing);
@@ -274,10 +272,8 @@ where
         let Some(target) = self.hand_over_to.take_if(|_| self.client_closed) else {
             return Ok(());
         };
-        self.driver
-            .connection_mut()
-            .offer(target, &self.state)
-            .map_err(|error: OfferFailure| io::Error::new(io::ErrorKind::InvalidInput, error))
+        let connection = self.driver.connection_mut();
+        connection.offer(target, &self.state).map_err(invalid)
     }
 
     /// Fails when a notified client has stayed too long.
@@ -290,6 +286,11 @@ where
         }
         Err(self.force(cx))
     }
+}
+
+/// The caller asked for what cannot be done; the connection goes on.
+fn invalid(error: impl std::error::Error + Send + Sync + 'static) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, error)
 }
 
 fn commit(server: Arc<MigrationServer>, claim: Claim) -> Committing {

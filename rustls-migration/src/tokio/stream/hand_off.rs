@@ -3,7 +3,7 @@
 //! What was written before the hand-off goes to the old server, what is written after it to the new one, and no byte to
 //! both.
 
-use std::future::Future;
+use std::future::{Future, ready};
 use std::io;
 use std::mem;
 use std::net::SocketAddr;
@@ -19,12 +19,16 @@ use super::{
 use crate::client::Offer;
 use crate::connection::Connection as _;
 use crate::tokio::ConnectFailure;
+use crate::tokio::connector::Until;
 
 /// How much the application may write between the two servers, in bytes; past that its writes wait.
 pub(super) const MAX_HELD: usize = 14_336;
 
 /// A future of a hand-off, which belongs to its stream.
 pub(super) type Step<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
+/// The way to an address, open or about to be.
+type Dialled = (SocketAddr, Step<io::Result<Box<dyn Transport>>>);
 
 /// Where a stream's hand-off stands.
 #[derive(Default)]
@@ -41,8 +45,6 @@ pub(super) enum Phase {
     Draining {
         target: SocketAddr,
         io: Box<dyn Transport>,
-        /// The offers that had come when this side was closed; the old server's last one comes after them.
-        offers_before: u64,
     },
     /// The old server is done; the session is resumed at the target. Writes are held.
     Resuming {
@@ -180,18 +182,18 @@ impl MigrationStream {
                 return Err(Phase::Settled);
             };
             let (connector, name) = (self.connector.clone(), self.name.clone());
-            let resume = Box::pin(async move { connector.resume(&name, io, offer, &[]).await });
+            let resume = Box::pin(async move {
+                connector
+                    .resume(&name, io, offer, &[], Until::Written)
+                    .await
+            });
             return Ok(Phase::Overlapping { target, resume });
         }
         let Some(leg) = &mut self.leg else {
             return Err(Phase::Settled);
         };
         leg.connection_mut().send_close_notify();
-        Err(Phase::Draining {
-            target,
-            io,
-            offers_before: leg.connection().offers_accepted(),
-        })
+        Err(Phase::Draining { target, io })
     }
 
     /// The target failed, and the old server is still there.
@@ -278,61 +280,87 @@ impl MigrationStream {
         self.take_updates();
     }
 
-    /// The present server has closed its side. `true` when the stream goes on elsewhere.
+    /// The present server has closed its side. `true` when that is not the end: the stream goes on elsewhere, or has failed.
     pub(super) fn end_of_leg(&mut self) -> bool {
+        // A writer may wait for what only the reader has seen.
+        self.wakers.wake();
         match mem::take(&mut self.phase) {
-            Phase::Draining {
-                target,
-                io,
-                offers_before,
-            } => {
-                let handed_over = self
-                    .leg
-                    .as_ref()
-                    .is_some_and(|leg| leg.connection().offers_accepted() > offers_before);
-                if let Some(offer) = self.take_offer().filter(|_| handed_over) {
-                    self.phase = self.resume_at(target, io, offer);
-                    return true;
-                }
-                // The server has ended the stream itself.
-                self.ended = true;
-                self.undelivered = !self.held.is_empty();
-                false
-            }
             Phase::Switching { target, leg } => {
                 self.land(target, *leg, EarlyDataOutcome::None);
-                true
+                return true;
             }
-            Phase::Settled
+            failed @ Phase::Failed(_) => {
+                self.phase = failed;
+                return true;
+            }
+            serving @ (Phase::Settled
             | Phase::Dialling { .. }
+            | Phase::Draining { .. }
             | Phase::Resuming { .. }
             | Phase::Overlapping { .. }
-            | Phase::Ready { .. }
-            | Phase::Failed(_) => {
+            | Phase::Ready { .. }) => self.phase = serving,
+        }
+        let handed_over = self
+            .leg
+            .as_ref()
+            .and_then(|leg| leg.connection().handed_over());
+        match handed_over {
+            Some(accepted) if self.connector.mode() != HandOff::Manual => {
+                self.phase = self.follow(accepted.map_err(MigrateError::OfferRefused));
+                true
+            }
+            // The server has ended the stream itself.
+            Some(_) | None => {
+                self.phase = Phase::Settled;
                 self.ended = true;
+                self.undelivered = !self.held.is_empty();
                 false
             }
         }
     }
 
+    /// The old server is done and has handed the session over. That may come before the target has been dialled, when the
+    /// application closed its side first.
+    fn follow(&mut self, accepted: Result<(), MigrateError>) -> Phase {
+        let dialled: Option<Dialled> = match mem::take(&mut self.phase) {
+            Phase::Dialling { target, dial } => Some((target, dial)),
+            Phase::Draining { target, io } => Some((target, Box::pin(ready(Ok(io))))),
+            Phase::Settled
+            | Phase::Resuming { .. }
+            | Phase::Overlapping { .. }
+            | Phase::Ready { .. }
+            | Phase::Switching { .. }
+            | Phase::Failed(_) => None,
+        };
+        let allowed = accepted.and_then(|()| match &dialled {
+            Some(_) => Ok(()),
+            None => self.check_offer().map(|_| ()),
+        });
+        let offer = allowed.and_then(|()| self.take_offer().ok_or(MigrateError::NoOffer));
+        match offer {
+            Ok(offer) => self.resume_at(dialled, offer),
+            Err(why) => Phase::Failed(Arc::new(HandOffError::NotFollowed(why))),
+        }
+    }
+
     /// Resumes the session with the old server's last offer, which may lead elsewhere than the one before.
-    fn resume_at(&mut self, dialled: SocketAddr, io: Box<dyn Transport>, offer: Offer) -> Phase {
+    fn resume_at(&mut self, dialled: Option<Dialled>, offer: Offer) -> Phase {
         let target = offer.token().target_address();
         let (connector, name) = (self.connector.clone(), self.name.clone());
         let held = mem::take(&mut self.held);
         let early_data = !held.is_empty();
         let resume = Box::pin(async move {
-            let io = match target == dialled {
-                true => io,
-                false => connector
-                    .open(target)
-                    .await
-                    .map_err(|error| ConnectFailure::Dial {
-                        address: target,
-                        error,
-                    })?,
+            let opened = match dialled.filter(|(address, _)| *address == target) {
+                Some((_, dial)) => dial.await,
+                None => connector.open(target).await,
             };
-            connector.resume(&name, io, offer, &held).await
+            let io = opened.map_err(|error| ConnectFailure::Dial {
+                address: target,
+                error,
+            })?;
+            connector
+                .resume(&name, io, offer, &held, Until::Complete)
+                .await
         });
         Phase::Resuming {
             target,
@@ -362,13 +390,17 @@ pub enum HandOffError {
         /// Whether the target may have acted upon what was written during the hand-off.
         written_since: EarlyDataOutcome,
     },
+    /// The old server is done and has handed the session over, but the stream does not follow. What was read is right and
+    /// is all that the old server sent; what was written during the hand-off has not been sent.
+    #[error("the server handed the session over to where the stream does not follow")]
+    NotFollowed(#[source] MigrateError),
 }
 
 impl HandOffError {
     fn kind(&self) -> io::ErrorKind {
         match self {
             Self::SourceLost(_) => io::ErrorKind::UnexpectedEof,
-            Self::TargetLost { .. } => io::ErrorKind::ConnectionAborted,
+            Self::TargetLost { .. } | Self::NotFollowed(_) => io::ErrorKind::ConnectionAborted,
         }
     }
 

@@ -15,7 +15,7 @@ use tokio::time::timeout;
 
 use super::hand_off::Phase;
 use super::{EarlyDataOutcome, Event, FallBackReason, Landing, Leg, MigrationStream};
-use crate::client::Offer;
+use crate::client::{Offer, OfferError};
 use crate::connection::Connection as _;
 use crate::tokio::ConnectFailure;
 
@@ -103,26 +103,14 @@ impl MigrationStream {
         outcome: EarlyDataOutcome,
         early_data: &[u8],
     ) -> Result<Leg, MigrateError> {
-        let mut leg = self
-            .connector
-            .dial(&self.name, self.origin, None, &[])
+        let rest = match outcome {
+            EarlyDataOutcome::AfterHandshake => early_data,
+            EarlyDataOutcome::Accepted | EarlyDataOutcome::None | EarlyDataOutcome::Unknown => &[],
+        };
+        self.connector
+            .dial(&self.name, self.origin, None, rest)
             .await
-            .map_err(|failure| MigrateError::Lost(Box::new(failure)))?;
-        if outcome == EarlyDataOutcome::AfterHandshake {
-            let mut rest = early_data;
-            while !rest.is_empty() {
-                let written = std::future::poll_fn(|cx| leg.poll_write(cx, rest))
-                    .await
-                    .map_err(|error| {
-                        MigrateError::Lost(Box::new(ConnectFailure::Dial {
-                            address: self.origin,
-                            error,
-                        }))
-                    })?;
-                rest = rest.get(written..).unwrap_or_default();
-            }
-        }
-        Ok(leg)
+            .map_err(|failure| MigrateError::Lost(Box::new(failure)))
     }
 
     /// Waits for an offer to another address and follows it.
@@ -203,6 +191,9 @@ pub enum MigrateError {
     /// The server has made no offer, or it has been used.
     #[error("there is no offer to follow")]
     NoOffer,
+    /// The newest offer is none that the client accepts.
+    #[error("the offer is not accepted")]
+    OfferRefused(#[source] OfferError),
     /// The newest offer's time is over.
     #[error("the offer has expired")]
     Expired,

@@ -188,11 +188,13 @@ impl MigrationStream {
     /// Reads from the present server into `buf`. `Ok(false)` when the stream goes on elsewhere.
     fn poll_leg(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<bool>> {
         let before = buf.filled().len();
+        // Nothing read into no room is no end.
+        let asked = buf.remaining() > 0;
         loop {
             let leg = self.leg()?;
             leg.write_in_passing(cx);
             if let Some(result) = leg.take_plaintext(buf) {
-                let ended = result.is_ok() && buf.filled().len() == before;
+                let ended = asked && result.is_ok() && buf.filled().len() == before;
                 return Poll::Ready(match result {
                     Ok(()) => Ok(!(ended && self.end_of_leg())),
                     Err(error) => Err(self.broken(error)),
