@@ -463,3 +463,35 @@ fn a_first_message_of_any_length_reaches_a_server_that_answers_while_it_reads() 
         tokio::join!(first, second, client);
     });
 }
+
+#[test]
+fn a_server_that_breaks_while_the_target_is_dialled_ends_both_halves() {
+    let world = World::new(3);
+    for at in 1000..1030 {
+        let case = Case {
+            script: Script {
+                seed: 965,
+                uploaded: 2908,
+                pushed: 5778,
+                notify_after: 30,
+                change_of_mind: false,
+                halves: true,
+                impatient: false,
+            },
+            latency: Duration::from_millis(1),
+            capacity: 1000,
+            incidents: vec![Incident {
+                leg: 0,
+                direction: Direction::ToServer,
+                at: At::Byte(at),
+                fault: Fault::HalfClose,
+            }],
+        };
+        for _ in 0..10 {
+            let outcome = world.run(&case);
+            if let Err(why) = judge(&case, &outcome) {
+                panic!("{why}\n{case:#?}\n{outcome:#?}");
+            }
+        }
+    }
+}

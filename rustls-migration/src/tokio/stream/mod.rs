@@ -176,6 +176,10 @@ impl MigrationStream {
     /// The present connection broke.
     fn broken(&mut self, error: io::Error) -> io::Error {
         if !self.phase.awaits_end() {
+            // A hand-off that had only begun ends with its source.
+            self.phase = Phase::Settled;
+            self.ended = true;
+            self.wakers.wake();
             return error;
         }
         let failed = Arc::new(HandOffError::SourceLost(error));
