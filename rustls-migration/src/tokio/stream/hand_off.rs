@@ -260,9 +260,11 @@ impl MigrationStream {
     /// Goes on at the target.
     fn land(&mut self, target: SocketAddr, mut leg: Leg, early_data: EarlyDataOutcome) {
         let held = mem::take(&mut self.held);
-        // The new connection's buffer is empty and takes more than what can be held.
-        let written = leg.connection_mut().write(&held);
-        debug_assert!(written.is_ok_and(|written| written == held.len()));
+        if !held.is_empty() {
+            // The connection's buffer takes more than can be held twice: now, and with the hello.
+            let written = leg.connection_mut().write(&held);
+            debug_assert!(written.is_ok_and(|written| written == held.len()));
+        }
         if self.shutdown {
             leg.connection_mut().send_close_notify();
         }
@@ -284,21 +286,14 @@ impl MigrationStream {
     pub(super) fn end_of_leg(&mut self) -> bool {
         // A writer may wait for what only the reader has seen.
         self.wakers.wake();
-        match mem::take(&mut self.phase) {
-            Phase::Switching { target, leg } => {
-                self.land(target, *leg, EarlyDataOutcome::None);
-                return true;
-            }
-            failed @ Phase::Failed(_) => {
-                self.phase = failed;
-                return true;
-            }
-            serving @ (Phase::Settled
-            | Phase::Dialling { .. }
-            | Phase::Draining { .. }
-            | Phase::Resuming { .. }
-            | Phase::Overlapping { .. }
-            | Phase::Ready { .. }) => self.phase = serving,
+        if let Phase::Failed(_) = self.phase {
+            return true;
+        }
+        if let Phase::Switching { .. } = self.phase
+            && let Phase::Switching { target, leg } = mem::take(&mut self.phase)
+        {
+            self.land(target, *leg, EarlyDataOutcome::None);
+            return true;
         }
         let handed_over = self
             .leg
