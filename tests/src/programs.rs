@@ -44,12 +44,14 @@ fn built(name: &str) -> &'static Path {
 }
 
 /// Builds the programs with the profile of this test and returns where they are.
+///
+/// It asks for what `cargo test --workspace` has built, so that there is little left to do.
 fn build() -> HashMap<String, PathBuf> {
     let cargo = std::env::var_os("CARGO").unwrap_or("cargo".into());
     let mut build = std::process::Command::new(cargo);
     build
-        .args(["build", "--message-format=json", "--bins"])
-        .args(["-p", "demo-server", "-p", "demo-client"])
+        .args(["build", "--message-format=json"])
+        .args(["--workspace", "--bins", "--tests"])
         .current_dir(env!("CARGO_MANIFEST_DIR"));
     if !cfg!(debug_assertions) {
         build.arg("--release");
@@ -60,6 +62,7 @@ fn build() -> HashMap<String, PathBuf> {
     String::from_utf8_lossy(&output.stdout)
         .lines()
         .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+        .filter(|message| message.pointer("/profile/test") == Some(&Value::Bool(false)))
         .filter_map(|message| {
             let name = message.pointer("/target/name")?.as_str()?.to_owned();
             Some((name, message.get("executable")?.as_str()?.into()))
