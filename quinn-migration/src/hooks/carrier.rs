@@ -1,0 +1,81 @@
+//! Carriers: the way to make quinn send a packet with a frame that it does not know.
+//!
+//! The driving task queues a DATAGRAM (RFC 9221) that starts with a secret mark; the hook finds it in the plain
+//! packet and puts the real frame in its place. A carrier never reaches the wire as such.
+
+use bytes::Bytes;
+use zeroize::Zeroizing;
+
+use crate::wire::{Frame, Reader, kind};
+
+const MARK_LENGTH: usize = 32;
+
+/// Smallest carrier, in bytes of DATAGRAM payload: room for a SERVER_ALTERNATE_ADDRESS frame with the longest
+/// connection ID and sequence number.
+pub(crate) const SMALL_CARRIER: usize = 96;
+
+#[derive(Debug)]
+pub(super) struct Carriers {
+    /// Absent when the system's random source failed: then there are no carriers.
+    mark: Option<Mark>,
+    /// Whether the peer announced max_datagram_frame_size itself.
+    pub(super) peer_takes_datagrams: bool,
+}
+
+struct Mark(Zeroizing<[u8; MARK_LENGTH]>);
+
+impl std::fmt::Debug for Mark {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Mark(..)")
+    }
+}
+
+/// What a DATAGRAM frame in an outgoing packet is.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Found {
+    /// Ours.
+    Carrier,
+    /// The application's, for a peer that did not ask for DATAGRAM frames and would close the connection over one.
+    Unwanted,
+    /// Anything else.
+    Other,
+}
+
+impl Carriers {
+    pub(super) fn new() -> Self {
+        let mut mark = Zeroizing::new([0; MARK_LENGTH]);
+        let mark = getrandom::fill(mark.as_mut_slice())
+            .is_ok()
+            .then_some(Mark(mark));
+        Self {
+            mark,
+            peer_takes_datagrams: false,
+        }
+    }
+
+    /// The bytes to pass to `send_datagram`: at least `length` of them, and never fewer than [`SMALL_CARRIER`].
+    pub(super) fn payload(&self, length: usize) -> Option<Bytes> {
+        let mark = self.mark.as_ref()?;
+        let mut bytes = Vec::with_capacity(length);
+        bytes.extend_from_slice(mark.0.as_slice());
+        bytes.resize(length.max(SMALL_CARRIER), 0);
+        Some(bytes.into())
+    }
+
+    pub(super) fn inspect(&self, payload: &[u8], frame: &Frame) -> Found {
+        let Some(body) = payload.get(frame.body.clone()) else {
+            return Found::Other;
+        };
+        let data = match frame.kind {
+            kind::DATAGRAM => Some(body),
+            kind::DATAGRAM_WITH_LENGTH => Reader::new(body).length_prefixed(),
+            _ => return Found::Other,
+        };
+        let mark = self.mark.as_ref().map(|mark| mark.0.as_slice());
+        match (data, mark) {
+            (Some(data), Some(mark)) if data.starts_with(mark) => Found::Carrier,
+            _ if self.peer_takes_datagrams => Found::Other,
+            _ => Found::Unwanted,
+        }
+    }
+}

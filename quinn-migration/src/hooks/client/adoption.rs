@@ -1,0 +1,196 @@
+//! Making quinn use another connection ID, and with it another path.
+//!
+//! quinn learns of it by a NEW_CONNECTION_ID frame that the hook puts before the frames of a received packet.
+//! Never gives quinn a connection ID beyond the window that quinn keeps: quinn would close the connection.
+
+use std::time::{Duration, Instant};
+
+use quinn_proto::VarInt;
+
+use super::super::peer_ids::PeerIds;
+use super::{ClientHook, Path, Phase, plus};
+use crate::event::Event;
+use crate::wire::{Frame, NewConnectionId};
+
+/// Active connection IDs that quinn accepts and announces (active_connection_id_limit).
+const QUINN_WINDOW: u32 = 5;
+/// Connection IDs held at most. A server that goes beyond has gone far beyond its limit, which quinn tells it.
+const HELD: usize = 16;
+
+#[derive(Debug)]
+pub(super) struct Adoption {
+    pub(super) new: NewConnectionId,
+    pub(super) path: Path,
+    /// Use the connection ID at once, before quinn knows of it: nothing comes back on the path in use.
+    pub(super) forced: bool,
+    pub(super) reason: Reason,
+    packets: u64,
+}
+
+#[derive(Debug)]
+pub(super) enum Reason {
+    Advertised { started: Instant, challenges: u32 },
+    Silence(Duration),
+}
+
+impl Adoption {
+    pub(super) fn new(new: NewConnectionId, path: Path, forced: bool, reason: Reason) -> Self {
+        Self {
+            new,
+            path,
+            forced,
+            reason,
+            packets: 0,
+        }
+    }
+
+    /// Whether to tell quinn with this packet. quinn may drop a packet as a duplicate, so it is told again, ever
+    /// more rarely.
+    pub(super) fn is_due(&mut self) -> bool {
+        self.packets = self.packets.saturating_add(1);
+        self.packets.is_power_of_two()
+    }
+}
+
+impl ClientHook {
+    /// Answers whether a challenge of ours was answered, which validates the path.
+    pub(super) fn on_path_response(&mut self, payload: &[u8], frame: &Frame) -> bool {
+        let body = payload.get(frame.body.clone()).unwrap_or_default();
+        let Phase::Probing(probe) = &self.phase else {
+            return false;
+        };
+        if !probe.is_answered_by(body) {
+            return false;
+        }
+        let reason = Reason::Advertised {
+            started: probe.started,
+            challenges: probe.sent(),
+        };
+        self.phase = Phase::Adopting(Adoption::new(probe.adopted_id(), probe.path, false, reason));
+        true
+    }
+
+    /// quinn uses the new connection ID: from this packet on the connection is on the new path.
+    pub(super) fn finish_adoption(&mut self) {
+        let Phase::Adopting(adoption) = std::mem::replace(&mut self.phase, Phase::Settled) else {
+            return;
+        };
+        let Some(driven) = &mut self.driven else {
+            return;
+        };
+        let left = std::mem::replace(&mut driven.active, adoption.path);
+        let event = match adoption.reason {
+            Reason::Advertised {
+                challenges,
+                started,
+            } => {
+                self.validating_since = Some(started);
+                let older = driven.previous.replace(left);
+                self.closing.extend(older.map(|path| path.id));
+                Event::Migrated {
+                    sequence: adoption.new.sequence,
+                    from: left.server,
+                    to: adoption.path.server,
+                    challenges,
+                    // The step that reports it knows the time.
+                    validation: Duration::ZERO,
+                }
+            }
+            Reason::Silence(silence) => {
+                self.closing.push_back(left.id);
+                Event::FellBack {
+                    from: left.server,
+                    to: adoption.path.server,
+                    silence,
+                }
+            }
+        };
+        self.watch = super::Watch::default();
+        self.server_ids.learn(adoption.new);
+        self.report(event);
+    }
+
+    /// Leaves a path that stopped answering. Answers `false` when there is no way out.
+    pub(super) fn fall_back(&mut self, silence: Duration) -> bool {
+        let Some(driven) = &mut self.driven else {
+            return false;
+        };
+        let back = driven.previous.take().unwrap_or(driven.first);
+        if back == driven.active {
+            return false;
+        }
+        // Taken, so that a second attempt uses another one.
+        let Some(spare) = self.server_ids.take_next().or_else(|| self.held.take()) else {
+            return false;
+        };
+        let new = NewConnectionId {
+            retire_prior_to: spare.sequence,
+            ..spare
+        };
+        self.phase = Phase::Adopting(Adoption::new(new, back, true, Reason::Silence(silence)));
+        true
+    }
+}
+
+/// Connection IDs that the server may send but that quinn has no room for: giving an advertised connection ID back
+/// leaves a gap in quinn's window (RFC 9000 section 5.1.1 counts connection IDs, quinn counts sequence numbers).
+#[derive(Debug, Default)]
+pub(super) struct HeldIds(Vec<NewConnectionId>);
+
+impl HeldIds {
+    pub(super) fn must_hold(&self, new: &NewConnectionId, known: &PeerIds) -> bool {
+        !fits(new, known) && (self.0.len() < HELD || self.contains(new))
+    }
+
+    /// A retransmission is held once.
+    pub(super) fn hold(&mut self, new: NewConnectionId) {
+        if !self.contains(&new) {
+            self.0.push(new);
+        }
+    }
+
+    /// A held frame may ask for retirements that the server waits for, so quinn must hear of them: with a connection
+    /// ID that it knows, or, when none is left, by switching to the held one at once. In the latter case the answer
+    /// is what to hold instead.
+    pub(super) fn pass_retirement_on(
+        &mut self,
+        new: &NewConnectionId,
+        known: &PeerIds,
+    ) -> Option<NewConnectionId> {
+        if new.retire_prior_to <= known.retire_prior_to() {
+            return None;
+        }
+        match known.at_or_above(new.retire_prior_to) {
+            Some(lowest) => {
+                self.0.push(NewConnectionId {
+                    retire_prior_to: new.retire_prior_to,
+                    ..lowest.clone()
+                });
+                None
+            }
+            None => Some(NewConnectionId {
+                retire_prior_to: new.sequence,
+                ..new.clone()
+            }),
+        }
+    }
+
+    fn contains(&self, new: &NewConnectionId) -> bool {
+        self.0.iter().any(|held| held.sequence == new.sequence)
+    }
+
+    /// Those that quinn has room for by now.
+    pub(super) fn release(&mut self, known: &PeerIds) -> Vec<NewConnectionId> {
+        self.0.extract_if(.., |held| fits(held, known)).collect()
+    }
+
+    /// Any one, for a path change that makes room by itself.
+    pub(super) fn take(&mut self) -> Option<NewConnectionId> {
+        self.0.pop()
+    }
+}
+
+fn fits(new: &NewConnectionId, known: &PeerIds) -> bool {
+    let start: VarInt = known.current().max(new.retire_prior_to);
+    new.sequence.into_inner() < plus(start, QUINN_WINDOW)
+}

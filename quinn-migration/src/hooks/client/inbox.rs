@@ -1,0 +1,167 @@
+//! Taking in SERVER_ALTERNATE_ADDRESS frames.
+//!
+//! Never holds more than the newest one, whatever a server sends.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+
+use quinn_proto::{ConnectionId, VarInt};
+
+use super::ClientHook;
+use crate::event::Event;
+use crate::policy::Refusal;
+use crate::wire::{
+    AlternateAddress, AlternateAddressError, Frame, NewConnectionId, PING_FRAME, overwrite,
+};
+
+/// Sequence numbers remembered, to tell a retransmission from a reuse.
+const REMEMBERED: usize = 16;
+
+#[derive(Debug, Default)]
+pub(super) struct Inbox {
+    newest: Option<AlternateAddress>,
+    recent: VecDeque<AlternateAddress>,
+    highest: Option<VarInt>,
+}
+
+/// What a frame is, compared with those before it.
+#[derive(Debug, PartialEq, Eq)]
+enum Sorted {
+    New,
+    /// Sent again, because an acknowledgement was lost.
+    Repeated,
+    Refused(Refusal),
+}
+
+impl Inbox {
+    pub(super) fn take(&mut self) -> Option<AlternateAddress> {
+        self.newest.take()
+    }
+
+    pub(super) fn has_mail(&self) -> bool {
+        self.newest.is_some()
+    }
+
+    /// The connection IDs of advertisements in a range of sequence numbers.
+    pub(super) fn known_in(&self, range: &Range<VarInt>) -> impl Iterator<Item = NewConnectionId> {
+        let expired = self
+            .recent
+            .iter()
+            .filter(|offer| range.contains(&offer.sequence));
+        expired.map(|offer| NewConnectionId {
+            sequence: offer.sequence,
+            retire_prior_to: VarInt::default(),
+            id: offer.id,
+            token: offer.token.clone(),
+        })
+    }
+
+    fn sort(&self, offer: &AlternateAddress) -> Sorted {
+        if self.recent.contains(offer) {
+            return Sorted::Repeated;
+        }
+        if self
+            .recent
+            .iter()
+            .any(|known| known.sequence == offer.sequence || known.id == offer.id)
+        {
+            return Sorted::Refused(Refusal::Reused);
+        }
+        if self.highest.is_some_and(|highest| offer.sequence < highest) {
+            return Sorted::Refused(Refusal::Superseded);
+        }
+        Sorted::New
+    }
+
+    fn remember(&mut self, offer: &AlternateAddress) {
+        if self.recent.len() >= REMEMBERED {
+            self.recent.pop_front();
+        }
+        self.recent.push_back(offer.clone());
+        self.highest = self.highest.max(Some(offer.sequence));
+    }
+}
+
+impl ClientHook {
+    /// Takes the frame out of the packet, so that quinn does not see it.
+    pub(super) fn on_advertisement(&mut self, payload: &mut [u8], frame: &Frame) {
+        let decoded = payload
+            .get(frame.body.clone())
+            .map(AlternateAddress::decode);
+        overwrite(payload, frame.whole.clone(), PING_FRAME);
+        match decoded {
+            Some(Ok(offer)) => self.on_offer(offer),
+            Some(Err(AlternateAddressError::ConnectionIdLength(offered))) => {
+                let current = self.current_id_length();
+                let reason = Refusal::ConnectionIdLength { current, offered };
+                self.report(Event::Refused {
+                    sequence: None,
+                    reason,
+                });
+            }
+            Some(Err(AlternateAddressError::Length)) | None => {
+                self.report(Event::Refused {
+                    sequence: None,
+                    reason: Refusal::Malformed,
+                });
+            }
+        }
+    }
+
+    fn on_offer(&mut self, offer: AlternateAddress) {
+        let AlternateAddress {
+            sequence, v4, v6, ..
+        } = offer;
+        match self.sort_offer(&offer) {
+            Sorted::Repeated => {}
+            Sorted::Refused(reason) => {
+                self.report(Event::Refused {
+                    sequence: Some(sequence),
+                    reason,
+                });
+                // A connection ID that the server used twice is not ours to retire.
+                if reason != Refusal::Reused {
+                    self.inbox.remember(&offer);
+                    self.retirement.add(sequence);
+                }
+            }
+            Sorted::New => {
+                self.inbox.remember(&offer);
+                self.report(Event::Advertised { sequence, v4, v6 });
+                if let Some(older) = self.inbox.newest.replace(offer) {
+                    self.refuse(older.sequence, Refusal::Superseded);
+                }
+            }
+        }
+    }
+
+    fn sort_offer(&self, offer: &AlternateAddress) -> Sorted {
+        let sorted = self.inbox.sort(offer);
+        if sorted != Sorted::New {
+            return sorted;
+        }
+        let (current, offered) = (self.current_id_length(), offer.id.len());
+        if self.last_id == Some(offer.id) || self.server_ids.contains(offer.sequence, &offer.id) {
+            Sorted::Refused(Refusal::Reused)
+        } else if current != offered {
+            Sorted::Refused(Refusal::ConnectionIdLength { current, offered })
+        } else if self.server_ids.is_past(offer.sequence) {
+            Sorted::Refused(Refusal::Superseded)
+        } else {
+            Sorted::New
+        }
+    }
+
+    fn current_id_length(&self) -> usize {
+        self.last_id.map_or(0, |id: ConnectionId| id.len())
+    }
+
+    /// Says no and gives the connection ID back.
+    pub(super) fn refuse(&mut self, sequence: VarInt, reason: Refusal) {
+        self.report(Event::Refused {
+            sequence: Some(sequence),
+            reason,
+        });
+        self.retirement.add(sequence);
+    }
+}

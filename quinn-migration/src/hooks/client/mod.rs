@@ -1,0 +1,368 @@
+//! The client's hook: takes SERVER_ALTERNATE_ADDRESS frames out, sends path challenges with the advertised
+//! connection ID, and makes quinn adopt that connection ID once the path is validated
+//! (draft-saa-ali-quic, "Client Behavior"; RFC 9000 sections 8.2, 9 and 9.6).
+//!
+//! Never sends anything but challenges to an address before it has answered one.
+
+mod adoption;
+mod inbox;
+mod probe;
+mod retirement;
+mod steps;
+#[cfg(test)]
+mod tests;
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use bytes::BytesMut;
+use quinn_proto::{ConnectionId, VarInt};
+
+use self::adoption::{Adoption, HeldIds};
+use self::inbox::Inbox;
+use self::probe::{Filling, Probe};
+use self::retirement::Retirement;
+use super::carrier::{Carriers, Found};
+use super::packet::Largest;
+use super::peer_ids::PeerIds;
+use super::server::CARRIER_LIMIT;
+use super::watch::Watch;
+use super::{Effects, Hook, Incoming, Outgoing, ParameterFault};
+use crate::event::Event;
+use crate::policy::Gate;
+use crate::socket::PathId;
+use crate::wire::{
+    Codepoints, Frame, MAX_DATAGRAM_FRAME_SIZE, NewConnectionId, PING_FRAME, append_parameter,
+    find_parameter, kind, next_frame, overwrite,
+};
+
+pub(crate) use steps::Action;
+
+/// Events that wait for the application at most; a flood is counted, not kept.
+const EVENT_LIMIT: usize = 32;
+
+/// A network path: the client's socket for it and the server's address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Path {
+    pub(crate) id: PathId,
+    pub(crate) server: SocketAddr,
+}
+
+#[derive(Debug)]
+pub(crate) struct ClientHook {
+    codepoints: Codepoints,
+    carriers: Carriers,
+    /// Carriers handed to quinn that have not come by yet.
+    queued_carriers: u32,
+    server_ids: PeerIds,
+    held: HeldIds,
+    received: Largest,
+    /// Destination connection ID of the last packet.
+    last_id: Option<ConnectionId>,
+    /// HANDSHAKE_DONE has arrived: migration is allowed (RFC 9000 section 9).
+    confirmed: bool,
+    inbox: Inbox,
+    retirement: Retirement,
+    phase: Phase,
+    watch: Watch,
+    /// Present while a task drives this hook.
+    driven: Option<Driven>,
+    events: VecDeque<Event>,
+    missed_events: u64,
+    /// Start of the validation that the last migration came from.
+    validating_since: Option<Instant>,
+    /// Paths to close.
+    closing: VecDeque<PathId>,
+}
+
+/// What is known once the application has attached a policy.
+#[derive(Debug)]
+struct Driven {
+    /// A task is there; without one the connection stays on the path that it is on.
+    attached: bool,
+    gate: Gate,
+    active: Path,
+    /// The path left last: the first place to go back to.
+    previous: Option<Path>,
+    first: Path,
+}
+
+#[derive(Debug)]
+enum Phase {
+    Settled,
+    /// The task opens a socket for this.
+    Opening(crate::wire::AlternateAddress, SocketAddr),
+    Probing(Probe),
+    Adopting(Adoption),
+}
+
+impl ClientHook {
+    pub(crate) fn new(codepoints: Codepoints) -> Self {
+        Self {
+            codepoints,
+            carriers: Carriers::new(),
+            queued_carriers: 0,
+            server_ids: PeerIds::default(),
+            held: HeldIds::default(),
+            received: Largest::default(),
+            last_id: None,
+            confirmed: false,
+            inbox: Inbox::default(),
+            retirement: Retirement::default(),
+            phase: Phase::Settled,
+            watch: Watch::default(),
+            driven: None,
+            events: VecDeque::new(),
+            missed_events: 0,
+            validating_since: None,
+            closing: VecDeque::new(),
+        }
+    }
+
+    fn report(&mut self, event: Event) {
+        if self.events.len() < EVENT_LIMIT {
+            self.events.push_back(event);
+        } else {
+            self.missed_events = self.missed_events.saturating_add(1);
+        }
+    }
+
+    /// Whether outgoing packets must be looked into at all.
+    fn looks_inside(&self) -> bool {
+        self.queued_carriers > 0 || !self.carriers.peer_takes_datagrams || self.is_watching()
+    }
+
+    fn is_watching(&self) -> bool {
+        self.driven
+            .as_ref()
+            .is_some_and(|driven| driven.active != driven.first)
+    }
+
+    /// Walks an outgoing packet: finds a carrier, drops DATAGRAM frames that the peer would not accept.
+    fn inspect(&mut self, payload: &mut [u8]) -> Contents {
+        let mut contents = Contents {
+            carrier: None,
+            carrier_alone: true,
+            ack_eliciting: false,
+        };
+        let mut at = 0;
+        while let Some(frame) = next_frame(payload, at, self.codepoints.frame()) {
+            at = frame.whole.end;
+            let silent = [
+                kind::PADDING,
+                kind::ACK,
+                kind::ACK_ECN,
+                kind::CONNECTION_CLOSE,
+                kind::APPLICATION_CLOSE,
+            ];
+            contents.ack_eliciting |= !silent.contains(&frame.kind);
+            match self.carriers.inspect(payload, &frame) {
+                Found::Carrier if contents.carrier.is_none() => contents.carrier = Some(frame),
+                Found::Carrier => {
+                    self.queued_carriers = self.queued_carriers.saturating_sub(1);
+                    overwrite(payload, frame.whole, PING_FRAME);
+                }
+                Found::Unwanted => {
+                    tracing::warn!(
+                        "application DATAGRAM dropped: the peer does not accept DATAGRAM frames"
+                    );
+                    overwrite(payload, frame.whole, PING_FRAME);
+                    contents.carrier_alone = false;
+                }
+                Found::Other => contents.carrier_alone &= frame.kind == kind::PADDING,
+            }
+        }
+        contents.carrier_alone &= at == payload.len();
+        contents
+    }
+
+    /// Puts a challenge, a retirement or nothing in the place of a carrier. Answers whether the packet is a probe now.
+    fn fill(&mut self, packet: &mut Outgoing<'_>, carrier: &Frame, alone: bool) -> bool {
+        self.queued_carriers = self.queued_carriers.saturating_sub(1);
+        if let Phase::Probing(probe) = &mut self.phase {
+            match probe.fill(packet, carrier, alone) {
+                Filling::Challenge => return true,
+                Filling::Spoiled => {}
+                Filling::NotDue => {
+                    self.retirement.fill(packet, carrier);
+                    return false;
+                }
+            }
+        } else if self.retirement.fill(packet, carrier) {
+            return false;
+        }
+        overwrite(packet.payload, carrier.whole.clone(), PING_FRAME);
+        false
+    }
+
+    /// Follows the connection ID that quinn uses, and moves to the new path when it is the adopted one.
+    fn follow_id(&mut self, packet: &mut Outgoing<'_>, effects: &mut Effects) {
+        if let Phase::Adopting(adoption) = &self.phase {
+            if packet.destination() == Some(adoption.new.id) {
+                effects.wake = true;
+                self.finish_adoption();
+            } else if adoption.forced {
+                packet.set_destination(&adoption.new.id);
+            }
+        }
+        let used = packet.destination();
+        if used == self.last_id {
+            return;
+        }
+        self.last_id = used;
+        let Some(id) = used else { return };
+        self.server_ids.on_used(&id);
+        effects.wake |= self.is_overtaken();
+        let path = match (&self.phase, &self.driven) {
+            (Phase::Adopting(adoption), _) if adoption.new.id == id => adoption.path.id,
+            (_, Some(driven)) => driven.active.id,
+            (_, None) => PathId::FIRST,
+        };
+        effects.route = Some((id, path));
+    }
+
+    fn on_frame(&mut self, payload: &mut [u8], frame: &Frame) -> bool {
+        let body = payload.get(frame.body.clone()).unwrap_or_default();
+        match frame.kind {
+            kind::ACK | kind::ACK_ECN => self.retirement.on_acknowledgement(body),
+            kind::NEW_CONNECTION_ID => {
+                self.on_new_connection_id(payload, frame);
+                self.is_overtaken()
+            }
+            kind::PATH_RESPONSE => self.on_path_response(payload, frame),
+            kind::HANDSHAKE_DONE => !std::mem::replace(&mut self.confirmed, true),
+            other if other == self.codepoints.frame().into_inner() => {
+                self.on_advertisement(payload, frame);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    fn on_new_connection_id(&mut self, payload: &mut [u8], frame: &Frame) {
+        let Some(new) = payload
+            .get(frame.body.clone())
+            .and_then(NewConnectionId::decode)
+        else {
+            return;
+        };
+        if self.held.must_hold(&new, &self.server_ids) {
+            overwrite(payload, frame.whole.clone(), PING_FRAME);
+            let asked = self.held.pass_retirement_on(&new, &self.server_ids);
+            self.held.hold(asked.unwrap_or(new));
+            return;
+        }
+        let before = self.server_ids.retire_prior_to();
+        self.server_ids.learn(new);
+        let expired = before..self.server_ids.retire_prior_to();
+        // quinn does not know these and could not retire them. It does when it hears of them too late.
+        let expired = self.inbox.known_in(&expired).collect::<Vec<_>>();
+        expired.into_iter().for_each(|new| self.held.hold(new));
+    }
+
+    /// A frame of the extension that is cut short cannot be taken out: quinn closes the connection over it, as
+    /// RFC 9000 section 12.4 wants. It is reported all the same.
+    fn report_malformed_rest(&mut self, payload: &[u8], at: usize) -> bool {
+        let rest = crate::wire::Reader::starting_at(payload, at).varint();
+        if rest != Some(self.codepoints.frame().into_inner()) {
+            return false;
+        }
+        self.report(Event::Refused {
+            sequence: None,
+            reason: crate::policy::Refusal::Malformed,
+        });
+        true
+    }
+
+    /// NEW_CONNECTION_ID frames for quinn, put before the frames of this packet. Never after them: a STREAM frame
+    /// without a length runs to the end.
+    fn inject(&mut self, held: Vec<NewConnectionId>, payload: &mut BytesMut) {
+        let mut injected = Vec::new();
+        held.iter().for_each(|new| new.encode(&mut injected));
+        if let Phase::Adopting(adoption) = &mut self.phase
+            && adoption.is_due()
+        {
+            adoption.new.encode(&mut injected);
+        }
+        if !injected.is_empty() {
+            injected.extend_from_slice(payload);
+            *payload = BytesMut::from(injected.as_slice());
+        }
+    }
+}
+
+/// What a walk over an outgoing packet found.
+struct Contents {
+    carrier: Option<Frame>,
+    /// There is nothing but the carrier and PADDING.
+    carrier_alone: bool,
+    ack_eliciting: bool,
+}
+
+impl Hook for ClientHook {
+    fn on_send(&mut self, mut packet: Outgoing<'_>) -> Effects {
+        let mut effects = Effects::default();
+        if self.looks_inside() {
+            let contents = self.inspect(packet.payload);
+            if !packet.is_short() {
+                return effects;
+            }
+            if let Some(carrier) = contents.carrier {
+                effects.wake = true;
+                if self.fill(&mut packet, &carrier, contents.carrier_alone) {
+                    return effects;
+                }
+            }
+            if contents.ack_eliciting && self.is_watching() {
+                effects.wake |= self.watch.on_sent();
+            }
+        }
+        if packet.is_short() {
+            self.follow_id(&mut packet, &mut effects);
+        }
+        effects
+    }
+
+    fn on_receive(&mut self, packet: Incoming<'_>) -> Effects {
+        let mut effects = Effects::default();
+        if !packet.is_short() {
+            return effects;
+        }
+        // Before this packet's frames are learnt: quinn reads the held ones first.
+        let new = self.received.is_new(packet.number);
+        let held = if new {
+            self.held.release(&self.server_ids)
+        } else {
+            Vec::new()
+        };
+        held.iter()
+            .cloned()
+            .for_each(|new| self.server_ids.learn(new));
+        let mut at = 0;
+        while let Some(frame) = next_frame(packet.payload, at, self.codepoints.frame()) {
+            at = frame.whole.end;
+            effects.wake |= self.on_frame(packet.payload, &frame);
+        }
+        effects.wake |= self.report_malformed_rest(packet.payload, at);
+        self.watch.on_received();
+        // The packet with the answer to a challenge may be late, but it is no duplicate: the challenge is fresh.
+        self.inject(held, packet.payload);
+        effects
+    }
+
+    fn on_peer_parameters(&mut self, list: &[u8]) -> Result<Vec<u8>, ParameterFault> {
+        let mut shown = list.to_vec();
+        let announced = find_parameter(list, MAX_DATAGRAM_FRAME_SIZE.into_inner())?.is_some();
+        self.carriers.peer_takes_datagrams = announced;
+        if !announced {
+            append_parameter(&mut shown, MAX_DATAGRAM_FRAME_SIZE, &CARRIER_LIMIT);
+        }
+        Ok(shown)
+    }
+}
+
+/// Sequence number after `sequence`, for limits.
+fn plus(sequence: VarInt, count: u32) -> u64 {
+    sequence.into_inner().saturating_add(u64::from(count))
+}

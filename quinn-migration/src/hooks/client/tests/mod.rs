@@ -1,0 +1,180 @@
+//! The client's hook with made-up packets and made-up time.
+#![allow(
+    clippy::wildcard_enum_match_arm,
+    reason = "a test wants one variant and fails on all others"
+)]
+
+mod hostile;
+mod moving;
+mod properties;
+
+use super::*;
+use crate::event::Failure;
+use crate::policy::{AddressClass, Policy, Refusal};
+use crate::wire::{AlternateAddress, ResetToken, retire_connection_id};
+use bytes::Bytes;
+use std::time::Duration;
+
+const OLD_ID: [u8; 8] = [0xd0; 8];
+const RTT: Duration = Duration::from_millis(10);
+const LARGEST: usize = 1300;
+const ORIGIN: &str = "192.0.2.1:443";
+
+struct Bench {
+    /// Packet number of the last packet received.
+    received: u64,
+    hook: ClientHook,
+    now: Instant,
+    number: u64,
+}
+
+struct Sent {
+    id: Vec<u8>,
+    payload: Vec<u8>,
+    effects: Effects,
+}
+
+impl Bench {
+    /// A confirmed connection to `server`, with a policy that allows any number of moves.
+    fn connected_to(server: &str) -> Self {
+        let mut bench = Self {
+            received: 0,
+            hook: ClientHook::new(Codepoints::default()),
+            now: Instant::now(),
+            number: 0,
+        };
+        bench.hook.on_peer_parameters(&[]).unwrap();
+        bench.hook.attach(
+            Policy {
+                moves: u32::MAX,
+                ..Policy::default()
+            },
+            server.parse().unwrap(),
+        );
+        bench.send(vec![1]);
+        bench.receive(&[0x1e]);
+        bench
+    }
+
+    fn send(&mut self, payload: Vec<u8>) -> Sent {
+        self.send_with(&OLD_ID, payload)
+    }
+
+    fn send_with(&mut self, id: &[u8], mut payload: Vec<u8>) -> Sent {
+        let mut header = [&[0x41], id, &[0, 7]].concat();
+        self.number += 1;
+        let packet = Outgoing {
+            number: self.number,
+            header: &mut header,
+            payload: &mut payload,
+            tag: 16,
+        };
+        let effects = self.hook.on_send(packet);
+        Sent {
+            id: header[1..=id.len()].to_vec(),
+            payload,
+            effects,
+        }
+    }
+
+    /// Answers with what quinn sees.
+    fn receive(&mut self, frames: &[u8]) -> Vec<u8> {
+        let mut payload = BytesMut::from(frames);
+        self.receive_into(&mut payload);
+        payload.to_vec()
+    }
+
+    fn receive_for_effects(&mut self, frames: &[u8]) -> Effects {
+        self.receive_into(&mut BytesMut::from(frames))
+    }
+
+    fn receive_into(&mut self, payload: &mut BytesMut) -> Effects {
+        self.received += 1;
+        self.hook.on_receive(Incoming {
+            number: self.received,
+            header: &[0x41, 1, 2, 3, 4, 0, 7],
+            payload,
+        })
+    }
+
+    fn poll(&mut self) -> Action {
+        self.hook.poll(self.now, RTT, LARGEST)
+    }
+
+    /// All events up to the next action that is none.
+    fn events(&mut self) -> (Vec<Event>, Action) {
+        let mut events = Vec::new();
+        loop {
+            match self.poll() {
+                Action::Report(event) => events.push(event),
+                Action::Close(_) => {}
+                other => return (events, other),
+            }
+        }
+    }
+
+    /// Opens the socket that the hook asks for and sends the challenge; answers with its data.
+    fn challenge(&mut self) -> [u8; 8] {
+        let (_, action) = self.events();
+        assert!(matches!(action, Action::Open(_)), "{action:?}");
+        self.hook.opened(path(1), self.now);
+        let (_, action) = self.events();
+        let Action::Send(carrier) = action else {
+            panic!("{action:?}")
+        };
+        let sent = self.send(datagram(&carrier));
+        assert_eq!(sent.payload[0], 0x1a);
+        sent.payload[1..9].try_into().unwrap()
+    }
+}
+
+fn path(number: u32) -> PathId {
+    PathId::numbered(number)
+}
+
+fn datagram(data: &Bytes) -> Vec<u8> {
+    let mut frame = vec![0x31];
+    crate::wire::put_varint(
+        &mut frame,
+        VarInt::from_u32(u32::try_from(data.len()).unwrap()),
+    );
+    frame.extend_from_slice(data);
+    frame
+}
+
+fn offer(sequence: u32, target: &str) -> AlternateAddress {
+    let byte = u8::try_from(sequence % 200).unwrap();
+    AlternateAddress {
+        sequence: VarInt::from_u32(sequence),
+        v4: Some(target.parse().unwrap()),
+        v6: None,
+        id: ConnectionId::new(&[byte, 1, 2, 3, 4, 5, 6, byte]),
+        token: ResetToken::new([byte; 16]),
+    }
+}
+
+fn frame(offer: &AlternateAddress) -> Vec<u8> {
+    let mut out = Vec::new();
+    offer.encode(Codepoints::default().frame(), &mut out);
+    out
+}
+
+fn new_connection_id(sequence: u32, retire_prior_to: u32) -> Vec<u8> {
+    let mut out = Vec::new();
+    NewConnectionId {
+        sequence: sequence.into(),
+        retire_prior_to: retire_prior_to.into(),
+        id: ConnectionId::new(&[u8::try_from(sequence).unwrap(); 8]),
+        token: ResetToken::new([9; 16]),
+    }
+    .encode(&mut out);
+    out
+}
+
+fn refusals(events: &[Event]) -> Vec<Refusal> {
+    let reason = |event: &Event| match event {
+        Event::Refused { reason, .. } => Some(*reason),
+        _ => None,
+    };
+    events.iter().filter_map(reason).collect()
+}

@@ -1,0 +1,58 @@
+//! What the extension does to decrypted packets: pure state machines, one for each side.
+//!
+//! A hook runs under quinn's connection lock, so it never calls quinn, never blocks, never reads a clock and never
+//! does I/O. What it cannot act on it passes through unchanged.
+
+mod attempts;
+mod carrier;
+pub(crate) mod client;
+mod packet;
+mod peer_ids;
+pub(crate) mod server;
+mod watch;
+
+use std::time::Duration;
+
+use quinn_proto::ConnectionId;
+
+pub(crate) use packet::{Incoming, Outgoing};
+
+use crate::socket::PathId;
+use crate::wire::ParametersError;
+
+/// One side's state machine for one connection.
+pub(crate) trait Hook: Send + 'static {
+    /// A 1-RTT or 0-RTT packet is about to be sealed.
+    fn on_send(&mut self, packet: Outgoing<'_>) -> Effects;
+
+    /// A 1-RTT packet was opened; quinn reads it next.
+    fn on_receive(&mut self, packet: Incoming<'_>) -> Effects;
+
+    /// The peer's transport parameters arrived. Answers with the list that quinn is to read.
+    fn on_peer_parameters(&mut self, list: &[u8]) -> Result<Vec<u8>, ParameterFault>;
+}
+
+/// What has to happen outside of a hook.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Effects {
+    /// The task that drives this hook has something to do.
+    pub(crate) wake: bool,
+    /// Datagrams with this connection ID belong on this path.
+    pub(crate) route: Option<(ConnectionId, PathId)>,
+}
+
+/// The peer's transport parameters break a rule of the extension.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum ParameterFault {
+    #[error("enable_server_migration must be empty")]
+    NotEmpty,
+    #[error(transparent)]
+    Malformed(#[from] ParametersError),
+}
+
+/// How long to wait for an answer before trying again: three round trips and the peer's usual delays.
+pub(crate) fn patience(rtt: Duration) -> Duration {
+    const DELAYS: Duration = Duration::from_millis(50);
+    const LONGEST: Duration = Duration::from_secs(3);
+    rtt.saturating_mul(3).saturating_add(DELAYS).min(LONGEST)
+}

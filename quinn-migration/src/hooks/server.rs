@@ -1,0 +1,466 @@
+//! The server's hook: keeps a connection ID back, puts the SERVER_ALTERNATE_ADDRESS frame into a packet, and sees
+//! whether the client acknowledged it and moved (draft-saa-ali-quic, "Server Behavior").
+//!
+//! Never sends the frame, and never keeps a connection ID back, when the client did not send enable_server_migration.
+
+use std::collections::BTreeSet;
+use std::net::{SocketAddrV4, SocketAddrV6};
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+use quinn_proto::{ConnectionId, VarInt};
+
+use super::attempts::{Attempts, Step};
+use super::carrier::{Carriers, Found, SMALL_CARRIER};
+use super::packet::Largest;
+use super::peer_ids::PeerIds;
+use super::{Effects, Hook, Incoming, Outgoing, ParameterFault, patience};
+use crate::wire::{
+    AlternateAddress, Codepoints, Frame, MAX_DATAGRAM_FRAME_SIZE, NewConnectionId, PING_FRAME,
+    Reader, ack_covers, append_parameter, find_parameter, kind, next_frame, overwrite,
+    retire_connection_id,
+};
+
+/// Packets that carry one advertisement at most.
+const SENDS: u32 = 8;
+/// max_datagram_frame_size 16383, shown to quinn so that it accepts carriers.
+pub(super) const CARRIER_LIMIT: [u8; 2] = [0x7f, 0xff];
+
+#[derive(Debug)]
+pub(crate) struct ServerHook {
+    codepoints: Codepoints,
+    /// The client sent enable_server_migration.
+    negotiated: bool,
+    carriers: Carriers,
+    /// A connection ID that quinn issued and the client has not seen.
+    reserve: Option<NewConnectionId>,
+    /// Sequence numbers kept from NEW_CONNECTION_ID, until the client retires them.
+    withheld: BTreeSet<VarInt>,
+    retire_prior_to: VarInt,
+    /// The highest sequence number that was let through. What was let through once is let through again: it may be
+    /// the frame that carries a new "retire prior to".
+    passed: VarInt,
+    /// Connection IDs that lost their use in reserve: no client can retire what it never saw.
+    orphans: Vec<VarInt>,
+    received: Largest,
+    advert: Option<Advert>,
+    client_ids: PeerIds,
+    /// Destination connection ID of the last packet.
+    last_id: Option<ConnectionId>,
+    /// A challenge that came with the advertised connection ID, and the client's connection ID for the answer.
+    answering: Option<([u8; 8], ConnectionId)>,
+}
+
+#[derive(Debug)]
+struct Advert {
+    reserved: NewConnectionId,
+    frame: Vec<u8>,
+    attempts: Attempts,
+    numbers: Vec<u64>,
+    state: AdvertState,
+    /// A packet with the advertised connection ID has arrived.
+    probed: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum AdvertState {
+    Sending,
+    Acknowledged,
+    Moved,
+    Declined,
+    /// quinn retired the connection ID before the client acknowledged the frame.
+    Expired,
+}
+
+/// Why no advertisement could begin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum CannotBegin {
+    NotNegotiated,
+    /// No connection ID is in reserve; one may follow.
+    NoReserve,
+    /// The last one is not acknowledged yet.
+    Busy,
+}
+
+/// What the advertising task does next.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum AdvertStep {
+    Send(Bytes),
+    Wait(Instant),
+    /// Acknowledged, in a packet of these many.
+    Acknowledged(u32),
+    /// Not acknowledged, or replaced.
+    Lost,
+}
+
+/// What the client made of an advertisement.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Outcome {
+    /// The client uses the new address.
+    Moved,
+    /// The client gave the connection ID back: its policy refused, or the address did not answer.
+    Declined,
+    /// The server has advertised another address since.
+    Superseded,
+}
+
+impl ServerHook {
+    pub(crate) fn new(codepoints: Codepoints) -> Self {
+        Self {
+            codepoints,
+            negotiated: false,
+            carriers: Carriers::new(),
+            reserve: None,
+            withheld: BTreeSet::new(),
+            retire_prior_to: VarInt::default(),
+            passed: VarInt::default(),
+            orphans: Vec::new(),
+            received: Largest::default(),
+            advert: None,
+            client_ids: PeerIds::default(),
+            last_id: None,
+            answering: None,
+        }
+    }
+
+    pub(crate) fn negotiated(&self) -> bool {
+        self.negotiated
+    }
+
+    /// Prepares an advertisement; its sequence number identifies it from here on.
+    pub(crate) fn begin(
+        &mut self,
+        v4: Option<SocketAddrV4>,
+        v6: Option<SocketAddrV6>,
+    ) -> Result<VarInt, CannotBegin> {
+        if !self.negotiated {
+            return Err(CannotBegin::NotNegotiated);
+        }
+        if self
+            .advert
+            .as_ref()
+            .is_some_and(|advert| advert.state == AdvertState::Sending)
+        {
+            return Err(CannotBegin::Busy);
+        }
+        let reserved = self.reserve.take().ok_or(CannotBegin::NoReserve)?;
+        let sequence = reserved.sequence;
+        let address = AlternateAddress {
+            sequence,
+            v4,
+            v6,
+            id: reserved.id,
+            token: reserved.token.clone(),
+        };
+        let mut frame = Vec::new();
+        address.encode(self.codepoints.frame(), &mut frame);
+        let attempts = Attempts::new(SENDS);
+        self.advert = Some(Advert {
+            reserved,
+            frame,
+            attempts,
+            numbers: Vec::new(),
+            state: AdvertState::Sending,
+            probed: false,
+        });
+        Ok(sequence)
+    }
+
+    pub(crate) fn poll(&mut self, sequence: VarInt, now: Instant, rtt: Duration) -> AdvertStep {
+        let Some(advert) = self
+            .advert
+            .as_mut()
+            .filter(|advert| advert.reserved.sequence == sequence)
+        else {
+            return AdvertStep::Lost;
+        };
+        match advert.state {
+            AdvertState::Sending => {}
+            AdvertState::Expired => return AdvertStep::Lost,
+            AdvertState::Acknowledged | AdvertState::Moved | AdvertState::Declined => {
+                return AdvertStep::Acknowledged(advert.attempts.sent());
+            }
+        }
+        match advert.attempts.poll(now, patience(rtt)) {
+            Step::Send => match self.carriers.payload(SMALL_CARRIER) {
+                Some(carrier) => AdvertStep::Send(carrier),
+                None => AdvertStep::Lost,
+            },
+            Step::Wait(until) => AdvertStep::Wait(until),
+            Step::GiveUp => AdvertStep::Lost,
+        }
+    }
+
+    /// The task that advertised `sequence` is gone. What never left the host is taken back.
+    pub(crate) fn end(&mut self, sequence: VarInt) {
+        let unfinished = |advert: &mut Advert| {
+            advert.reserved.sequence == sequence && advert.state == AdvertState::Sending
+        };
+        let Some(advert) = self.advert.take_if(unfinished) else {
+            return;
+        };
+        if advert.numbers.is_empty() && self.reserve.is_none() {
+            self.reserve = Some(advert.reserved);
+        } else {
+            // It may still arrive, so its outcome is still of interest.
+            self.advert = Some(Advert {
+                state: AdvertState::Acknowledged,
+                ..advert
+            });
+        }
+    }
+
+    /// What became of advertisement `sequence`; `None` while it is open.
+    pub(crate) fn outcome(&self, sequence: VarInt) -> Option<Outcome> {
+        let advert = self
+            .advert
+            .as_ref()
+            .filter(|advert| advert.reserved.sequence == sequence);
+        match advert.map(|advert| advert.state) {
+            Some(AdvertState::Moved) => Some(Outcome::Moved),
+            Some(AdvertState::Declined | AdvertState::Expired) => Some(Outcome::Declined),
+            Some(AdvertState::Sending | AdvertState::Acknowledged) => None,
+            None => Some(Outcome::Superseded),
+        }
+    }
+
+    /// Keeps one connection ID back. Retransmissions of a kept one stay back too.
+    fn withhold(&mut self, payload: &mut [u8], frame: &Frame) -> bool {
+        let Some(new) = payload
+            .get(frame.body.clone())
+            .and_then(NewConnectionId::decode)
+        else {
+            return false;
+        };
+        let again = self.withheld.contains(&new.sequence);
+        // A frame that asks for more retirements than the client knows of must reach it.
+        let plain = new.retire_prior_to <= self.retire_prior_to && new.sequence > self.passed;
+        if again || (plain && self.reserve.is_none()) {
+            if !overwrite(payload, frame.whole.clone(), PING_FRAME) || again {
+                return false;
+            }
+            self.withheld.insert(new.sequence);
+            self.reserve = Some(new);
+            return true;
+        }
+        self.passed = self.passed.max(new.sequence);
+        self.raise_retirement(new.retire_prior_to);
+        false
+    }
+
+    /// Connection IDs below `floor` are on their way out, also those that the client has not seen. The client goes on
+    /// to the lowest one that it knows and never back, so it passes over a reserve that is older than this frame too.
+    fn raise_retirement(&mut self, floor: VarInt) {
+        if floor <= self.retire_prior_to {
+            return;
+        }
+        self.retire_prior_to = floor;
+        // Sent again, they do no harm by now: the client retires them at once.
+        self.withheld = self.withheld.split_off(&floor);
+        self.orphans
+            .extend(self.reserve.take().map(|reserve| reserve.sequence));
+        let open = |advert: &&mut Advert| {
+            advert.reserved.sequence < floor && advert.state != AdvertState::Moved
+        };
+        if let Some(advert) = self.advert.as_mut().filter(open) {
+            advert.state = match advert.state {
+                AdvertState::Sending | AdvertState::Expired => AdvertState::Expired,
+                AdvertState::Acknowledged | AdvertState::Moved | AdvertState::Declined => {
+                    AdvertState::Declined
+                }
+            };
+            // quinn stops routing it, so without a probe so far there will be no answer and no move.
+            self.orphans
+                .extend((!advert.probed).then_some(advert.reserved.sequence));
+        }
+    }
+
+    /// Puts the frame in the place of a carrier, or nothing at all.
+    fn carry(&mut self, number: u64, payload: &mut [u8], frame: &Frame) -> bool {
+        match self.carriers.inspect(payload, frame) {
+            Found::Carrier => {}
+            Found::Unwanted => {
+                tracing::warn!(
+                    "application DATAGRAM dropped: the peer does not accept DATAGRAM frames"
+                );
+                overwrite(payload, frame.whole.clone(), PING_FRAME);
+                return false;
+            }
+            Found::Other => return false,
+        }
+        let sending = |advert: &&mut Advert| advert.state == AdvertState::Sending;
+        let Some(advert) = self.advert.as_mut().filter(sending) else {
+            overwrite(payload, frame.whole.clone(), PING_FRAME);
+            return false;
+        };
+        if overwrite(payload, frame.whole.clone(), &advert.frame) {
+            advert.numbers.push(number);
+            advert.attempts.on_sent();
+        } else {
+            overwrite(payload, frame.whole.clone(), PING_FRAME);
+            advert.attempts.on_spoiled();
+        }
+        true
+    }
+
+    /// A packet with nothing but the answer to a challenge on the new path must not carry the connection ID of
+    /// the old path (RFC 9000 section 9.5); quinn would send it so.
+    fn unlink_answer(&self, packet: &mut Outgoing<'_>, only_response: Option<[u8; 8]>) {
+        if let (Some(data), Some((challenge, id))) = (only_response, &self.answering)
+            && data == *challenge
+        {
+            packet.set_destination(id);
+        }
+    }
+
+    fn on_acknowledgement(&mut self, body: &[u8]) -> bool {
+        let sending = |advert: &&mut Advert| advert.state == AdvertState::Sending;
+        let Some(advert) = self.advert.as_mut().filter(sending) else {
+            return false;
+        };
+        if !advert
+            .numbers
+            .iter()
+            .any(|number| ack_covers(body, *number))
+        {
+            return false;
+        }
+        advert.state = AdvertState::Acknowledged;
+        true
+    }
+
+    fn on_retirement(&mut self, body: &[u8]) -> bool {
+        let Some(sequence) = Reader::new(body).varint_checked() else {
+            return false;
+        };
+        self.withheld.remove(&sequence);
+        self.reserve.take_if(|reserve| reserve.sequence == sequence);
+        match self
+            .advert
+            .as_mut()
+            .filter(|advert| advert.reserved.sequence == sequence)
+        {
+            Some(advert) if advert.state != AdvertState::Moved => {
+                advert.state = AdvertState::Declined;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Retires orphans in the client's place, so that quinn goes on renewing connection IDs. Not in a probe: it
+    /// would be none any more.
+    fn retire_orphans(&mut self, payload: &mut BytesMut) {
+        if self.orphans.is_empty() {
+            return;
+        }
+        let mut frames: Vec<u8> = self
+            .orphans
+            .drain(..)
+            .flat_map(retire_connection_id)
+            .collect();
+        frames.extend_from_slice(payload);
+        *payload = BytesMut::from(frames.as_slice());
+    }
+
+    /// The advertised connection ID came in a packet; `probing` when it holds only path validation frames.
+    fn on_advertised_id(&mut self, probing: bool) -> bool {
+        match self.advert.as_mut() {
+            Some(advert) if !probing && advert.state != AdvertState::Moved => {
+                advert.state = AdvertState::Moved;
+                true
+            }
+            _ => false,
+        }
+    }
+}
+
+impl Hook for ServerHook {
+    fn on_send(&mut self, mut packet: Outgoing<'_>) -> Effects {
+        let mut wake = false;
+        if !self.negotiated || !packet.is_short() {
+            return Effects::default();
+        }
+        let (mut at, mut only_response, mut alone) = (0, None, true);
+        while let Some(frame) = next_frame(packet.payload, at, self.codepoints.frame()) {
+            at = frame.whole.end;
+            match frame.kind {
+                kind::NEW_CONNECTION_ID => wake |= self.withhold(packet.payload, &frame),
+                kind::DATAGRAM | kind::DATAGRAM_WITH_LENGTH => {
+                    wake |= self.carry(packet.number, packet.payload, &frame)
+                }
+                kind::PATH_RESPONSE => {
+                    only_response = Reader::starting_at(packet.payload, frame.body.start).array()
+                }
+                _ => {}
+            }
+            alone &= matches!(frame.kind, kind::PATH_RESPONSE | kind::PADDING);
+        }
+        let used = packet.destination();
+        if let Some(id) = used.filter(|_| used != self.last_id) {
+            self.client_ids.on_used(&id);
+            self.last_id = used;
+        }
+        self.unlink_answer(&mut packet, only_response.filter(|_| alone));
+        Effects { wake, route: None }
+    }
+
+    fn on_receive(&mut self, packet: Incoming<'_>) -> Effects {
+        let mut wake = false;
+        if !self.negotiated || !packet.is_short() {
+            return Effects::default();
+        }
+        let advertised = self.advert.as_ref().map(|advert| advert.reserved.id);
+        let on_new_path = advertised.is_some() && packet.destination() == advertised;
+        let (mut at, mut probing) = (0, true);
+        while let Some(frame) = next_frame(packet.payload, at, self.codepoints.frame()) {
+            at = frame.whole.end;
+            let body = packet.payload.get(frame.body.clone()).unwrap_or_default();
+            match frame.kind {
+                kind::ACK | kind::ACK_ECN => wake |= self.on_acknowledgement(body),
+                kind::RETIRE_CONNECTION_ID => wake |= self.on_retirement(body),
+                kind::NEW_CONNECTION_ID => self.client_ids.learn_from(body),
+                kind::PATH_CHALLENGE if on_new_path => {
+                    let next = self.client_ids.next().map(|new| new.id);
+                    self.answering = Reader::new(body).array().zip(next);
+                }
+                _ => {}
+            }
+            // RFC 9000 section 9.1: the probing frames.
+            let allowed = [
+                kind::PADDING,
+                kind::PATH_CHALLENGE,
+                kind::PATH_RESPONSE,
+                kind::NEW_CONNECTION_ID,
+            ];
+            probing &= allowed.contains(&frame.kind);
+        }
+        if let Some(advert) = self.advert.as_mut().filter(|_| on_new_path) {
+            advert.probed = true;
+            wake |= self.on_advertised_id(probing);
+        }
+        if self.received.is_new(packet.number) && !probing {
+            self.retire_orphans(packet.payload);
+        }
+        Effects { wake, route: None }
+    }
+
+    fn on_peer_parameters(&mut self, list: &[u8]) -> Result<Vec<u8>, ParameterFault> {
+        let mut shown = list.to_vec();
+        self.carriers.peer_takes_datagrams =
+            find_parameter(list, MAX_DATAGRAM_FRAME_SIZE.into_inner())?.is_some();
+        match find_parameter(list, self.codepoints.parameter().into_inner())? {
+            None => return Ok(shown),
+            Some([]) => self.negotiated = true,
+            Some(_) => return Err(ParameterFault::NotEmpty),
+        }
+        if !self.carriers.peer_takes_datagrams {
+            append_parameter(&mut shown, MAX_DATAGRAM_FRAME_SIZE, &CARRIER_LIMIT);
+        }
+        Ok(shown)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,191 @@
+//! Noticing that the path moved to has stopped answering.
+//!
+//! Pure: time is an argument. Costs nothing while the connection is quiet, and never counts packets that need no answer.
+
+use std::time::{Duration, Instant};
+
+/// Packets that must have gone unanswered, each of them ack-eliciting.
+const UNANSWERED: u64 = 2;
+/// Patiences of silence before the path counts as dead.
+const SILENCE: u32 = 3;
+/// Shortest time between two looks, so that a fast path costs few wake-ups.
+const SHORTEST_LOOK: Duration = Duration::from_millis(50);
+
+#[derive(Debug, Default)]
+pub(super) struct Watch {
+    sent: u64,
+    received: u64,
+    /// Both counters at the last look that found life.
+    alive: Option<(u64, u64)>,
+    /// When the last look was; `None` after a quiet one, because silence counts from the next packet on.
+    looked: Option<Instant>,
+    /// Silence so far. A look adds no more than the time it was to wait: a process that was stopped itself has not
+    /// read yet what arrived meanwhile.
+    silence: Duration,
+    /// The task sleeps without a timer and wants to know of the next packet.
+    dozing: bool,
+    /// Nothing can be done about the silence, so nobody looks.
+    stopped: bool,
+}
+
+/// What a look at the path says.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Look {
+    /// Nothing was sent since the last answer: no timer needed.
+    Quiet,
+    /// Look again then.
+    Again(Instant),
+    /// Nothing came back for this long.
+    Dead(Duration),
+}
+
+impl Watch {
+    /// An ack-eliciting packet was sent; answers whether to wake the task.
+    pub(super) fn on_sent(&mut self) -> bool {
+        self.sent = self.sent.saturating_add(1);
+        std::mem::take(&mut self.dozing)
+    }
+
+    pub(super) fn on_received(&mut self) {
+        self.received = self.received.saturating_add(1);
+        self.stopped = false;
+    }
+
+    /// Stops looking until something is received.
+    pub(super) fn stop(&mut self) {
+        self.stopped = true;
+    }
+
+    pub(super) fn look(&mut self, now: Instant, patience: Duration) -> Look {
+        let step = patience.max(SHORTEST_LOOK);
+        let since = |before| now.saturating_duration_since(before).min(step);
+        let passed = self.looked.replace(now).map_or(Duration::ZERO, since);
+        let fresh = (self.sent, self.received);
+        let (sent, received) = *self.alive.get_or_insert(fresh);
+        if sent == self.sent || self.stopped {
+            self.alive = Some(fresh);
+            self.looked = None;
+            self.silence = Duration::ZERO;
+            self.dozing = true;
+            return Look::Quiet;
+        }
+        if received != self.received {
+            self.alive = Some(fresh);
+            self.silence = Duration::ZERO;
+            return Look::Again(now + step);
+        }
+        self.silence = self.silence.saturating_add(passed);
+        if self.sent.saturating_sub(sent) >= UNANSWERED
+            && self.silence >= patience.saturating_mul(SILENCE)
+        {
+            return Look::Dead(self.silence);
+        }
+        Look::Again(now + step)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_millis(100);
+
+    #[test]
+    fn a_quiet_path_needs_no_timer_and_wakes_the_task_once_on_the_next_packet() {
+        let mut watch = Watch::default();
+        assert_eq!(watch.look(Instant::now(), PATIENCE), Look::Quiet);
+        assert!(watch.on_sent());
+        assert!(!watch.on_sent());
+    }
+
+    /// Looks when it was told to; answers with the last look of `count`.
+    fn look_on(watch: &mut Watch, mut now: Instant, count: u32) -> Look {
+        for _ in 1..count {
+            let Look::Again(at) = watch.look(now, PATIENCE) else {
+                panic!("too early")
+            };
+            assert_eq!(at, now + PATIENCE);
+            now = at;
+        }
+        watch.look(now, PATIENCE)
+    }
+
+    #[test]
+    fn a_long_quiet_time_does_not_count_as_silence() {
+        let start = Instant::now();
+        let mut watch = Watch::default();
+        watch.look(start, PATIENCE);
+        watch.on_sent();
+        watch.on_sent();
+        let later = start + PATIENCE * 1000;
+        assert_eq!(look_on(&mut watch, later, 4), Look::Dead(PATIENCE * 3));
+    }
+
+    #[test]
+    fn a_path_that_never_answers_is_dead_after_three_patiences() {
+        let start = Instant::now();
+        let mut watch = Watch::default();
+        watch.look(start, PATIENCE);
+        watch.on_sent();
+        watch.on_sent();
+        assert_eq!(look_on(&mut watch, start, 4), Look::Dead(PATIENCE * 3));
+    }
+
+    #[test]
+    fn a_process_that_was_stopped_looks_again_before_it_calls_the_path_dead() {
+        let start = Instant::now();
+        let mut watch = Watch::default();
+        watch.look(start, PATIENCE);
+        watch.on_sent();
+        watch.on_sent();
+        watch.look(start, PATIENCE);
+        let later = start + PATIENCE * 1000;
+        assert_eq!(watch.look(later, PATIENCE), Look::Again(later + PATIENCE));
+        watch.on_received();
+        let later = later + PATIENCE;
+        assert_eq!(watch.look(later, PATIENCE), Look::Again(later + PATIENCE));
+    }
+
+    #[test]
+    fn early_looks_do_not_hasten_the_end() {
+        let start = Instant::now();
+        let mut watch = Watch::default();
+        watch.look(start, PATIENCE);
+        watch.on_sent();
+        watch.on_sent();
+        for n in 0..30 {
+            let now = start + PATIENCE * n / 10;
+            assert!(matches!(watch.look(now, PATIENCE), Look::Again(_)));
+        }
+        let now = start + PATIENCE * 3;
+        assert_eq!(watch.look(now, PATIENCE), Look::Dead(PATIENCE * 3));
+    }
+
+    #[test]
+    fn any_answer_starts_the_silence_anew() {
+        let start = Instant::now();
+        let mut watch = Watch::default();
+        watch.look(start, PATIENCE);
+        for n in 1..20 {
+            watch.on_sent();
+            watch.on_sent();
+            watch.on_received();
+            assert!(matches!(
+                watch.look(start + PATIENCE * n, PATIENCE),
+                Look::Again(_)
+            ));
+        }
+    }
+
+    #[test]
+    fn one_unanswered_packet_is_not_enough() {
+        let start = Instant::now();
+        let mut watch = Watch::default();
+        watch.look(start, PATIENCE);
+        watch.on_sent();
+        assert!(matches!(
+            watch.look(start + PATIENCE * 9, PATIENCE),
+            Look::Again(_)
+        ));
+    }
+}

@@ -1,0 +1,110 @@
+//! QUIC server migration: a server moves live connections to another of its addresses.
+//!
+//! An implementation of SERVER_ALTERNATE_ADDRESS (draft-saa-ali-quic, "Extending QUIC for Mid-Connection Server-Side
+//! Migration") around unmodified quinn 0.11 and rustls 0.23. Applications keep using `quinn::Connection`; the crate
+//! stands below quinn, as its [`quinn::crypto`] session and as its UDP socket.
+//!
+//! - Server: [`MigrationServer`] binds an endpoint, adds addresses and [advertises](MigrationServer::advertise) them.
+//! - Client: [`MigrationClient`] binds an endpoint; a [`Migrator`] with a [`Policy`] follows the server and reports
+//!   [`Event`]s.
+//! - [`wire`]: the formats alone.
+//!
+//! Run `cargo run --release -p demo-client -- quic-handoff --hops 3` to see it work on the loopback interface, and
+//! `cargo run --release -p quinn-migration --example compare` for a comparison with stock quinn.
+//!
+//! # How it works
+//!
+//! | part | what it does |
+//! |---|---|
+//! | session | a `quinn_proto::crypto::Session` over `rustls::quic`; adds the transport parameter, wraps the 1-RTT packet keys |
+//! | hooks | one state machine for each side, called with every packet in the clear, before sealing and after opening |
+//! | carrier | a DATAGRAM frame with a secret mark that the application task queues; the hook replaces it by the frame that quinn does not know |
+//! | reserve | the server's hook keeps one NEW_CONNECTION_ID frame back: its connection ID and reset token go into the advertisement, so quinn routes them already |
+//! | adoption | once a path is validated the client's hook shows quinn a NEW_CONNECTION_ID frame that makes it switch; the socket routes by connection ID, so the address changes with the same packet |
+//! | alias | the server shows quinn a client on address number k as a remote address of its own, and quinn's migration (RFC 9000 section 9) does the rest |
+//!
+//! A hook that cannot act passes the bytes through. A validation that fails leaves the connection where it is.
+//!
+//! # Faithful to the draft
+//!
+//! Parameter and frame layout; the parameter is the client's alone; a server never sends the frame without it; any time
+//! after the handshake; the family of the current path first; PATH_CHALLENGE in a padded probing packet with the
+//! advertised connection ID, everything else on the old path until it is answered; the server answers from the probed
+//! address and validates the client in turn; the reset token is live; connection IDs are retired and count against the
+//! limit.
+//!
+//! The draft leaves code points and the meaning of the sequence number open: see [`Codepoints`] and
+//! [`wire::AlternateAddress::sequence`].
+//!
+//! # Recovery
+//!
+//! | what is lost | what happens |
+//! |---|---|
+//! | the advertisement, or its acknowledgement | sent again after 3 RTT + 50 ms, then linearly later, 8 packets at most; a repetition is recognised |
+//! | a challenge or its answer | the next challenge, with the same back-off, [`Policy::challenges`] in all |
+//! | the advertised connection ID, because the server's lifetimes made quinn go on to a later one | [`Refusal::Superseded`], [`Failure::Withdrawn`] or [`AdvertiseError::NotAcknowledged`]; the next advertisement has a fresh one |
+//! | all of them | [`Event::Failed`]; the connection ID is given back, and the next advertisement can use another one |
+//! | the path after the move | after 3 times 3 RTT + 50 ms without an answer: back to the path before, else to the first address, with an unused connection ID: [`Event::FellBack`] |
+//! | that too, and no connection ID is left | [`Event::Stranded`]; quinn's idle timeout decides |
+//!
+//! # Limits
+//!
+//! What stock quinn does not allow, and what it means:
+//!
+//! - The frame is repeated on the crate's own timer, not by quinn's loss detection. Lost challenges count as losses of
+//!   the old path in quinn's congestion control.
+//! - The client's congestion window and RTT estimate are not reset by a move (RFC 9000 section 9.4); the server's are.
+//! - A challenge has the size of the old path's MTU, up to 1452 bytes. A new path with a smaller MTU looks unreachable;
+//!   lower `TransportConfig::mtu_discovery_config` where that can happen.
+//! - quinn sizes packet numbers for little reordering (RFC 9000 section 17.1). A challenge that arrives after 128 or more
+//!   later packets of the old path may not be readable, so a move to a much slower path, or between busy hosts, can end
+//!   with [`Failure::Unreachable`]; advertise again.
+//! - The advertised connection ID must be as long as the others. Servers with zero-length connection IDs cannot
+//!   advertise ([`AdvertiseError::NoConnectionId`]).
+//! - quinn accepts DATAGRAM frames for sending although the peer did not announce them, because carriers need that.
+//!   They are dropped with a warning, not sent: ask the peer's application, not `max_datagram_size`.
+//! - `TransportConfig::datagram_receive_buffer_size(None)` and `ServerConfig::migration(false)` switch the extension off.
+//! - `quinn::Endpoint::rebind` on a client takes this crate's socket away: connections return to their first server
+//!   address. Use [`MigrationClient::rebind`].
+//! - A move to another machine needs that machine to forward to this process: the draft moves no state.
+//! - quinn 0.11.19 can end a connection with CONNECTION_ID_LIMIT_ERROR when the *client* uses connection ID lifetimes and
+//!   its path changes, also without this crate. Lifetimes at the server are safe.
+//!
+//! Closed here, although stock quinn leaves it open: the answer to a challenge carries a fresh connection ID of the
+//! client instead of the old path's, so the two paths share no connection ID in either direction.
+//!
+//! # Fuzzing
+//!
+//! The parsers and the client's hook have fuzz targets, with seeds, in `fuzz/`: in the crate's folder,
+//! `cargo +nightly fuzz run client_hook` (or `frames`, `alternate_address`, `transport_parameters`; needs
+//! `cargo install cargo-fuzz`).
+//!
+//! # Versions
+//!
+//! Relied on without a promise by quinn's version number: a packet is sealed once, before header protection; the order
+//! of frames in a packet (checked for every probe); the handling of "retire prior to". The tests of this crate show a
+//! breach of any of them.
+#![forbid(unsafe_code)]
+
+mod client;
+mod error;
+mod event;
+#[cfg(fuzzing)]
+pub mod fuzzing;
+mod hooks;
+mod migrator;
+mod policy;
+mod server;
+mod session;
+mod socket;
+pub mod wire;
+
+pub use client::MigrationClient;
+pub use error::{AddressError, AdvertiseError, AttachError, BindError, ConfigError};
+pub use event::{Event, Failure};
+pub use hooks::server::Outcome;
+pub use migrator::Migrator;
+pub use policy::{AddressClass, Family, Policy, Refusal};
+pub use server::{AddressId, Advertised, Alternate, ClientAddress, MigrationServer};
+pub use socket::Traffic;
+pub use wire::{Codepoints, CodepointsError};

@@ -1,0 +1,180 @@
+//! The task that drives a client's hook: sockets, timers and carriers.
+//!
+//! Never outlives its connection or its [`Migrator`].
+
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use bytes::Bytes;
+use quinn::TokioRuntime;
+use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
+use tokio::time::sleep_until;
+
+use crate::event::{Event, Failure};
+use crate::hooks::client::{Action, ClientHook};
+use crate::session::Handle;
+use crate::socket::Traffic;
+
+/// Events that wait for the application; further ones are counted and reported as [`Event::Missed`].
+const EVENT_LIMIT: usize = 64;
+
+/// Follows the server of one connection. Dropping it ends that: the connection stays on the address it is on.
+#[derive(Debug)]
+pub struct Migrator {
+    events: mpsc::Receiver<Event>,
+    task: AbortHandle,
+    handle: Handle<ClientHook>,
+}
+
+impl Migrator {
+    pub(crate) fn start(handle: Handle<ClientHook>, connection: quinn::Connection) -> Self {
+        let (sender, events) = mpsc::channel(EVENT_LIMIT);
+        let driver = Driver {
+            handle: handle.clone(),
+            connection,
+            events: sender,
+            missed: 0,
+        };
+        let task = tokio::spawn(driver.run()).abort_handle();
+        Self {
+            events,
+            task,
+            handle,
+        }
+    }
+
+    /// The next event; `None` when the connection has ended. Events need not be read: migration goes on without.
+    pub async fn next(&mut self) -> Option<Event> {
+        self.events.recv().await
+    }
+
+    /// The server address that the connection is on.
+    pub fn server(&self) -> Option<SocketAddr> {
+        self.handle.with_hook(|hook| hook.server())
+    }
+}
+
+impl Drop for Migrator {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+struct Driver {
+    handle: Handle<ClientHook>,
+    connection: quinn::Connection,
+    events: mpsc::Sender<Event>,
+    missed: u64,
+}
+
+impl Driver {
+    async fn run(mut self) {
+        let connection = self.connection.clone();
+        let closed = connection.closed();
+        tokio::pin!(closed);
+        let mut wakes = self.handle.wakes();
+        loop {
+            wakes.mark_unchanged();
+            // quinn's lock comes before the hook's, so ask quinn first.
+            let (rtt, largest) = (
+                self.connection.rtt(),
+                self.connection.max_datagram_size().unwrap_or(0),
+            );
+            match self
+                .handle
+                .with_hook(|hook| hook.poll(Instant::now(), rtt, largest))
+            {
+                Action::Report(event) => self.report(event),
+                Action::Open(server) => self.open(server),
+                Action::Close(path) => self
+                    .with_routes(|routes| routes.close(path))
+                    .unwrap_or_default(),
+                Action::Send(carrier) => self.send(carrier),
+                Action::Wait(until) => {
+                    let timer = async {
+                        match until {
+                            Some(until) => sleep_until(until.into()).await,
+                            None => std::future::pending().await,
+                        }
+                    };
+                    tokio::select! {
+                        _ = wakes.changed() => {}
+                        () = timer => {}
+                        _ = &mut closed => return,
+                    }
+                }
+            }
+        }
+    }
+
+    fn with_routes<T>(&self, work: impl FnOnce(&crate::socket::Routes) -> T) -> Option<T> {
+        self.handle.routes().map(work)
+    }
+
+    fn open(&self, server: SocketAddr) {
+        let believed = self.connection.remote_address();
+        let opened = self.with_routes(|routes| routes.open(server, believed, &TokioRuntime));
+        match opened {
+            Some(Ok(path)) => {
+                // The route comes before the first challenge.
+                if let Some(id) = self.handle.with_hook(|hook| hook.opening_id()) {
+                    self.with_routes(|routes| routes.set(id, path));
+                }
+                self.handle
+                    .with_hook(|hook| hook.opened(path, Instant::now()));
+            }
+            Some(Err(error)) => self.handle.with_hook(|hook| hook.not_opened(error.kind())),
+            None => self
+                .handle
+                .with_hook(|hook| hook.not_opened(std::io::ErrorKind::Unsupported)),
+        }
+    }
+
+    fn send(&self, carrier: Bytes) {
+        // Never at the cost of the application's datagrams: without room the hook asks again later.
+        if self.connection.datagram_send_buffer_space() >= carrier.len()
+            && let Err(error) = self.connection.send_datagram(carrier)
+        {
+            tracing::debug!(%error, "carrier not queued");
+        }
+    }
+
+    fn report(&mut self, event: Event) {
+        let event = self.corrected(event);
+        tracing::debug!(?event);
+        if self.missed > 0 && self.events.try_send(Event::Missed(self.missed)).is_ok() {
+            self.missed = 0;
+        }
+        if self.events.try_send(event).is_err() {
+            self.missed = self.missed.saturating_add(1);
+        }
+    }
+
+    /// A validation that no datagram on the new path took part in: the endpoint does not use our socket any more.
+    fn corrected(&self, event: Event) -> Event {
+        let Event::Migrated { sequence, to, .. } = event else {
+            return event;
+        };
+        let path = self.handle.with_hook(|hook| hook.active_path());
+        let traffic = path.and_then(|path| self.with_routes(|routes| routes.traffic(path)));
+        if traffic.unwrap_or_default() != Traffic::default() {
+            return event;
+        }
+        self.handle.with_hook(|hook| hook.socket_replaced());
+        Event::Failed {
+            sequence,
+            target: to,
+            reason: Failure::SocketReplaced,
+        }
+    }
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        let closing = self.handle.with_hook(|hook| hook.detach());
+        for path in closing {
+            self.with_routes(|routes| routes.close(path));
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! Packet keys that let a hook see every packet in the clear: before it is sealed and after it is opened.
+//!
+//! Never touches a packet that failed authentication.
+
+use bytes::BytesMut;
+use quinn_proto::crypto::{CryptoError, PacketKey};
+
+use super::Handle;
+use crate::hooks::{Hook, Incoming, Outgoing};
+
+pub(super) struct HookedKey<H> {
+    /// quinn implements its own trait for this type.
+    key: Box<dyn rustls::quic::PacketKey>,
+    handle: Handle<H>,
+}
+
+impl<H: Hook> HookedKey<H> {
+    pub(super) fn new(key: Box<dyn rustls::quic::PacketKey>, handle: Handle<H>) -> Self {
+        Self { key, handle }
+    }
+
+    /// quinn passes header, payload and room for the tag in one buffer.
+    fn before_sealing(&self, number: u64, packet: &mut [u8], header_length: usize) {
+        let tag = self.key.tag_len();
+        let Some((header, rest)) = packet.split_at_mut_checked(header_length) else {
+            return;
+        };
+        let Some(payload) = rest
+            .len()
+            .checked_sub(tag)
+            .and_then(|length| rest.get_mut(..length))
+        else {
+            return;
+        };
+        self.handle.apply(|hook| {
+            hook.on_send(Outgoing {
+                number,
+                header,
+                payload,
+                tag,
+            })
+        });
+    }
+}
+
+impl<H: Hook> PacketKey for HookedKey<H> {
+    fn encrypt(&self, number: u64, packet: &mut [u8], header_length: usize) {
+        self.before_sealing(number, packet, header_length);
+        PacketKey::encrypt(&self.key, number, packet, header_length);
+    }
+
+    fn decrypt(
+        &self,
+        number: u64,
+        header: &[u8],
+        payload: &mut BytesMut,
+    ) -> Result<(), CryptoError> {
+        PacketKey::decrypt(&self.key, number, header, payload)?;
+        self.handle.apply(|hook| {
+            hook.on_receive(Incoming {
+                number,
+                header,
+                payload,
+            })
+        });
+        Ok(())
+    }
+
+    fn tag_len(&self) -> usize {
+        self.key.tag_len()
+    }
+
+    fn confidentiality_limit(&self) -> u64 {
+        self.key.confidentiality_limit()
+    }
+
+    fn integrity_limit(&self) -> u64 {
+        self.key.integrity_limit()
+    }
+}

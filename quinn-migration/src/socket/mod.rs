@@ -1,0 +1,41 @@
+//! UDP below quinn: several sockets that look like one (`quinn::AsyncUdpSocket`).
+//!
+//! Never reads a packet beyond its destination connection ID, and never blocks.
+
+mod alias;
+mod client;
+mod router;
+mod server;
+mod set;
+
+pub(crate) use client::ClientSocket;
+pub(crate) use router::{Router, Routes};
+pub(crate) use server::ServerSocket;
+
+/// One socket of a set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct PathId(u32);
+
+impl PathId {
+    /// The socket that the endpoint was created with.
+    pub(crate) const FIRST: Self = Self(0);
+
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn numbered(number: u32) -> Self {
+        Self(number)
+    }
+}
+
+/// Datagrams that went through one socket.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// Datagrams sent.
+    pub sent: u64,
+    /// Datagrams received.
+    pub received: u64,
+}
+
+/// Datagrams in a buffer of `length` bytes that holds segments of `segment` bytes.
+fn datagrams(length: usize, segment: usize) -> u64 {
+    u64::try_from(length.div_ceil(segment.max(1))).unwrap_or_default()
+}

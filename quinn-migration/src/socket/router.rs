@@ -1,0 +1,225 @@
+//! Which datagrams of a client leave through which socket: by destination connection ID.
+//!
+//! quinn switches connection IDs and addresses in one step that way. Never routes a datagram by its connection ID
+//! alone: the address that quinn sends to counts too, so no server can draw another connection's datagrams.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+use parking_lot::{Mutex, RwLock};
+use quinn::Runtime;
+use quinn_proto::ConnectionId;
+
+use super::set::SocketSet;
+use super::{PathId, Traffic};
+
+/// Connection IDs with a route, for one connection; older ones are not in use any more.
+const ROUTES_EACH: usize = 12;
+
+#[derive(Debug, Default)]
+pub(crate) struct Router {
+    pub(super) sockets: Arc<SocketSet>,
+    table: RwLock<Table>,
+    /// Saves a look at the table while no connection has moved.
+    any: AtomicBool,
+    next: AtomicU32,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    routes: HashMap<(SocketAddr, ConnectionId), PathId>,
+    /// How many routes have a connection ID of this length.
+    lengths: BTreeMap<usize, usize>,
+    paths: HashMap<PathId, Endpoints>,
+}
+
+/// A path's server address, and the one that quinn believes in.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Endpoints {
+    pub(super) server: SocketAddr,
+    pub(super) believed: SocketAddr,
+}
+
+impl Router {
+    pub(crate) fn routes(self: &Arc<Self>) -> Routes {
+        Routes {
+            router: Arc::clone(self),
+            own: Mutex::default(),
+        }
+    }
+
+    /// Opens a socket on a port of its own, so that the new path cannot be linked to the old one by it
+    /// (RFC 9000 section 9.5).
+    fn open(&self, endpoints: Endpoints, runtime: &dyn Runtime) -> io::Result<PathId> {
+        let any: SocketAddr = match endpoints.server {
+            SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
+            SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
+        };
+        let socket = runtime.wrap_udp_socket(UdpSocket::bind(any)?)?;
+        let id = PathId(
+            self.next
+                .fetch_add(1, Ordering::Relaxed)
+                .wrapping_add(1)
+                .max(1),
+        );
+        self.table.write().paths.insert(id, endpoints);
+        self.sockets.insert(id, socket);
+        Ok(id)
+    }
+
+    pub(super) fn endpoints(&self, id: PathId) -> Option<Endpoints> {
+        if id == PathId::FIRST {
+            return None;
+        }
+        self.table.read().paths.get(&id).copied()
+    }
+
+    /// Whether every datagram takes the first path.
+    pub(super) fn is_empty(&self) -> bool {
+        !self.any.load(Ordering::Acquire)
+    }
+
+    /// The path for a datagram that quinn sends to `destination`.
+    pub(super) fn lookup(&self, destination: SocketAddr, datagram: &[u8]) -> PathId {
+        if self.is_empty() {
+            return PathId::FIRST;
+        }
+        let Some((first, rest)) = datagram.split_first() else {
+            return PathId::FIRST;
+        };
+        if first & 0x80 != 0 {
+            return PathId::FIRST;
+        }
+        let table = self.table.read();
+        let path = table.lengths.keys().find_map(|length| {
+            let id = ConnectionId::new(rest.get(..*length)?);
+            table.routes.get(&(destination, id)).copied()
+        });
+        path.unwrap_or(PathId::FIRST)
+    }
+
+    pub(crate) fn traffic(&self, id: PathId) -> Traffic {
+        self.sockets.traffic(id).unwrap_or_default()
+    }
+
+    /// Sockets open, the endpoint's own included.
+    pub(crate) fn open_sockets(&self) -> usize {
+        self.sockets.len()
+    }
+
+    /// Routes in the table.
+    pub(crate) fn route_count(&self) -> usize {
+        self.table.read().routes.len()
+    }
+}
+
+impl Table {
+    fn add(&mut self, key: (SocketAddr, ConnectionId), path: PathId) -> bool {
+        if self.routes.contains_key(&key) {
+            return false;
+        }
+        *self.lengths.entry(key.1.len()).or_default() += 1;
+        self.routes.insert(key, path);
+        true
+    }
+
+    fn remove(&mut self, key: &(SocketAddr, ConnectionId)) {
+        if self.routes.remove(key).is_none() {
+            return;
+        }
+        if let Some(count) = self.lengths.get_mut(&key.1.len()) {
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                self.lengths.remove(&key.1.len());
+            }
+        }
+    }
+}
+
+/// The paths and routes of one connection. They end with it.
+#[derive(Debug)]
+pub(crate) struct Routes {
+    router: Arc<Router>,
+    own: Mutex<Own>,
+}
+
+#[derive(Debug, Default)]
+struct Own {
+    believed: Option<SocketAddr>,
+    keys: VecDeque<((SocketAddr, ConnectionId), PathId)>,
+    paths: Vec<PathId>,
+}
+
+impl Routes {
+    /// Opens a path to `server` for a connection that quinn believes to be with `believed`.
+    pub(crate) fn open(
+        &self,
+        server: SocketAddr,
+        believed: SocketAddr,
+        runtime: &dyn Runtime,
+    ) -> io::Result<PathId> {
+        let id = self.router.open(Endpoints { server, believed }, runtime)?;
+        let mut own = self.own.lock();
+        own.believed = Some(believed);
+        own.paths.push(id);
+        Ok(id)
+    }
+
+    /// Sends datagrams with this connection ID along `path` from here on.
+    pub(crate) fn set(&self, id: ConnectionId, path: PathId) {
+        let mut own = self.own.lock();
+        let Some(believed) = own.believed.filter(|_| !id.is_empty()) else {
+            return;
+        };
+        let key = (believed, id);
+        let mut table = self.router.table.write();
+        if let Some((_, old)) = own.keys.iter_mut().find(|(known, _)| *known == key) {
+            *old = path;
+            table.routes.insert(key, path);
+            return;
+        }
+        if !table.add(key, path) {
+            tracing::warn!("connection ID is in use by another connection; its route stays");
+            return;
+        }
+        own.keys.push_back((key, path));
+        while own.keys.len() > ROUTES_EACH {
+            if let Some((oldest, _)) = own.keys.pop_front() {
+                table.remove(&oldest);
+            }
+        }
+        self.router.any.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn close(&self, path: PathId) {
+        let mut own = self.own.lock();
+        let mut table = self.router.table.write();
+        own.keys.retain(|(key, on)| {
+            if *on == path {
+                table.remove(key);
+            }
+            *on != path
+        });
+        own.paths.retain(|open| *open != path);
+        table.paths.remove(&path);
+        self.router
+            .any
+            .store(!table.routes.is_empty(), Ordering::Release);
+        drop(table);
+        self.router.sockets.remove(path);
+    }
+
+    pub(crate) fn traffic(&self, path: PathId) -> Traffic {
+        self.router.traffic(path)
+    }
+}
+
+impl Drop for Routes {
+    fn drop(&mut self) {
+        let paths = std::mem::take(&mut self.own.get_mut().paths);
+        paths.into_iter().for_each(|path| self.close(path));
+    }
+}

@@ -1,0 +1,107 @@
+//! What many connections that move leave behind. A binary of its own, because it counts what the process holds.
+#![allow(
+    missing_docs,
+    unreachable_pub,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::as_conversions,
+    clippy::wildcard_enum_match_arm,
+    reason = "test code fails by panicking"
+)]
+
+#[path = "loopback/support/mod.rs"]
+mod support;
+
+use std::net::SocketAddr;
+
+use quinn::Connection;
+use quinn_migration::{Alternate, Event, Migrator, Outcome};
+use support::{Identity, Server, client, connect, echo, settled, tireless, until, within};
+
+fn open_files() -> usize {
+    std::fs::read_dir("/proc/self/fd").unwrap().count()
+}
+
+/// Resident memory of this process, in KiB.
+fn memory() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status
+        .lines()
+        .find(|line| line.starts_with("VmRSS:"))
+        .unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+const CONNECTIONS: usize = 200;
+const MOVES: usize = 10;
+
+async fn move_one(server: &Server, theirs: &Connection, migrator: &mut Migrator, to: SocketAddr) {
+    let advertised = server
+        .inner
+        .advertise(theirs, Alternate::from(to))
+        .await
+        .unwrap();
+    let event = settled(migrator).await;
+    assert!(
+        matches!(event, Event::Migrated { to: reached, .. } if reached == to),
+        "{event:?}"
+    );
+    assert_eq!(within(advertised.outcome()).await.unwrap(), Outcome::Moved);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_hundred_connections_move_ten_times_and_leave_nothing_behind() {
+    let identity = Identity::new();
+    let server = Server::on(&identity, &["127.0.0.2:0", "127.0.0.3:0"]);
+    let client = client(&identity);
+    let files = open_files();
+    let mut after_round = Vec::new();
+    for round in 0..2 {
+        let mut worlds = Vec::new();
+        for _ in 0..CONNECTIONS {
+            let (ours, theirs) = connect(client.endpoint(), &server, server.address(0)).await;
+            let migrator = client.attach(&ours, tireless()).unwrap();
+            worlds.push((ours, theirs, migrator));
+        }
+        for hop in 1..=MOVES {
+            let to = server.address(hop % 2);
+            for (_, theirs, migrator) in &mut worlds {
+                move_one(&server, theirs, migrator, to).await;
+            }
+            assert!(
+                client.open_sockets() <= 1 + 2 * CONNECTIONS,
+                "{} sockets",
+                client.open_sockets()
+            );
+            assert!(
+                client.routes() <= 12 * CONNECTIONS,
+                "{} routes",
+                client.routes()
+            );
+        }
+        for (ours, theirs, _) in &worlds {
+            echo(ours, theirs).await;
+        }
+        assert_eq!(client.tracked_connections(), CONNECTIONS);
+        for (ours, ..) in &worlds {
+            ours.close(0u32.into(), b"done");
+        }
+        drop(worlds);
+        until("the state of every connection is freed", || {
+            client.tracked_connections() + server.inner.tracked_connections() == 0
+        })
+        .await;
+        assert_eq!((client.open_sockets(), client.routes()), (1, 0));
+        assert_eq!(open_files(), files, "sockets stay open after round {round}");
+        after_round.push(memory());
+    }
+    // The first round warms the allocator up; the second one must not need more.
+    println!("resident memory after each round, KiB: {after_round:?}");
+    let growth = after_round[1].saturating_sub(after_round[0]);
+    assert!(
+        growth < 8 * 1024,
+        "memory grew by {growth} KiB: {after_round:?}"
+    );
+}

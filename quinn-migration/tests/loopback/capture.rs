@@ -1,0 +1,300 @@
+//! What is on the wire, as tshark sees it with the key log.
+
+use std::collections::HashSet;
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use quinn::EndpointConfig;
+
+use crate::support::{Identity, PATIENCE, Server, World, client_with};
+
+const INSTALL: &str = "tshark is missing or may not capture: as root, `apt-get install tshark`";
+
+/// Collects TLS secrets in the NSS key log format.
+#[derive(Debug, Default)]
+struct KeyLog(Mutex<String>);
+
+impl rustls::KeyLog for KeyLog {
+    fn log(&self, label: &str, client_random: &[u8], secret: &[u8]) {
+        let hex = |bytes: &[u8]| base16ct::lower::encode_string(bytes);
+        writeln!(
+            self.0.lock(),
+            "{label} {} {}",
+            hex(client_random),
+            hex(secret)
+        )
+        .unwrap();
+    }
+}
+
+/// A running capture on the loopback interface.
+struct Capture {
+    tshark: Child,
+    file: PathBuf,
+}
+
+impl Capture {
+    async fn start(file: PathBuf) -> Self {
+        let tshark = Command::new("tshark")
+            .args(["-i", "lo", "-f", "udp and net 127.0.2.0/24", "-q", "-w"])
+            .arg(&file)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect(INSTALL);
+        let mut capture = Self { tshark, file };
+        capture.mark(b"the capture has begun").await;
+        capture
+    }
+
+    /// Sends a datagram until the capture file holds it: everything before it is in the file too.
+    async fn mark(&mut self, mark: &[u8]) {
+        let socket = super::support::bind("127.0.2.9:0");
+        let holds = |file: &Path| {
+            std::fs::read(file).is_ok_and(|bytes| bytes.windows(mark.len()).any(|at| at == mark))
+        };
+        let marking = async {
+            while !holds(&self.file) {
+                assert!(self.tshark.try_wait().unwrap().is_none(), "{INSTALL}");
+                socket.send_to(mark, "127.0.2.9:9").unwrap();
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, marking)
+            .await
+            .expect(INSTALL);
+    }
+
+    async fn stop(mut self) {
+        self.mark(b"the capture is over").await;
+        let id = self.tshark.id().to_string();
+        assert!(
+            Command::new("kill")
+                .args(["-INT", &id])
+                .status()
+                .unwrap()
+                .success()
+        );
+        assert!(self.tshark.wait().unwrap().success());
+    }
+}
+
+/// One packet in a decoded capture.
+#[derive(Debug)]
+struct Packet {
+    source: String,
+    destination: String,
+    frames: Vec<u64>,
+    parameters: Vec<u64>,
+    /// The datagram in hexadecimal digits.
+    payload: String,
+}
+
+impl Packet {
+    /// Destination connection ID of a 1-RTT packet; all of them have 8 bytes here.
+    fn short_header_id(&self) -> Option<&str> {
+        let first = u8::from_str_radix(self.payload.get(..2)?, 16).unwrap();
+        (first & 0x80 == 0).then(|| &self.payload[2..18])
+    }
+}
+
+fn decode(capture: &Path, keys: &Path, ports: &[u16]) -> Vec<Packet> {
+    let mut command = Command::new("tshark");
+    command
+        .arg("-r")
+        .arg(capture)
+        .arg("-o")
+        .arg(format!("tls.keylog_file:{}", keys.display()));
+    for port in ports {
+        command.args(["-d", &format!("udp.port=={port},quic")]);
+    }
+    command.args(["-T", "fields", "-E", "separator=;"]);
+    let fields = [
+        "ip.src",
+        "udp.srcport",
+        "ip.dst",
+        "udp.dstport",
+        "quic.frame_type",
+        "tls.quic.parameter.type",
+        "udp.payload",
+    ];
+    command.args(fields.iter().flat_map(|field| ["-e", field]));
+    let output = command.output().expect(INSTALL);
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8(output.stdout)
+        .unwrap()
+        .lines()
+        .map(packet)
+        .collect()
+}
+
+fn packet(line: &str) -> Packet {
+    let fields: Vec<&str> = line.split(';').collect();
+    let [source, from, destination, to, frames, parameters, payload] = fields[..] else {
+        panic!("{line}")
+    };
+    let numbers = |list: &str| {
+        let parse = |number: &str| match number.strip_prefix("0x") {
+            Some(hex) => u64::from_str_radix(hex, 16).unwrap(),
+            None => number.parse().unwrap(),
+        };
+        list.split(',')
+            .filter(|number| !number.is_empty())
+            .map(parse)
+            .collect()
+    };
+    Packet {
+        source: format!("{source}:{from}"),
+        destination: format!("{destination}:{to}"),
+        frames: numbers(frames),
+        parameters: numbers(parameters),
+        payload: payload.to_owned(),
+    }
+}
+
+const PARAMETER: u64 = 0x5a_a00b;
+const FRAME: u64 = 0x5a_a00a;
+const NEW_CONNECTION_ID: u64 = 0x18;
+const PATH_CHALLENGE: u64 = 0x1a;
+const PATH_RESPONSE: u64 = 0x1b;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tshark_decodes_the_parameter_the_frame_the_challenge_and_the_response() {
+    let directory = tempfile::tempdir().unwrap();
+    let in_directory = |name: &str| directory.path().join(name);
+    let (file, keys) = (in_directory("move.pcapng"), in_directory("keys"));
+    let capture = Capture::start(file.clone()).await;
+    let identity = Identity::new();
+    let log = Arc::new(KeyLog::default());
+    let mut tls = identity.client_tls();
+    tls.key_log = log.clone();
+    let server = Server::on(&identity, &["127.0.2.2:0", "127.0.2.3:0"]);
+    let client = client_with(tls, EndpointConfig::default(), "127.0.2.1:0");
+    let (old, new) = (server.address(0), server.address(1));
+    let mut world = World::between(server, client, old).await;
+    world.echo().await;
+    world.move_to(new).await;
+    world.echo().await;
+    world.ours.close(0u32.into(), b"");
+    world.client.endpoint().wait_idle().await;
+    capture.stop().await;
+    std::fs::write(&keys, &*log.0.lock()).unwrap();
+    let packets = decode(&file, &keys, &[old.port(), new.port()]);
+    check_handshake_and_frame(&packets, old);
+    check_new_path(&packets, new, old);
+}
+
+fn check_handshake_and_frame(packets: &[Packet], old: SocketAddr) {
+    let with_parameter: Vec<_> = packets
+        .iter()
+        .filter(|packet| packet.parameters.contains(&PARAMETER))
+        .collect();
+    assert!(
+        !with_parameter.is_empty(),
+        "no ClientHello with the parameter"
+    );
+    assert!(
+        with_parameter
+            .iter()
+            .all(|packet| packet.destination == old.to_string()),
+        "a server sent the parameter"
+    );
+    let advertising: Vec<_> = packets
+        .iter()
+        .filter(|packet| packet.frames.contains(&FRAME))
+        .collect();
+    assert_eq!(advertising.len(), 1, "{advertising:#?}");
+    assert_eq!(advertising[0].source, old.to_string());
+    let issued = |packet: &&Packet| {
+        packet.source == old.to_string() && packet.frames.contains(&NEW_CONNECTION_ID)
+    };
+    let issued: usize = packets
+        .iter()
+        .filter(issued)
+        .map(|packet| {
+            packet
+                .frames
+                .iter()
+                .filter(|frame| **frame == NEW_CONNECTION_ID)
+                .count()
+        })
+        .sum();
+    assert_eq!(
+        issued, 3,
+        "quinn issues four connection IDs and one is kept for the advertisement"
+    );
+    let datagram = |packet: &Packet| {
+        packet
+            .frames
+            .iter()
+            .any(|frame| [0x30, 0x31].contains(frame))
+    };
+    assert!(
+        !packets
+            .iter()
+            .any(|packet| !packet.frames.contains(&FRAME) && datagram(packet)),
+        "a carrier is on the wire"
+    );
+}
+
+fn check_new_path(packets: &[Packet], new: SocketAddr, old: SocketAddr) {
+    let at =
+        |wanted: &dyn Fn(&Packet) -> bool| packets.iter().position(wanted).expect("no such packet");
+    // tshark learns connection IDs from NEW_CONNECTION_ID frames, and the advertised one is in none: it cannot decode
+    // what the client sends on the new path. It decodes the answer, and the server's own challenge.
+    let first = at(&|packet| packet.destination == new.to_string());
+    assert!(
+        packets[first].payload.len() / 2 >= 1200,
+        "{:?}",
+        packets[first]
+    );
+    let response = at(&|packet| packet.source == new.to_string());
+    assert!(first < response, "the server spoke first");
+    assert_eq!(
+        packets[response].frames,
+        [PATH_RESPONSE, 0],
+        "{:?}",
+        packets[response]
+    );
+    at(&|packet| packet.source == new.to_string() && packet.frames.contains(&PATH_CHALLENGE));
+    let until_answered = &packets[first + 1..response];
+    let early =
+        |packet: &Packet| packet.destination == new.to_string() && packet.payload.len() / 2 < 1200;
+    assert!(
+        !until_answered.iter().any(early),
+        "more than challenges were sent"
+    );
+    // No connection ID is on both paths, in either direction (RFC 9000 section 9.5).
+    for toward_server in [true, false] {
+        let on = |path: SocketAddr| -> HashSet<&str> {
+            let end = |packet: &Packet| {
+                if toward_server {
+                    packet.destination.clone()
+                } else {
+                    packet.source.clone()
+                }
+            };
+            packets
+                .iter()
+                .filter(|packet| end(packet) == path.to_string())
+                .filter_map(Packet::short_header_id)
+                .collect()
+        };
+        let (on_old, on_new) = (on(old), on(new));
+        assert!(!on_old.is_empty() && !on_new.is_empty());
+        assert!(
+            on_old.is_disjoint(&on_new),
+            "linkable: {on_old:?} and {on_new:?}"
+        );
+    }
+}

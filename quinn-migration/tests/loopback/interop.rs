@@ -1,0 +1,277 @@
+//! Stock quinn on one side: nothing changes for it. And what the rest of QUIC has to keep doing: Retry, resumption,
+//! 0-RTT, application datagrams.
+
+use std::sync::Arc;
+
+use quinn::crypto::rustls::{HandshakeData, QuicClientConfig, QuicServerConfig};
+use quinn::{Connection, Endpoint};
+use quinn_migration::{AdvertiseError, Alternate, Policy};
+
+use crate::support::transfer::Transfer;
+use crate::support::{
+    ALPN, Identity, Server, World, accept, bind, client, connect, echo, tireless, within,
+};
+
+fn stock_server(identity: &Identity) -> Endpoint {
+    stock_server_with(identity, quinn::TransportConfig::default())
+}
+
+fn stock_server_with(identity: &Identity, transport: quinn::TransportConfig) -> Endpoint {
+    let crypto = QuicServerConfig::try_from(identity.server_tls()).unwrap();
+    let mut config = quinn::ServerConfig::with_crypto(Arc::new(crypto));
+    config.transport_config(Arc::new(transport));
+    Endpoint::new(
+        Default::default(),
+        Some(config),
+        bind("127.0.0.2:0"),
+        Arc::new(quinn::TokioRuntime),
+    )
+    .unwrap()
+}
+
+fn stock_client(identity: &Identity) -> Endpoint {
+    let mut endpoint = Endpoint::client("0.0.0.0:0".parse().unwrap()).unwrap();
+    let crypto = QuicClientConfig::try_from(identity.client_tls()).unwrap();
+    endpoint.set_default_client_config(quinn::ClientConfig::new(Arc::new(crypto)));
+    endpoint
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stock_client_is_served_as_ever_and_never_sent_the_frame() {
+    let identity = Identity::new();
+    let server = Server::on(&identity, &["127.0.0.2:0", "127.0.0.3:0"]);
+    let (ours, theirs) = connect(&stock_client(&identity), &server, server.address(0)).await;
+    assert!(!server.inner.supports(&theirs));
+    let transfer = Transfer::start(&ours, &theirs).await;
+    let refused = server
+        .inner
+        .advertise(&theirs, Alternate::from(server.address(1)))
+        .await;
+    assert!(
+        matches!(refused, Err(AdvertiseError::NotNegotiated)),
+        "{refused:?}"
+    );
+    transfer.check().await;
+    assert_eq!(ours.close_reason(), None);
+    assert_eq!(
+        ours.stats().frame_rx.new_connection_id,
+        4,
+        "no connection ID is kept from a client like this"
+    );
+    assert_eq!(server.datagrams(1), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stock_client_may_start_on_any_of_the_addresses() {
+    let identity = Identity::new();
+    let server = Server::on(&identity, &["127.0.0.2:0", "127.0.0.3:0", "[::1]:0"]);
+    let (ours, theirs) = connect(&stock_client(&identity), &server, server.address(1)).await;
+    assert_eq!(server.inner.client_of(&theirs).server, server.id(1));
+    assert!(server.inner.client_of(&theirs).client.is_ipv4());
+    echo(&ours, &theirs).await;
+    assert_eq!(server.datagrams(0), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stock_server_is_used_as_ever() {
+    let identity = Identity::new();
+    let endpoint = stock_server(&identity);
+    let client = client(&identity);
+    let connecting = client
+        .endpoint()
+        .connect(endpoint.local_addr().unwrap(), "localhost")
+        .unwrap();
+    let (ours, theirs) = tokio::join!(connecting, accept(&endpoint));
+    let (ours, theirs) = (ours.unwrap(), theirs);
+    let migrator = client.attach(&ours, Policy::default()).unwrap();
+    Transfer::start(&ours, &theirs).await.check().await;
+    assert_eq!(ours.stats().frame_rx.new_connection_id, 4);
+    assert_eq!(client.open_sockets(), 1);
+    drop(migrator);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_without_a_migrator_stays_and_the_connection_goes_on() {
+    let identity = Identity::new();
+    let server = Server::on(&identity, &["127.0.0.2:0", "127.0.0.3:0"]);
+    let client = client(&identity);
+    let (ours, theirs) = connect(client.endpoint(), &server, server.address(0)).await;
+    server
+        .inner
+        .advertise(&theirs, Alternate::from(server.address(1)))
+        .await
+        .unwrap();
+    Transfer::start(&ours, &theirs).await.check().await;
+    assert_eq!(server.datagrams(1), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn handshake_data_is_what_quinn_gives() {
+    let world = World::new().await;
+    let data = |connection: &Connection| {
+        connection
+            .handshake_data()
+            .unwrap()
+            .downcast::<HandshakeData>()
+            .unwrap()
+    };
+    assert_eq!(data(&world.ours).protocol.as_deref(), Some(ALPN));
+    assert_eq!(data(&world.theirs).protocol.as_deref(), Some(ALPN));
+    assert_eq!(
+        data(&world.theirs).server_name.as_deref(),
+        Some("localhost")
+    );
+    let (mut ours, mut theirs) = ([0; 32], [1; 32]);
+    world
+        .ours
+        .export_keying_material(&mut ours, b"label", b"context")
+        .unwrap();
+    world
+        .theirs
+        .export_keying_material(&mut theirs, b"label", b"context")
+        .unwrap();
+    assert_eq!(ours, theirs);
+    assert!(world.ours.peer_identity().is_some());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_made_after_a_retry_moves() {
+    let identity = Identity::new();
+    let server = Server::on(&identity, &["127.0.0.2:0", "127.0.0.3:0"]);
+    let client = client(&identity);
+    let connecting = client
+        .endpoint()
+        .connect(server.address(0), "localhost")
+        .unwrap();
+    let accepting = async {
+        let first = server.inner.endpoint().accept().await.unwrap();
+        assert!(!first.remote_address_validated());
+        first.retry().unwrap();
+        let second = server.inner.endpoint().accept().await.unwrap();
+        assert!(second.remote_address_validated());
+        second.await.unwrap()
+    };
+    let (ours, theirs) = within(async { tokio::join!(connecting, accepting) }).await;
+    let ours = ours.unwrap();
+    let migrator = client.attach(&ours, tireless()).unwrap();
+    let mut world = World {
+        server,
+        client,
+        ours,
+        theirs,
+        migrator,
+    };
+    let to = world.server.address(1);
+    world.move_to(to).await;
+    world.echo().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_resumed_connection_sends_early_data_and_moves() {
+    let mut world = World::new().await;
+    let first = world.server.address(0);
+    // Session tickets arrive with the echo.
+    world.echo().await;
+    let early = world
+        .client
+        .endpoint()
+        .connect(first, "localhost")
+        .unwrap()
+        .into_0rtt();
+    let (ours, accepted) = early.unwrap_or_else(|_| panic!("no ticket"));
+    let mut stream = ours.open_uni().await.unwrap();
+    stream.write_all(b"early").await.unwrap();
+    stream.finish().unwrap();
+    let accepting = world
+        .server
+        .inner
+        .endpoint()
+        .accept()
+        .await
+        .unwrap()
+        .accept()
+        .unwrap();
+    let (theirs, _) = accepting
+        .into_0rtt()
+        .unwrap_or_else(|_| panic!("servers can always"));
+    let mut received = within(theirs.accept_uni()).await.unwrap();
+    assert_eq!(within(received.read_to_end(64)).await.unwrap(), b"early");
+    assert!(within(accepted).await, "early data was rejected");
+    let migrator = world.client.attach(&ours, tireless()).unwrap();
+    let World { server, client, .. } = world;
+    world = World {
+        server,
+        client,
+        ours,
+        theirs,
+        migrator,
+    };
+    let to = world.server.address(1);
+    world.move_to(to).await;
+    world.echo().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn application_datagrams_arrive_unchanged_around_a_move() {
+    let mut world = World::new().await;
+    let to = world.server.address(1);
+    for round in 0..2u8 {
+        for (from, at) in [(&world.ours, &world.theirs), (&world.theirs, &world.ours)] {
+            from.send_datagram(vec![round; 100].into()).unwrap();
+            assert_eq!(within(at.read_datagram()).await.unwrap(), vec![round; 100]);
+        }
+        if round == 0 {
+            world.move_to(to).await;
+        }
+    }
+    // Nothing else arrived: no carrier was taken for a datagram.
+    world.ours.send_datagram(b"last"[..].into()).unwrap();
+    assert_eq!(
+        within(world.theirs.read_datagram()).await.unwrap(),
+        &b"last"[..]
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_that_takes_no_datagrams_is_not_sent_any() {
+    let identity = Identity::new();
+    let mut transport = quinn::TransportConfig::default();
+    transport.datagram_receive_buffer_size(None);
+    let endpoint = stock_server_with(&identity, transport);
+    let client = client(&identity);
+    let connecting = client
+        .endpoint()
+        .connect(endpoint.local_addr().unwrap(), "localhost")
+        .unwrap();
+    let (ours, theirs) = tokio::join!(connecting, accept(&endpoint));
+    let (ours, theirs) = (ours.unwrap(), theirs);
+    // quinn thinks it may; a DATAGRAM frame on the wire would end the connection.
+    ours.send_datagram(b"lost"[..].into()).unwrap();
+    for _ in 0..3 {
+        echo(&ours, &theirs).await;
+    }
+    assert_eq!(theirs.stats().frame_rx.datagram, 0);
+    assert_eq!(theirs.close_reason(), None);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_whose_datagrams_are_off_says_so() {
+    let identity = Identity::new();
+    let server = Server::on(&identity, &["127.0.0.2:0", "127.0.0.3:0"]);
+    let mut config = server.inner.server_config();
+    let mut transport = quinn::TransportConfig::default();
+    transport.datagram_receive_buffer_size(None);
+    config.transport_config(Arc::new(transport));
+    server.inner.endpoint().set_server_config(Some(config));
+    let client = client(&identity);
+    let (ours, theirs) = connect(client.endpoint(), &server, server.address(0)).await;
+    let refused = server
+        .inner
+        .advertise(&theirs, Alternate::from(server.address(1)))
+        .await;
+    assert!(
+        matches!(refused, Err(AdvertiseError::DatagramsOff)),
+        "{refused:?}"
+    );
+    echo(&ours, &theirs).await;
+}

@@ -1,0 +1,23 @@
+//! The crate against real sockets on loopback and real quinn peers. Each module is a ring of its own:
+//! `cargo test --test loopback moving`, and so on.
+#![allow(
+    missing_docs,
+    unreachable_pub,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::as_conversions,
+    clippy::wildcard_enum_match_arm,
+    reason = "test code fails by panicking"
+)]
+
+mod adversary;
+mod capture;
+mod families;
+mod identifiers;
+mod interop;
+mod lifecycle;
+mod moving;
+mod recovery;
+mod support;

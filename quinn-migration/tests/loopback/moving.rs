@@ -1,0 +1,168 @@
+//! A connection moves to another address of its server: the straight paths.
+
+use quinn_migration::{AdvertiseError, Alternate, AttachError, Policy};
+
+use crate::support::transfer::Transfer;
+use crate::support::{Identity, Server, World, client, connect, tireless};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_idle_connection_moves_and_leaves_the_old_address_silent() {
+    let mut world = World::new().await;
+    let to = world.server.address(1);
+    world.move_to(to).await;
+    world.echo().await;
+    let before = world.server.datagrams(0);
+    for _ in 0..20 {
+        world.echo().await;
+    }
+    assert_eq!(world.server.datagrams(0), before);
+    assert!(world.server.datagrams(1) > 20);
+    assert_eq!(world.migrator.server(), Some(to));
+    assert_eq!(
+        world.server.inner.client_of(&world.theirs).server,
+        world.server.id(1)
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_transfer_in_both_directions_moves_with_every_byte_intact() {
+    let mut world = World::new().await;
+    let transfer = Transfer::start(&world.ours, &world.theirs).await;
+    let to = world.server.address(1);
+    world.move_to(to).await;
+    // Once this much has passed, nothing is under way on the old path any more.
+    transfer.progress(4 << 20).await;
+    let before = world.server.datagrams(0);
+    transfer.check().await;
+    assert_eq!(world.server.datagrams(0), before);
+    assert!(world.server.datagrams(1) > 1000);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_transfer_survives_the_removal_of_the_address_it_left() {
+    let mut world = World::new().await;
+    let transfer = Transfer::start(&world.ours, &world.theirs).await;
+    let to = world.server.address(1);
+    world.move_to(to).await;
+    assert!(world.server.inner.remove_address(world.server.id(0)));
+    transfer.check().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_moves_ten_times_in_a_row_over_ipv4() {
+    let addresses = ["127.0.0.2:0", "127.0.0.3:0", "127.0.0.4:0"];
+    ten_moves(World::on(&addresses).await, addresses.len()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_moves_ten_times_in_a_row_over_ipv6() {
+    let addresses = ["[::1]:0", "[::1]:0", "[::1]:0"];
+    ten_moves(World::on(&addresses).await, addresses.len()).await;
+}
+
+async fn ten_moves(mut world: World, addresses: usize) {
+    let transfer = Transfer::start(&world.ours, &world.theirs).await;
+    for hop in 1..=10 {
+        let to = world.server.address(hop % addresses);
+        world.move_to(to).await;
+        transfer.progress(64 << 10).await;
+    }
+    transfer.check().await;
+    assert_eq!(
+        world.client.open_sockets(),
+        3,
+        "the endpoint's, the path in use and the one before"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_address_added_at_run_time_is_moved_to() {
+    let mut world = World::on(&["127.0.0.2:0"]).await;
+    world.echo().await;
+    world.server.add("127.0.0.5:0");
+    let to = world.server.address(1);
+    world.move_to(to).await;
+    world.echo().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_move_goes_on_through_key_updates_of_both_sides() {
+    let mut world = World::new().await;
+    let transfer = Transfer::start(&world.ours, &world.theirs).await;
+    world.ours.force_key_update();
+    world.theirs.force_key_update();
+    let to = world.server.address(1);
+    world.move_to(to).await;
+    world.ours.force_key_update();
+    world.theirs.force_key_update();
+    transfer.check().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn only_one_advertisement_at_a_time_and_one_migrator_per_connection() {
+    let world = World::new().await;
+    let to = Alternate::from(world.server.address(1));
+    // Normally the first pair overlaps. The first may be acknowledged before the other begins, when this task is
+    // interrupted between them.
+    let mut overlapped = false;
+    for _ in 0..20 {
+        world.echo().await;
+        let (one, other) = tokio::join!(
+            world.server.inner.advertise(&world.theirs, to),
+            world.server.inner.advertise(&world.theirs, to)
+        );
+        assert!(one.is_ok(), "{one:?}");
+        overlapped = matches!(other, Err(AdvertiseError::Busy));
+        if overlapped {
+            break;
+        }
+    }
+    assert!(overlapped, "two advertisements at a time");
+    assert_eq!(
+        world.client.attach(&world.ours, Policy::default()).err(),
+        Some(AttachError::Attached)
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dropped_migrator_leaves_the_connection_where_it_is_and_can_be_replaced() {
+    let mut world = World::new().await;
+    let (first, second) = (world.server.address(0), world.server.address(1));
+    world.move_to(second).await;
+    world.migrator = {
+        drop(world.migrator);
+        let mut attached = world.client.attach(&world.ours, tireless());
+        while attached.is_err() {
+            tokio::task::yield_now().await;
+            attached = world.client.attach(&world.ours, tireless());
+        }
+        attached.unwrap()
+    };
+    assert_eq!(world.migrator.server(), Some(second));
+    world.echo().await;
+    world.move_to(first).await;
+    world.echo().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_of_another_endpoint_are_told_apart() {
+    let identity = Identity::new();
+    let (one, other) = (
+        Server::on(&identity, &["127.0.0.2:0"]),
+        Server::on(&identity, &["127.0.0.3:0"]),
+    );
+    let client = client(&identity);
+    let (ours, theirs) = connect(client.endpoint(), &one, one.address(0)).await;
+    let foreign = other
+        .inner
+        .advertise(&theirs, Alternate::from(other.address(0)))
+        .await;
+    assert!(
+        matches!(foreign, Err(AdvertiseError::UnknownConnection)),
+        "{foreign:?}"
+    );
+    let empty = one.inner.advertise(&theirs, Alternate::default()).await;
+    assert!(matches!(empty, Err(AdvertiseError::NoAddress)), "{empty:?}");
+    assert!(one.inner.supports(&theirs) && !other.inner.supports(&theirs));
+    drop(ours);
+}

@@ -1,0 +1,155 @@
+//! A UDP relay in front of one server address: delay, random loss, chosen losses and silence.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::net::UdpSocket;
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+use tokio::time::{Instant, sleep_until};
+
+/// One direction of a relay.
+#[derive(Default)]
+pub struct Line {
+    /// This many of the next datagrams are lost.
+    pub lose_next: AtomicU32,
+    /// Datagrams that passed.
+    pub passed: AtomicU32,
+    silent: AtomicBool,
+    random: Mutex<Option<(f64, u64)>>,
+}
+
+impl Line {
+    fn loses(&self) -> bool {
+        let chosen = self
+            .lose_next
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| {
+                left.checked_sub(1)
+            })
+            .is_ok();
+        let unlucky = self.random.lock().as_mut().is_some_and(|(share, state)| {
+            *state ^= *state << 13;
+            *state ^= *state >> 7;
+            *state ^= *state << 17;
+            (*state >> 11) as f64 / (1u64 << 53) as f64 <= *share
+        });
+        let lost = chosen || unlucky || self.silent.load(Ordering::SeqCst);
+        if !lost {
+            self.passed.fetch_add(1, Ordering::SeqCst);
+        }
+        lost
+    }
+}
+
+pub struct Relay {
+    pub address: SocketAddr,
+    pub up: Arc<Line>,
+    pub down: Arc<Line>,
+}
+
+impl Relay {
+    /// `delay` applies in each direction.
+    pub async fn start(listen: &str, server: SocketAddr, delay: Duration) -> Self {
+        let socket = Arc::new(UdpSocket::bind(listen).await.unwrap());
+        let relay = Self {
+            address: socket.local_addr().unwrap(),
+            up: Arc::default(),
+            down: Arc::default(),
+        };
+        tokio::spawn(pump(
+            socket,
+            server,
+            delay,
+            relay.up.clone(),
+            relay.down.clone(),
+        ));
+        relay
+    }
+
+    /// Random loss in both directions, reproducible.
+    pub fn lose(&self, share: f64) {
+        *self.up.random.lock() = Some((share, 0x9e37_79b9_7f4a_7c15));
+        *self.down.random.lock() = Some((share, 0xd1b5_4a32_d192_ed03));
+    }
+
+    /// Nothing passes any more.
+    pub fn silence(&self) {
+        self.up.silent.store(true, Ordering::SeqCst);
+        self.down.silent.store(true, Ordering::SeqCst);
+    }
+}
+
+type Delayed = (Instant, Vec<u8>, SocketAddr);
+
+fn delayed_sender(socket: Arc<UdpSocket>) -> UnboundedSender<Delayed> {
+    let (sender, mut queue) = unbounded_channel::<Delayed>();
+    tokio::spawn(async move {
+        while let Some((at, bytes, to)) = queue.recv().await {
+            sleep_until(at).await;
+            let _ = socket.send_to(&bytes, to).await;
+        }
+    });
+    sender
+}
+
+async fn pump(
+    socket: Arc<UdpSocket>,
+    server: SocketAddr,
+    delay: Duration,
+    up: Arc<Line>,
+    down: Arc<Line>,
+) {
+    let to_clients = delayed_sender(socket.clone());
+    let mut to_server: HashMap<SocketAddr, UnboundedSender<Delayed>> = HashMap::new();
+    let mut buffer = vec![0; 65536];
+    while let Ok((length, client)) = socket.recv_from(&mut buffer).await {
+        if up.loses() {
+            continue;
+        }
+        let sender = to_server.entry(client).or_insert_with(|| {
+            let near = Arc::new(near_socket(server));
+            tokio::spawn(pump_back(
+                near.clone(),
+                client,
+                delay,
+                down.clone(),
+                to_clients.clone(),
+            ));
+            delayed_sender(near)
+        });
+        let _ = sender.send((Instant::now() + delay, buffer[..length].to_vec(), server));
+    }
+}
+
+/// The relay's own address toward the server, one for each client address.
+fn near_socket(server: SocketAddr) -> UdpSocket {
+    let socket = super::bind(if server.is_ipv4() {
+        "127.0.0.1:0"
+    } else {
+        "[::1]:0"
+    });
+    socket.set_nonblocking(true).unwrap();
+    UdpSocket::from_std(socket).unwrap()
+}
+
+async fn pump_back(
+    near: Arc<UdpSocket>,
+    client: SocketAddr,
+    delay: Duration,
+    down: Arc<Line>,
+    out: UnboundedSender<Delayed>,
+) {
+    let mut buffer = vec![0; 65536];
+    while let Ok((length, _)) = near.recv_from(&mut buffer).await {
+        if !down.loses()
+            && out
+                .send((Instant::now() + delay, buffer[..length].to_vec(), client))
+                .is_err()
+        {
+            return;
+        }
+    }
+}
