@@ -8,14 +8,15 @@ use std::sync::Arc;
 use demo_server::key_log::KeyLogWriter;
 use demo_server::program::Failure;
 use rustls::{ClientConfig, RootCertStore};
-use rustls_migration::client::MigrationClient;
+use rustls_migration::client::{MigrationClient, MigrationLimit};
 use rustls_migration::provider;
 use rustls_migration::tokio::MigrationConnector;
 
-/// A connector that trusts `roots` and sends early data.
+/// A connector that trusts `roots`, sends early data, and whose streams can move `hops` times in a row.
 pub(crate) fn connector(
     roots: RootCertStore,
     key_log: Option<&Path>,
+    hops: usize,
 ) -> Result<MigrationConnector, Failure> {
     let mut config = ClientConfig::builder_with_provider(Arc::new(provider::ring()))
         .with_safe_default_protocol_versions()
@@ -28,7 +29,13 @@ pub(crate) fn connector(
             .map_err(|error| Failure::usage(format!("--key-log {}", path.display()), &error))?;
         config.key_log = Arc::new(writer);
     }
+    // As often as it is asked to, whatever the library's own limit is.
+    let limit = MigrationLimit {
+        count: hops.max(MigrationLimit::default().count),
+        window: MigrationLimit::default().window,
+    };
     let client = MigrationClient::builder(config)
+        .limit(limit)
         .build()
         .map_err(|error| Failure::wrong("TLS settings", &error))?;
     Ok(client.into())

@@ -12,14 +12,19 @@ use demo_server::program::Failure;
 use demo_server::protocol::{Header, LineReader, Request};
 use rustls::HandshakeKind;
 use rustls::pki_types::ServerName;
-use rustls_migration::tokio::{EarlyDataOutcome, MigrationConnector, MigrationStream};
+use rustls_migration::tokio::{
+    EarlyDataOutcome, Event, Events, MigrationConnector, MigrationStream,
+};
 use tokio::io::{AsyncRead as _, AsyncReadExt as _, AsyncWriteExt as _, ReadBuf};
 use tokio::time::timeout;
 
+use crate::legs::{Leg, Legs, Trigger};
 use crate::output::Output;
 
 /// How much is read at a time, in bytes.
 const READ_LEN: usize = 64 * 1024;
+/// How much is read of a server that goes on sending after it has asked to move, in bytes. What came before is less.
+const READ_ON: usize = 1 << 20;
 /// How long a server may take to close after its last byte.
 const CLOSE_LIMIT: Duration = Duration::from_secs(10);
 
@@ -31,6 +36,8 @@ pub(crate) struct Job {
     pub(crate) path: String,
     /// Move once this many bytes have been received.
     pub(crate) migrate_after: Option<u64>,
+    /// The stream moves by itself.
+    pub(crate) follows: bool,
 }
 
 /// A download that came to its end.
@@ -41,33 +48,27 @@ pub(crate) struct Download {
     pub(crate) sha256: String,
     /// The connections that it took; at least one.
     pub(crate) legs: Vec<Leg>,
+    /// What was uploaded meanwhile.
+    pub(crate) uploaded: Option<Uploaded>,
     /// When the last byte was there, from the beginning.
     pub(crate) took: Duration,
 }
 
-/// One connection of a download.
-pub(crate) struct Leg {
-    pub(crate) server: SocketAddr,
-    pub(crate) handshake: HandshakeKind,
-    /// Whether the request went as early data and was accepted.
-    pub(crate) early_data: bool,
-    /// Bytes of the file, not of its header.
+/// An upload, as it was sent and as it is at the nodes.
+pub(crate) struct Uploaded {
+    /// How many bytes the nodes have taken.
     pub(crate) bytes: u64,
-    /// When its handshake was complete, from the download's beginning.
-    pub(crate) connected: Duration,
-    /// What brought the stream here; `None` for the first connection.
-    pub(crate) migration: Option<Migration>,
+    /// How many there were.
+    pub(crate) bytes_expected: u64,
+    pub(crate) sha256: String,
+    pub(crate) sha256_expected: String,
 }
 
-/// A move from one connection to the next.
-pub(crate) struct Migration {
-    pub(crate) trigger: Trigger,
-    /// When the client learned of it or decided it, from the download's beginning.
-    pub(crate) triggered: Duration,
-    /// When the first byte of the next server's answer was there, from the download's beginning.
-    pub(crate) first_byte: Option<Duration>,
-    /// Why the stream is not where the server sent it.
-    pub(crate) fell_back: Option<String>,
+impl Uploaded {
+    /// Whether each byte came once and is where it belongs.
+    pub(crate) fn is_intact(&self) -> bool {
+        self.bytes == self.bytes_expected && self.sha256 == self.sha256_expected
+    }
 }
 
 impl Download {
@@ -80,20 +81,6 @@ impl Download {
     pub(crate) fn is_intact(&self) -> bool {
         self.sha256.eq_ignore_ascii_case(&self.header.sha256)
     }
-}
-
-impl Migration {
-    /// From the trigger to the first byte of the next server's answer.
-    pub(crate) fn waited(&self) -> Option<Duration> {
-        Some(self.first_byte?.saturating_sub(self.triggered))
-    }
-}
-
-/// Who wanted a move.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Trigger {
-    Server,
-    Client,
 }
 
 /// What comes next of a stream.
@@ -115,26 +102,19 @@ impl Job {
             .await
             .map_err(|error| Failure::wrong("cannot connect", &error))?;
         let handshake = stream.get_ref().and_then(|tls| tls.handshake_kind());
-        let first = Leg {
-            server: self.address,
-            handshake: handshake.unwrap_or(HandshakeKind::Full),
-            early_data: false,
-            bytes: 0,
-            connected: began.elapsed(),
-            migration: None,
-        };
+        let handshake = handshake.unwrap_or(HandshakeKind::Full);
         let mut transfer = Transfer {
             path: self.path,
             migrate_after: self.migrate_after,
-            began,
+            follows: self.follows,
+            read_since: 0,
+            events: stream.events(),
             output,
             line: LineReader::default(),
             leg_header: None,
             header: None,
             received: 0,
-            done: Vec::new(),
-            leg: first,
-            notified: None,
+            legs: Legs::new(began, self.address, handshake),
         };
         let request = transfer.request();
         stream.write_all(request.as_bytes()).await.map_err(failed)?;
@@ -148,7 +128,11 @@ impl Job {
 struct Transfer {
     path: String,
     migrate_after: Option<u64>,
-    began: Instant,
+    /// The stream moves by itself.
+    follows: bool,
+    /// How much has been read since the server asked to move, in bytes.
+    read_since: usize,
+    events: Events,
     output: Output,
     line: LineReader,
     /// What the present server said of the file.
@@ -157,26 +141,27 @@ struct Transfer {
     header: Option<Header>,
     /// Bytes of the file so far: the offset at which to go on.
     received: u64,
-    done: Vec<Leg>,
-    leg: Leg,
-    /// When the present server's wish to move the client was seen.
-    notified: Option<Duration>,
+    legs: Legs,
 }
 
 impl Transfer {
     async fn receive(&mut self, stream: &mut MigrationStream) -> Result<(), Failure> {
         let mut buf = vec![0; READ_LEN];
         loop {
-            let next = self
-                .next(stream, &mut buf)
-                .await
-                .map_err(|error| Failure::wrong(format!("{} failed", self.leg.server), &error))?;
+            let next = self.next(stream, &mut buf).await.map_err(|error| {
+                Failure::wrong(format!("{} failed", self.legs.server()), &error)
+            })?;
             match next {
                 Next::Data(len) => {
                     if self.take(buf.get(..len).unwrap_or_default()).await? {
                         return Ok(());
                     }
-                    if self.migrate_after.is_some_and(|due| self.received >= due) {
+                    if stream.is_notified() && !self.follows {
+                        self.read_since += len;
+                    }
+                    if self.read_since > READ_ON {
+                        self.migrate(stream, Trigger::Server).await?;
+                    } else if self.migrate_after.is_some_and(|due| self.received >= due) {
                         self.migrate(stream, Trigger::Client).await?;
                     }
                 }
@@ -184,7 +169,8 @@ impl Transfer {
                 Next::End => {
                     return Err(Failure::Wrong(format!(
                         "{} closed after {} bytes, before the end",
-                        self.leg.server, self.received
+                        self.legs.server(),
+                        self.received
                     )));
                 }
             }
@@ -196,15 +182,19 @@ impl Transfer {
         std::future::poll_fn(|cx| {
             let mut buf = ReadBuf::new(buf);
             let read = Pin::new(&mut *stream).poll_read(cx, &mut buf);
-            if stream.is_notified() && self.notified.is_none() {
-                self.notified = Some(self.began.elapsed());
+            while let Some(event) = self.events.try_next() {
+                match self.follows {
+                    true => self.legs.event(&event),
+                    false if matches!(event, Event::Notified) => self.legs.notified(),
+                    false => {}
+                }
             }
             match read {
                 Poll::Ready(Ok(())) if !buf.filled().is_empty() => {
                     Poll::Ready(Ok(Next::Data(buf.filled().len())))
                 }
                 // However the server ends after that, the client knows where to go.
-                _ if stream.is_notified() => Poll::Ready(Ok(Next::Move)),
+                _ if stream.is_notified() && !self.follows => Poll::Ready(Ok(Next::Move)),
                 Poll::Ready(read) => Poll::Ready(read.map(|()| Next::End)),
                 Poll::Pending => Poll::Pending,
             }
@@ -214,9 +204,7 @@ impl Transfer {
 
     /// Takes what the server sent. `true` when the file is complete.
     async fn take(&mut self, bytes: &[u8]) -> Result<bool, Failure> {
-        if let Some(migration) = &mut self.leg.migration {
-            migration.first_byte.get_or_insert(self.began.elapsed());
-        }
+        self.legs.heard();
         let mut body = bytes;
         if self.leg_header.is_none() {
             match self.line.push(bytes) {
@@ -225,7 +213,7 @@ impl Transfer {
                     self.take_header(&line)?;
                     body = rest;
                 }
-                Err(error) => return Err(Failure::wrong(self.leg.server, &error)),
+                Err(error) => return Err(Failure::wrong(self.legs.server(), &error)),
             }
         }
         let size = self.header.as_ref().map_or(0, |header| header.size);
@@ -233,7 +221,7 @@ impl Transfer {
         if len > size.saturating_sub(self.received) {
             return Err(Failure::Wrong(format!(
                 "{} sent more than the file's {size} bytes",
-                self.leg.server
+                self.legs.server()
             )));
         }
         self.output
@@ -241,18 +229,18 @@ impl Transfer {
             .await
             .map_err(|error| Failure::wrong("the output cannot be written", &error))?;
         self.received += len;
-        self.leg.bytes += len;
+        self.legs.count(len);
         Ok(self.received == size)
     }
 
     fn take_header(&mut self, line: &str) -> Result<(), Failure> {
         let header = Header::parse(line).map_err(|error| {
-            Failure::usage(format!("{} from {}", self.path, self.leg.server), &error)
+            Failure::usage(format!("{} from {}", self.path, self.legs.server()), &error)
         })?;
         if self.header.get_or_insert_with(|| header.clone()) != &header {
             return Err(Failure::Wrong(format!(
                 "{} has another file",
-                self.leg.server
+                self.legs.server()
             )));
         }
         self.leg_header = Some(header);
@@ -265,10 +253,10 @@ impl Transfer {
         stream: &mut MigrationStream,
         trigger: Trigger,
     ) -> Result<(), Failure> {
-        let triggered = self.notified.take().unwrap_or_else(|| self.began.elapsed());
+        let triggered = self.legs.triggered();
         let request = self.request();
         let landing = stream.migrate(request.as_bytes()).await.map_err(|error| {
-            Failure::wrong(format!("cannot move from {}", self.leg.server), &error)
+            Failure::wrong(format!("cannot move from {}", self.legs.server()), &error)
         })?;
         if landing.early_data == EarlyDataOutcome::Unknown {
             // Asking again for a part of a file does no harm.
@@ -278,22 +266,10 @@ impl Transfer {
                 .map_err(|error| Failure::wrong(format!("{} failed", landing.at), &error))?;
         }
         self.migrate_after = None;
+        self.read_since = 0;
         self.line = LineReader::default();
         self.leg_header = None;
-        let next = Leg {
-            server: landing.at,
-            handshake: landing.handshake,
-            early_data: landing.early_data == EarlyDataOutcome::Accepted,
-            bytes: 0,
-            connected: self.began.elapsed(),
-            migration: Some(Migration {
-                trigger,
-                triggered,
-                first_byte: None,
-                fell_back: landing.fell_back.map(|reason| reason.to_string()),
-            }),
-        };
-        self.done.push(std::mem::replace(&mut self.leg, next));
+        self.legs.moved(trigger, triggered, &landing);
         Ok(())
     }
 
@@ -305,9 +281,8 @@ impl Transfer {
         request.to_string()
     }
 
-    async fn finish(mut self) -> Result<Download, Failure> {
-        let took = self.began.elapsed();
-        self.done.push(self.leg);
+    async fn finish(self) -> Result<Download, Failure> {
+        let (legs, took) = self.legs.finish();
         let header = self
             .header
             .ok_or_else(|| Failure::Wrong("there was no answer".to_owned()))?;
@@ -319,14 +294,15 @@ impl Transfer {
         Ok(Download {
             header,
             sha256,
-            legs: self.done,
+            legs,
+            uploaded: None,
             took,
         })
     }
 }
 
 /// Closes in order. The file is complete, so it does not matter how the server does.
-async fn close(stream: &mut MigrationStream) {
+pub(crate) async fn close(stream: &mut MigrationStream) {
     let mut ignored = [0; 64];
     let _ = stream.shutdown().await;
     let _ = timeout(CLOSE_LIMIT, stream.read(&mut ignored)).await;

@@ -8,16 +8,22 @@ use rustls::RootCertStore;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName};
 
+use rustls_migration::tokio::HandOff;
+
 use crate::connect;
 use crate::download::Job;
-use crate::options::Get;
+use crate::options::{Get, GetMode};
 use crate::output::Output;
 use crate::report::Report;
 
 pub(crate) async fn run(options: &Get) -> Result<(), Failure> {
     let server_name = ServerName::try_from(options.server_name.clone())
         .map_err(|error| Failure::usage("--server-name", &error))?;
-    let connector = connect::connector(roots(options)?, options.common.key_log.as_deref())?;
+    let connector = connect::connector(roots(options)?, options.common.key_log.as_deref(), 0)?;
+    let connector = match options.mode {
+        GetMode::Immediate => connector,
+        GetMode::Drain => connector.hand_off(HandOff::Drain),
+    };
     let output = Output::create(options.output.as_deref()).await?;
     let job = Job {
         connector,
@@ -25,6 +31,7 @@ pub(crate) async fn run(options: &Get) -> Result<(), Failure> {
         address: options.connect,
         path: options.path.clone(),
         migrate_after: options.migrate_after,
+        follows: options.mode == GetMode::Drain,
     };
     let download = job.run(output).await?;
     let mut problems = Vec::new();
@@ -33,6 +40,8 @@ pub(crate) async fn run(options: &Get) -> Result<(), Failure> {
     }
     let report = Report {
         download: &download,
+        mode: None,
+        early_data: options.mode == GetMode::Immediate,
         replay: None,
         problems,
     };

@@ -1,4 +1,4 @@
-//! `demo-client handoff`: two nodes and a client in one process, over real connections on loopback.
+//! `demo-client handoff`: some nodes and a client in one process, over real connections on loopback.
 //!
 //! The nodes share what the nodes of a service share (ticket keys, a nonce store, the files), and no connection's state.
 
@@ -11,12 +11,14 @@ use demo_server::files::Files;
 use demo_server::node::{Node, Report as NodeReport};
 use demo_server::program::Failure;
 use demo_server::service::{self, Identity};
+use demo_server::sync::{Exchanges, Next};
 use demo_server::trigger::Trigger as NodeTrigger;
+use demo_server::upload::Upload;
 use rustls::RootCertStore;
 use rustls::pki_types::ServerName;
 use rustls_migration::migration_token::{MemoryNonceStore, NonceStore};
 use rustls_migration::server::MigrationServerBuilder;
-use rustls_migration::tokio::MigrationAcceptor;
+use rustls_migration::tokio::{HandOff, MigrationAcceptor};
 use rustls_migration::{TicketKeys, provider};
 use time::OffsetDateTime;
 use tokio::net::TcpListener;
@@ -24,14 +26,12 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use crate::connect;
 use crate::download::{Download, Job};
-use crate::options::Handoff;
+use crate::options::{Handoff, Mode};
 use crate::output::Output;
 use crate::record::Recorder;
-use crate::replay;
+use crate::replay::{self, Replay};
 use crate::report::Report;
-
-const A: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
-const B: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 3));
+use crate::sync;
 
 pub(crate) async fn run(options: &Handoff) -> Result<(), Failure> {
     let file = match &options.file {
@@ -39,57 +39,98 @@ pub(crate) async fn run(options: &Handoff) -> Result<(), Failure> {
         None => std::env::current_exe()
             .map_err(|error| Failure::wrong("this program's own file", &error))?,
     };
-    let service = Service::new(&file)?;
-    let (a, at_a) = bind(A).await?;
-    let (b, at_b) = bind(B).await?;
-    let to_b = service.settings()?.answers_for([at_a]).target(at_b);
-    service.start(a, to_b, Some(service.size / 2), None)?;
-    let (reports, mut b_reports) = unbounded_channel();
-    let at_the_end = service.settings()?.answers_for([at_b]);
-    service.start(b, at_the_end, None, Some(reports))?;
+    let nodes = u64::from(options.hops) + 1;
+    let shortest = match options.mode {
+        Mode::Immediate => nodes,
+        Mode::Drain | Mode::Overlap => sync::shortest(nodes),
+    };
+    let service = Service::new(&file, shortest)?;
+    let share = service.size / nodes;
+    let upload = Upload::new().map_err(|error| Failure::wrong("the upload", &error))?;
+    let (way, mut reports) = service.start_all(options, share, &upload).await?;
+    let (Some(first), Some(last)) = (way.first(), way.last()) else {
+        return Err(Failure::Wrong("there is no node".to_owned()));
+    };
 
     let recorder = Recorder::default();
-    let connector = connect::connector(service.roots()?, options.common.key_log.as_deref())?;
-    let job = Job {
-        connector: connector.dialer(recorder.clone()),
-        server_name: ServerName::try_from(authority::NAMES[0])
-            .map_err(|error| Failure::wrong("the demo's name", &error))?,
-        address: at_a,
-        path: service.name.clone(),
-        migrate_after: None,
+    let key_log = options.common.key_log.as_deref();
+    let connector = connect::connector(service.roots()?, key_log, way.len())?;
+    let connector = connector.dialer(recorder.clone());
+    let server_name = ServerName::try_from(authority::NAMES[0])
+        .map_err(|error| Failure::wrong("the demo's name", &error))?;
+    let output = Output::create(None).await?;
+    let hand_off = match options.mode {
+        Mode::Immediate => HandOff::Manual,
+        Mode::Drain => HandOff::Drain,
+        Mode::Overlap => HandOff::Overlap,
     };
-    let download = job.run(Output::create(None).await?).await?;
-    finish(&download, &recorder, at_b, &mut b_reports, options).await
+    let download = if options.mode == Mode::Immediate {
+        let job = Job {
+            connector,
+            server_name,
+            address: *first,
+            path: service.name.clone(),
+            migrate_after: None,
+            follows: false,
+        };
+        job.run(output).await?
+    } else {
+        let job = sync::Job {
+            connector: connector.hand_off(hand_off),
+            server_name,
+            address: *first,
+            path: service.name.clone(),
+            source: inverted(&file).await?,
+            share,
+            upload,
+        };
+        job.run(output).await?
+    };
+    let replay = match recorder.flight_to(*last) {
+        Some(flight) => Some(replay::present_again(&flight, &mut reports).await?),
+        None => None,
+    };
+    report(&download, &way, replay.as_ref(), options)
 }
 
-/// Presents the used token again, and reports.
-async fn finish(
+/// What is uploaded: the file with all its bits inverted, so that no direction can be taken for the other.
+async fn inverted(file: &Path) -> Result<Vec<u8>, Failure> {
+    let content = tokio::fs::read(file).await;
+    let mut content = content.map_err(|error| Failure::wrong(file.display(), &error))?;
+    content.iter_mut().for_each(|byte| *byte = !*byte);
+    Ok(content)
+}
+
+fn report(
     download: &Download,
-    recorder: &Recorder,
-    at_b: SocketAddr,
-    b_reports: &mut UnboundedReceiver<NodeReport>,
+    way: &[SocketAddr],
+    replay: Option<&Replay>,
     options: &Handoff,
 ) -> Result<(), Failure> {
     let mut problems = Vec::new();
-    if !matches!(download.legs.as_slice(), [_, second] if second.server == at_b) {
-        problems.push(format!("the way was not from one node to {at_b}"));
+    if !download
+        .legs
+        .iter()
+        .map(|leg| leg.server)
+        .eq(way.iter().copied())
+    {
+        problems.push("the way was not from node to node".to_owned());
     }
-    let replay = match recorder.flight_to(at_b) {
-        Some(flight) => Some(replay::present_again(&flight, b_reports).await?),
-        None => {
-            problems.push("there is no used token to present again".to_owned());
-            None
-        }
-    };
+    if replay.is_none() {
+        problems.push("there is no used token to present again".to_owned());
+    }
     let report = Report {
         download,
-        replay: replay.as_ref(),
+        mode: Some(options.mode),
+        // In an overlap there is nothing to say before the next node is ready.
+        early_data: options.mode != Mode::Overlap,
+        replay,
         problems,
     };
     report.print(options.common.json)
 }
 
-/// What the two nodes have in common.
+/// What the nodes have in common.
 struct Service {
     authority: Authority,
     ticket_keys: TicketKeys,
@@ -102,7 +143,7 @@ struct Service {
 }
 
 impl Service {
-    fn new(file: &Path) -> Result<Self, Failure> {
+    fn new(file: &Path, shortest: u64) -> Result<Self, Failure> {
         let name = file.display();
         let unusable = |error| Failure::usage(format!("--file {name}"), &error);
         let path: PathBuf = file.canonicalize().map_err(unusable)?;
@@ -110,9 +151,9 @@ impl Service {
         let (Some(folder), Some(below)) = (path.parent(), path.file_name()) else {
             return Err(Failure::Usage(format!("--file {name}: not a file")));
         };
-        if !metadata.is_file() || metadata.len() < 2 {
+        if !metadata.is_file() || metadata.len() < shortest {
             return Err(Failure::Usage(format!(
-                "--file {name}: not a file of at least 2 bytes, one for each node"
+                "--file {name}: not a file of at least {shortest} bytes"
             )));
         }
         let below = below.to_str().filter(|below| !below.contains('\n'));
@@ -133,7 +174,48 @@ impl Service {
         })
     }
 
-    /// A node's settings, as each of the two has them.
+    /// Starts the nodes that a client walks over. Returns where they are, and what the last one reports.
+    async fn start_all(
+        &self,
+        options: &Handoff,
+        share: u64,
+        upload: &Upload,
+    ) -> Result<(Vec<SocketAddr>, UnboundedReceiver<NodeReport>), Failure> {
+        let mut listeners = Vec::new();
+        let mut way = Vec::new();
+        for index in 0..=options.hops {
+            let ip = IpAddr::V4(Ipv4Addr::new(127, 0, 0, index.saturating_add(2)));
+            let (listener, address) = bind(ip).await?;
+            listeners.push(listener);
+            way.push(address);
+        }
+        let (sender, reports) = unbounded_channel();
+        for (index, listener) in (0u64..).zip(listeners) {
+            let mut after = way
+                .iter()
+                .skip(usize::try_from(index).unwrap_or(usize::MAX));
+            let (own, next) = (after.next().copied(), after.next().copied());
+            let settings = self.settings()?.answers_for(own);
+            let (settings, migrate_after, exchanges) = match (options.mode, next) {
+                (Mode::Immediate, Some(next)) => (settings.target(next), Some(share), None),
+                (Mode::Immediate, None) => (settings, None, None),
+                (Mode::Drain | Mode::Overlap, next) => {
+                    let next = next.map(|node| Next {
+                        node,
+                        notice_at: index * share + share / 2,
+                        wait_at: (index + 1) * share,
+                    });
+                    let upload = upload.clone();
+                    (settings, None, Some(Exchanges { upload, next }))
+                }
+            };
+            let reports = next.is_none().then(|| sender.clone());
+            self.start(listener, settings, migrate_after, exchanges, reports)?;
+        }
+        Ok((way, reports))
+    }
+
+    /// A node's settings, as each of them has them.
     fn settings(&self) -> Result<MigrationServerBuilder, Failure> {
         let identity = Identity::issued_by(&self.authority)
             .map_err(|error| Failure::wrong("a node's certificate", &error))?;
@@ -147,6 +229,7 @@ impl Service {
         listener: TcpListener,
         settings: MigrationServerBuilder,
         migrate_after: Option<u64>,
+        exchanges: Option<Exchanges>,
         reports: Option<UnboundedSender<NodeReport>>,
     ) -> Result<(), Failure> {
         let server = settings
@@ -157,6 +240,7 @@ impl Service {
             files: Arc::clone(&self.files),
             trigger: NodeTrigger::default(),
             migrate_after,
+            exchanges,
             reports,
         });
         tokio::spawn(node.serve(listener));

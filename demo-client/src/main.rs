@@ -6,12 +6,14 @@ mod connect;
 mod download;
 mod get;
 mod handoff;
+mod legs;
 mod options;
 mod output;
 mod record;
 mod replay;
 mod report;
 mod server_hello;
+mod sync;
 mod timeline;
 
 use std::process::ExitCode;

@@ -5,7 +5,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use demo_server::authority;
 use demo_server::options::STATE_DIR;
 
@@ -21,7 +21,7 @@ pub(crate) struct Options {
 pub(crate) enum Command {
     /// Downloads a file from a demo-server.
     Get(Get),
-    /// Shows a hand-off with two nodes of its own, on 127.0.0.2 and 127.0.0.3, and that a used token is refused.
+    /// Shows hand-offs between nodes of its own, on 127.0.0.2, 127.0.0.3 and so on, and that a used token is refused.
     Handoff(Handoff),
 }
 
@@ -54,13 +54,56 @@ pub(crate) struct Get {
     #[arg(long, value_name = "BYTES")]
     pub(crate) migrate_after: Option<u64>,
 
+    /// How to follow when the server asks for it.
+    #[arg(long, value_enum, default_value_t = GetMode::Immediate)]
+    pub(crate) mode: GetMode,
+
     #[command(flatten)]
     pub(crate) common: Common,
 }
 
+/// How a download follows its server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum GetMode {
+    /// Leave at once, and ask the next node for the rest.
+    Immediate,
+    /// Let the node hand over where it stopped; the download does not notice.
+    Drain,
+}
+
+/// How a hand-off is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Mode {
+    /// A download alone: leave at once, and ask the next node for the rest.
+    Immediate,
+    /// Each node is finished before the next one goes on from its last state.
+    Drain,
+    /// The next node is ready before the client leaves the present one, between two messages.
+    Overlap,
+}
+
+impl Mode {
+    /// Its name on the command line.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Immediate => "immediate",
+            Self::Drain => "drain",
+            Self::Overlap => "overlap",
+        }
+    }
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct Handoff {
-    /// File to download, at least 2 bytes long [default: this program's own].
+    /// How the client goes from node to node.
+    #[arg(long, value_enum, default_value_t = Mode::Drain)]
+    pub(crate) mode: Mode,
+
+    /// How often it does, from 1 to 200.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=200))]
+    pub(crate) hops: u8,
+
+    /// File to download, and to upload with all its bits inverted; a few bytes for each node at least [default: this program's own].
     #[arg(long, value_name = "FILE")]
     pub(crate) file: Option<PathBuf>,
 

@@ -8,13 +8,19 @@ use demo_server::program::Failure;
 use rustls::HandshakeKind;
 use serde::Serialize;
 
-use crate::download::{Download, Leg, Migration, Trigger};
+use crate::download::{Download, Uploaded};
+use crate::legs::{Leg, Migration, Trigger};
+use crate::options::Mode;
 use crate::replay::Replay;
 use crate::timeline;
 
 /// A download, and what became of the used token if it was presented again.
 pub(crate) struct Report<'a> {
     pub(crate) download: &'a Download,
+    /// How a hand-off was made; `None` for a download from servers that are not this program's.
+    pub(crate) mode: Option<Mode>,
+    /// Whether every further server is expected to accept early data.
+    pub(crate) early_data: bool,
     pub(crate) replay: Option<&'a Replay>,
     /// What is off besides.
     pub(crate) problems: Vec<String>,
@@ -25,6 +31,11 @@ struct Json<'a> {
     bytes: u64,
     sha256: &'a str,
     sha256_expected: &'a str,
+    #[serde(flatten)]
+    upload: Option<JsonUpload<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mode: Option<&'static str>,
+    hops: usize,
     legs: Vec<JsonLeg>,
     trigger: Option<&'static str>,
     trigger_to_first_byte_us: Option<u128>,
@@ -34,11 +45,21 @@ struct Json<'a> {
 }
 
 #[derive(Serialize)]
+struct JsonUpload<'a> {
+    uploaded: u64,
+    upload_sha256: &'a str,
+    upload_sha256_expected: &'a str,
+}
+
+#[derive(Serialize)]
 struct JsonLeg {
     server: String,
     handshake: &'static str,
     early_data: bool,
     bytes: u64,
+    /// Of the hop to this server.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stall_us: Option<u128>,
 }
 
 impl Report<'_> {
@@ -71,6 +92,9 @@ impl Report<'_> {
         if !download.is_intact() {
             problems.push("the checksum is wrong".to_owned());
         }
+        if download.uploaded.as_ref().is_some_and(|up| !up.is_intact()) {
+            problems.push("the upload is wrong".to_owned());
+        }
         for leg in &download.legs {
             let Some(migration) = &leg.migration else {
                 continue;
@@ -79,7 +103,7 @@ impl Report<'_> {
                 problems.push(format!("back at {}: {reason}", leg.server));
             } else if leg.handshake != HandshakeKind::Resumed {
                 problems.push(format!("the session was not resumed at {}", leg.server));
-            } else if !leg.early_data {
+            } else if self.early_data && !leg.early_data {
                 problems.push(format!("{} accepted no early data", leg.server));
             }
         }
@@ -102,6 +126,9 @@ impl Report<'_> {
             bytes: download.bytes(),
             sha256: &download.sha256,
             sha256_expected: &download.header.sha256,
+            upload: download.uploaded.as_ref().map(JsonUpload::from),
+            mode: self.mode.map(Mode::name),
+            hops: download.legs.len().saturating_sub(1),
             legs: download.legs.iter().map(JsonLeg::from).collect(),
             trigger: moved.map(|migration| match migration.trigger {
                 Trigger::Server => "migrate_notify",
@@ -119,6 +146,16 @@ impl Report<'_> {
     }
 }
 
+impl<'a> From<&'a Uploaded> for JsonUpload<'a> {
+    fn from(uploaded: &'a Uploaded) -> Self {
+        Self {
+            uploaded: uploaded.bytes,
+            upload_sha256: &uploaded.sha256,
+            upload_sha256_expected: &uploaded.sha256_expected,
+        }
+    }
+}
+
 impl From<&Leg> for JsonLeg {
     fn from(leg: &Leg) -> Self {
         Self {
@@ -126,6 +163,7 @@ impl From<&Leg> for JsonLeg {
             handshake: kind(leg.handshake),
             early_data: leg.early_data,
             bytes: leg.bytes,
+            stall_us: leg.migration.as_ref().map(|hop| hop.stall.as_micros()),
         }
     }
 }

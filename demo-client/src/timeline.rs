@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use indicatif::HumanCount;
 
-use crate::download::{Download, Leg, Migration, Trigger};
+use crate::download::Download;
+use crate::legs::{Leg, Migration, Trigger};
 use crate::replay::Replay;
 use crate::report::{kind, outcome};
 
@@ -15,7 +16,7 @@ pub(crate) fn of(download: &Download, replay: Option<&Replay>) -> String {
     let mut lines = Vec::new();
     for (index, leg) in download.legs.iter().enumerate() {
         let next = download.legs.get(index + 1);
-        lines.extend(leg_lines(leg, next, download.took));
+        lines.extend(leg_lines(leg, next, download));
     }
     let verdict = match download.is_intact() {
         true => "as expected",
@@ -24,6 +25,17 @@ pub(crate) fn of(download: &Download, replay: Option<&Replay>) -> String {
     lines.push(String::new());
     lines.push(format!("bytes   {}", HumanCount(download.bytes())));
     lines.push(format!("sha256  {}, {verdict}", download.sha256));
+    if let Some(uploaded) = &download.uploaded {
+        let verdict = match uploaded.is_intact() {
+            true => "as expected",
+            false => "WRONG",
+        };
+        let bytes = HumanCount(uploaded.bytes);
+        lines.push(format!(
+            "upload  {bytes} bytes, {}, {verdict}",
+            uploaded.sha256
+        ));
+    }
     if let Some(replay) = replay {
         let (outcome, arrival) = (outcome(replay), &replay.arrival);
         lines.push(format!("replay  {outcome}: the used token was presented again, and the node reports {arrival:?}"));
@@ -31,11 +43,13 @@ pub(crate) fn of(download: &Download, replay: Option<&Replay>) -> String {
     lines.join("\n") + "\n"
 }
 
-fn leg_lines(leg: &Leg, next: Option<&Leg>, took: Duration) -> Vec<String> {
+fn leg_lines(leg: &Leg, next: Option<&Leg>, download: &Download) -> Vec<String> {
+    let (took, uploads) = (download.took, download.uploaded.is_some());
     let server = leg.server;
     let handshake = kind(leg.handshake);
     let early_data = match (&leg.migration, leg.early_data) {
         (None, _) => "",
+        (Some(_), true) if uploads => ", with early data",
         (Some(_), true) => ", the request as early data",
         (Some(_), false) => ", no early data",
     };

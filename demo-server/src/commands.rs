@@ -4,10 +4,21 @@
 
 use std::io;
 
+use demo_server::leave::Target;
 use demo_server::trigger::Trigger;
 use rustix::process::getpgrp;
 use rustix::termios::{isatty, tcgetpgrp};
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+
+/// How a node is told to stop.
+#[derive(Debug)]
+pub(crate) enum Stop {
+    /// At once.
+    Now,
+    /// When its clients are gone: to these nodes, or wherever the node is used to send them.
+    Drained(Option<Vec<Target>>),
+}
 
 /// The signals that a node waits for.
 pub(crate) struct Commands {
@@ -15,31 +26,43 @@ pub(crate) struct Commands {
     migrate: Signal,
     interrupt: Signal,
     terminate: Signal,
+    drain: UnboundedReceiver<Vec<Target>>,
+    /// Keeps `drain` open when nobody types.
+    _typed: UnboundedSender<Vec<Target>>,
 }
 
 /// Begins to listen.
 pub(crate) fn listen(trigger: Trigger) -> io::Result<Commands> {
+    let (typed, drain) = unbounded_channel();
     let commands = Commands {
         trigger: trigger.clone(),
         migrate: signal(SignalKind::user_defined1())?,
         interrupt: signal(SignalKind::interrupt())?,
         terminate: signal(SignalKind::terminate())?,
+        drain,
+        _typed: typed.clone(),
     };
     if may_read(&io::stdin()) {
         // A thread does not keep the process alive, as a task that reads standard input would.
-        std::thread::Builder::new().spawn(move || read_lines(&trigger))?;
+        std::thread::Builder::new().spawn(move || read_lines(&trigger, &typed))?;
     }
     Ok(commands)
 }
 
 impl Commands {
-    /// Obeys until SIGINT or SIGTERM.
-    pub(crate) async fn until_told_to_stop(&mut self) {
+    /// Resolves at SIGINT.
+    pub(crate) async fn interrupted(&mut self) {
+        self.interrupt.recv().await;
+    }
+
+    /// Obeys until it is time to stop.
+    pub(crate) async fn until_told_to_stop(&mut self) -> Stop {
         loop {
             tokio::select! {
                 _ = self.migrate.recv() => migrate(&self.trigger),
-                _ = self.interrupt.recv() => return,
-                _ = self.terminate.recv() => return,
+                _ = self.interrupt.recv() => return Stop::Now,
+                _ = self.terminate.recv() => return Stop::Drained(None),
+                Some(targets) = self.drain.recv() => return Stop::Drained(Some(targets)),
             }
         }
     }
@@ -55,13 +78,22 @@ fn migrate(trigger: &Trigger) {
     tracing::info!(live, "moving all live connections");
 }
 
-fn read_lines(trigger: &Trigger) {
+fn read_lines(trigger: &Trigger, typed: &UnboundedSender<Vec<Target>>) {
     for line in io::stdin().lines() {
         let Ok(line) = line else { return };
-        match line.trim() {
-            "migrate" => migrate(trigger),
-            "" => {}
-            _ => tracing::warn!("the only command is: migrate"),
+        let mut words = line.split_whitespace();
+        match words.next() {
+            Some("migrate") => migrate(trigger),
+            Some("drain") => match words.map(str::parse).collect::<Result<Vec<_>, _>>() {
+                Ok(targets) if !targets.is_empty() => {
+                    // A node that stops already needs no further order.
+                    let _ = typed.send(targets);
+                }
+                Ok(_) => tracing::warn!("drain to where? drain ADDR[=WEIGHT]..."),
+                Err(error) => tracing::warn!(%error, "not drained"),
+            },
+            None => {}
+            Some(_) => tracing::warn!("the commands are: migrate, and drain ADDR[=WEIGHT]..."),
         }
     }
 }

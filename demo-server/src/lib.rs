@@ -3,8 +3,10 @@
 //! Everything here goes through rustls-migration's public API; nothing here knows how a connection is moved.
 
 pub mod authority;
+pub mod blocks;
 pub mod files;
 pub mod key_log;
+pub mod leave;
 pub mod node;
 pub mod options;
 pub mod program;
@@ -12,4 +14,6 @@ pub mod protocol;
 mod serve;
 pub mod service;
 pub mod state;
+pub mod sync;
 pub mod trigger;
+pub mod upload;

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use demo_server::authority::Authority;
 use demo_server::files::Files;
 use demo_server::key_log::KeyLogWriter;
+use demo_server::leave;
 use demo_server::node::Node;
 use demo_server::options::Options;
 use demo_server::program::{self, Failure};
@@ -24,6 +25,9 @@ use rustls_migration::server::MigrationServerBuilder;
 use rustls_migration::tokio::MigrationAcceptor;
 use time::Duration;
 use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+
+use crate::commands::Stop;
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -68,12 +72,24 @@ async fn run(options: &Options) -> Result<(), Failure> {
         files: Arc::new(files),
         trigger,
         migrate_after: options.migrate_after,
+        exchanges: None,
         reports: None,
     });
+    let mut serving = JoinSet::new();
     for (_, listener) in listeners {
-        tokio::spawn(Arc::clone(&node).serve(listener));
+        serving.spawn(Arc::clone(&node).serve(listener));
     }
-    commands.until_told_to_stop().await;
+    if let Stop::Drained(typed) = commands.until_told_to_stop().await {
+        // The listeners are closed when this is done.
+        serving.shutdown().await;
+        let targets = typed.as_ref().unwrap_or(&options.drain_to);
+        let seconds = |number: u32| std::time::Duration::from_secs(number.into());
+        let (over, deadline) = (seconds(options.drain_over), seconds(options.drain_deadline));
+        tokio::select! {
+            _ = leave::drain(&node.acceptor, targets, over, deadline) => {}
+            () = commands.interrupted() => {}
+        }
+    }
     Ok(())
 }
 

@@ -18,6 +18,7 @@ use crate::files::Files;
 use crate::program::chain;
 pub use crate::serve::End;
 use crate::serve::Exchange;
+use crate::sync::Exchanges;
 use crate::trigger::{Pulls, Trigger};
 
 /// How long a client may take for its hello, and again for the rest of its handshake.
@@ -36,6 +37,8 @@ pub struct Node {
     pub trigger: Trigger,
     /// Moves a connection once this many bytes of its answer have been sent.
     pub migrate_after: Option<u64>,
+    /// What uploads are taken into, if they are taken.
+    pub exchanges: Option<Exchanges>,
     /// Where connections are reported, if anywhere.
     pub reports: Option<UnboundedSender<Report>>,
 }
@@ -97,7 +100,13 @@ impl Node {
         let start = timeout(HANDSHAKE_LIMIT, start).await??;
         self.report(peer, Event::Arrived(start.arrival().clone()));
         let stream = timeout(HANDSHAKE_LIMIT, start.into_stream()).await??;
-        let mut exchange = Exchange::new(stream, &self.files, pulls, self.migrate_after);
+        let mut exchange = Exchange::new(
+            stream,
+            &self.files,
+            self.exchanges.as_ref(),
+            pulls,
+            self.migrate_after,
+        );
         let end = exchange.run().await;
         tracing::info!(sent = exchange.sent(), "done");
         end

@@ -7,13 +7,16 @@ use std::path::PathBuf;
 
 use clap::Parser;
 
+use crate::leave::Target;
+
 /// The folder that nodes and clients on one machine share unless told otherwise.
 pub const STATE_DIR: &str = "demo-state";
 
 /// Serves files over TLS, and moves its clients to another node while they download.
 ///
 /// A line on standard output tells each address that it listens on. SIGUSR1, or the word `migrate` on standard input,
-/// moves all live connections.
+/// moves all live connections to the node of --migrate-to. SIGTERM, or `drain ADDR[=WEIGHT]...` on standard input, empties
+/// the node and ends it; SIGINT ends it at once.
 #[derive(Debug, Parser)]
 #[command(name = "demo-server", version)]
 pub struct Options {
@@ -56,6 +59,18 @@ pub struct Options {
     /// Move each client once this many bytes of its answer have been sent.
     #[arg(long, value_name = "BYTES", requires = "migrate_to")]
     pub migrate_after: Option<u64>,
+
+    /// Node that clients are moved to at SIGTERM, and its share of them. Can be repeated. Without it, clients may finish.
+    #[arg(long, value_name = "ADDR[=WEIGHT]")]
+    pub drain_to: Vec<Target>,
+
+    /// Over how long the notices of a drain are spread.
+    #[arg(long, value_name = "SECONDS", default_value_t = 10)]
+    pub drain_over: u32,
+
+    /// When a drain closes the connections that are left, counted from its start.
+    #[arg(long, value_name = "SECONDS", default_value_t = 20)]
+    pub drain_deadline: u32,
 
     /// How far the clocks of the nodes may differ. A node refuses tokens until it has run for this long.
     #[arg(long, value_name = "SECONDS", default_value_t = 0)]

@@ -1,7 +1,8 @@
 //! The line protocol of the demo, over TLS. A connection carries one request:
 //!
 //! - `GET <path> <offset>`, answered by a [`Header`] line and the file's bytes from the offset on;
-//! - `ECHO`, answered by everything that the client sends after it.
+//! - `ECHO`, answered by everything that the client sends after it;
+//! - `SYNC <path>`, which begins a download and an upload at once (see [`blocks`](crate::blocks)).
 //!
 //! A client that closes its sending side leaves: an answer under way stops. A request can be repeated anywhere without
 //! harm, so it may travel as early data. What goes wrong is answered by a line that begins with `ERROR`.
@@ -23,6 +24,11 @@ pub enum Request {
     },
     /// Everything sent, back.
     Echo,
+    /// A file in blocks, and an upload besides.
+    Sync {
+        /// The file's path below the node's root.
+        path: String,
+    },
 }
 
 /// The first line of an answer with a file.
@@ -41,8 +47,11 @@ pub enum ProtocolError {
     #[error("a line must be UTF-8 and at most {MAX_LINE} bytes long")]
     Line,
     /// The request is none of this protocol's.
-    #[error("the request must be GET <path> <offset>, or ECHO")]
+    #[error("the request must be GET <path> <offset>, SYNC <path>, or ECHO")]
     Request,
+    /// The message is none of this protocol's.
+    #[error("the message must be BLOCK <offset> <length> <offset> <length>")]
+    Block,
     /// The first line of the answer is not of this protocol.
     #[error("the answer does not begin with a header")]
     Header,
@@ -61,6 +70,10 @@ impl Request {
         if line == "ECHO" {
             return Ok(Self::Echo);
         }
+        if let Some(path) = line.strip_prefix("SYNC ") {
+            let path = path.to_owned();
+            return Ok(Self::Sync { path });
+        }
         let rest = line.strip_prefix("GET ").ok_or(ProtocolError::Request)?;
         let (path, offset) = rest.rsplit_once(' ').ok_or(ProtocolError::Request)?;
         Ok(Self::Get {
@@ -76,6 +89,7 @@ impl fmt::Display for Request {
         match self {
             Self::Get { path, offset } => writeln!(f, "GET {path} {offset}"),
             Self::Echo => writeln!(f, "ECHO"),
+            Self::Sync { path } => writeln!(f, "SYNC {path}"),
         }
     }
 }
@@ -119,7 +133,7 @@ pub fn refusal(reason: &impl fmt::Display) -> String {
 }
 
 /// Digits alone, no sign.
-fn decimal(text: &str) -> Option<u64> {
+pub(crate) fn decimal(text: &str) -> Option<u64> {
     let digits = text.bytes().all(|c| c.is_ascii_digit());
     digits.then(|| text.parse().ok()).flatten()
 }
@@ -129,6 +143,11 @@ fn decimal(text: &str) -> Option<u64> {
 pub struct LineReader(Vec<u8>);
 
 impl LineReader {
+    /// What has come of a line that is not complete.
+    pub fn partial(&self) -> &[u8] {
+        &self.0
+    }
+
     /// Takes what came next. `Some` when the line is complete: the line without its end, and what came after it.
     ///
     /// # Errors

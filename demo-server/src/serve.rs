@@ -1,6 +1,7 @@
 //! One connection at a node: its request, the answer, and the move away in the middle of it.
 //!
-//! After `migrate_notify` nothing more is sent: what follows is the next node's to say.
+//! After a [pull](crate::trigger) of the trigger nothing more is sent: what follows is the next node's to say. In a drain the
+//! answer goes on until the client has left, and the next node goes on from there.
 
 use std::fmt;
 use std::io;
@@ -8,6 +9,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use rustls_migration::server::Arrival;
 use rustls_migration::tokio::TlsStream;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::time::timeout;
@@ -15,6 +17,7 @@ use tokio::time::timeout;
 use crate::files::{Files, Opened};
 use crate::program::chain;
 use crate::protocol::{LineReader, Request, refusal};
+use crate::sync::{Exchanges, Sync};
 use crate::trigger::Pulls;
 
 /// How much of a file is read at a time, in bytes.
@@ -49,6 +52,7 @@ impl fmt::Display for End {
 pub(crate) struct Exchange<'a, IO> {
     stream: TlsStream<IO>,
     files: &'a Files,
+    exchanges: Option<&'a Exchanges>,
     pulls: Pulls,
     /// Move the client once this many bytes of its answer are sent.
     due_at: Option<u64>,
@@ -56,6 +60,11 @@ pub(crate) struct Exchange<'a, IO> {
     movable: bool,
     sent: u64,
 }
+
+/// Why there is no exchange in blocks.
+#[derive(Debug, thiserror::Error)]
+#[error("this node takes no uploads")]
+struct NoUploads;
 
 /// What came of an attempt to send.
 enum Sent {
@@ -71,12 +80,14 @@ where
     pub(crate) fn new(
         stream: TlsStream<IO>,
         files: &'a Files,
+        exchanges: Option<&'a Exchanges>,
         pulls: Pulls,
         due_at: Option<u64>,
     ) -> Self {
         Self {
             stream,
             files,
+            exchanges,
             pulls,
             due_at,
             movable: true,
@@ -110,38 +121,78 @@ where
     async fn answer(&mut self) -> io::Result<End> {
         let mut line = LineReader::default();
         let mut buf = [0; 4096];
+        let mut read = Vec::new();
+        if let Arrival::Migrated { state, .. } = self.stream.arrival() {
+            read.extend_from_slice(state);
+        }
+        // What another node hands over with its client has been asked there, and is not answered from the beginning.
+        let mut goes_on = true;
         loop {
+            let request = match line.push(&read) {
+                Ok(None) => None,
+                Ok(Some((line, rest))) => {
+                    Some(Request::parse(&line).map(|request| (request, rest.to_vec())))
+                }
+                Err(error) => Some(Err(error)),
+            };
+            match request {
+                None => {}
+                Some(Ok((request, rest))) => return self.serve(request, &rest, goes_on).await,
+                Some(Err(error)) => return self.refuse(&error).await,
+            }
+            goes_on = false;
             let len = tokio::select! {
                 () = self.pulls.next(), if self.movable => {
                     if self.notify().await? {
                         return Ok(End::Moved);
                     }
+                    read.clear();
                     continue;
                 }
                 read = timeout(REQUEST_LIMIT, self.stream.read(&mut buf)) => read??,
             };
             if len == 0 {
+                self.stream.set_state(line.partial());
                 return Ok(End::Left);
             }
-            let request = match line.push(buf.get(..len).unwrap_or_default()) {
-                Ok(None) => continue,
-                Ok(Some((line, rest))) => Request::parse(&line).map(|request| (request, rest)),
-                Err(error) => Err(error),
-            };
-            return match request {
-                Ok((Request::Get { path, offset }, _)) => self.get(&path, offset).await,
-                Ok((Request::Echo, rest)) => self.echo(rest).await,
-                Err(error) => self.refuse(&error).await,
-            };
+            read = buf.get(..len).unwrap_or_default().to_vec();
         }
     }
 
-    async fn get(&mut self, path: &str, offset: u64) -> io::Result<End> {
+    async fn serve(&mut self, request: Request, rest: &[u8], goes_on: bool) -> io::Result<End> {
+        match request {
+            Request::Get { path, offset } => self.get(&path, offset, goes_on).await,
+            Request::Echo => self.echo(rest).await,
+            Request::Sync { path } => self.sync(path, rest, goes_on).await,
+        }
+    }
+
+    async fn sync(&mut self, path: String, rest: &[u8], goes_on: bool) -> io::Result<End> {
+        let Some(exchanges) = self.exchanges else {
+            return self.refuse(&NoUploads).await;
+        };
+        let opened = match self.files.open(&path, 0).await {
+            Ok(opened) => opened,
+            Err(error) => return self.refuse(&error).await,
+        };
+        if !goes_on {
+            let header = opened.header.to_string();
+            self.stream.write_all(header.as_bytes()).await?;
+        }
+        let mut sync = Sync::new(&mut self.stream, exchanges, path, opened);
+        let end = sync.run(rest).await;
+        self.sent = sync.sent();
+        end
+    }
+
+    async fn get(&mut self, path: &str, offset: u64, goes_on: bool) -> io::Result<End> {
         let Opened { header, mut file } = match self.files.open(path, offset).await {
             Ok(opened) => opened,
             Err(error) => return self.refuse(&error).await,
         };
-        self.stream.write_all(header.to_string().as_bytes()).await?;
+        if !goes_on {
+            self.stream.write_all(header.to_string().as_bytes()).await?;
+        }
         let mut left = header.size - offset;
         let mut buf = vec![0; CHUNK_LEN];
         while left > 0 {
@@ -154,21 +205,31 @@ where
                 .read(buf.get_mut(..want.min(CHUNK_LEN)).unwrap_or_default())
                 .await?;
             if len == 0 {
-                return Err(io::Error::new(
-                    io::ErrorKind::UnexpectedEof,
-                    "the file has shrunk",
-                ));
+                let shrunk = "the file has shrunk";
+                return Err(io::Error::new(io::ErrorKind::UnexpectedEof, shrunk));
             }
-            left = left.saturating_sub(u64::try_from(len).unwrap_or(u64::MAX));
             let mut chunk = buf.get(..len).unwrap_or_default();
             while !chunk.is_empty() {
                 match self.send(chunk).await? {
-                    Sent::Bytes(sent) => chunk = chunk.get(sent..).unwrap_or_default(),
-                    Sent::Ended(end) => return Ok(end),
+                    Sent::Bytes(sent) => {
+                        chunk = chunk.get(sent..).unwrap_or_default();
+                        left = left.saturating_sub(u64::try_from(sent).unwrap_or(u64::MAX));
+                    }
+                    Sent::Ended(end) => {
+                        let (path, offset) = (path.to_owned(), header.size - left);
+                        self.go_on_with(&Request::Get { path, offset });
+                        return Ok(end);
+                    }
                 }
             }
         }
         Ok(End::Answered)
+    }
+
+    /// What the next node has to do if the client is handed over now. It is not said before: a client that does not wait
+    /// for the hand-over says itself what it wants there.
+    fn go_on_with(&mut self, request: &Request) {
+        self.stream.set_state(request.to_string().as_bytes());
     }
 
     async fn echo(&mut self, mut received: &[u8]) -> io::Result<End> {
@@ -188,7 +249,10 @@ where
                     received = &[];
                 }
                 read = self.stream.read(&mut buf) => match read? {
-                    0 => return Ok(End::Left),
+                    0 => {
+                        self.go_on_with(&Request::Echo);
+                        return Ok(End::Left);
+                    }
                     len => received = buf.get(..len).unwrap_or_default(),
                 },
             }

@@ -9,6 +9,7 @@ pub mod network;
 pub mod node;
 pub mod openssl;
 pub mod pki;
+pub mod place;
 pub mod program;
 pub mod programs;
 pub mod record;

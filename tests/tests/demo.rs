@@ -1,86 +1,16 @@
 //! The demo programs as a person runs them: two nodes, a client, and mistakes on the command line.
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
 use std::process::Output;
 use std::sync::Arc;
 
-use migration_tests::programs::{Server, demo_client, demo_server, report};
+use migration_tests::place::{Held, LONG, Place, SHORT, text};
+use migration_tests::programs::{demo_client, demo_server, report};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use serde_json::json;
-use sha2::{Digest as _, Sha256};
-use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream, unix::pipe};
-
-/// More than all the buffers between a server and a client that does not read.
-const LONG: usize = 48 << 20;
-const SHORT: usize = 300_000;
-
-/// A folder with a state, files to serve, and room.
-struct Place(TempDir);
-
-impl Place {
-    /// With `file` of `len` bytes that differ from each other.
-    fn with_file(len: usize) -> Self {
-        let place = Self(tempfile::tempdir().unwrap());
-        std::fs::create_dir(place.path("root")).unwrap();
-        std::fs::write(place.path("secret"), "secret").unwrap();
-        let content: Vec<u8> = (0..len.div_ceil(8) as u64)
-            .flat_map(|i| i.wrapping_mul(0x9E37_79B9_7F4A_7C15).to_le_bytes())
-            .take(len)
-            .collect();
-        std::fs::write(place.path("root/file"), content).unwrap();
-        place
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-
-    fn content(&self) -> Vec<u8> {
-        std::fs::read(self.path("root/file")).unwrap()
-    }
-
-    fn sha256(&self) -> String {
-        base16ct::lower::encode_string(&Sha256::digest(self.content()))
-    }
-
-    /// Starts a node of the place's service.
-    async fn node(&self, ip: &str, more: &[&str]) -> Server {
-        let (root, state) = (self.path("root"), self.path("state"));
-        let mut arguments = vec!["--root", text(&root), "--state-dir", text(&state)];
-        arguments.extend(more);
-        Server::start(ip, arguments).await
-    }
-
-    /// A node at B, and one at A that moves its clients there.
-    async fn nodes(&self, more: &[&str]) -> (Server, Server) {
-        let b = self.node("127.0.0.3", &[]).await;
-        let to_b = b.address().to_string();
-        let mut arguments = vec!["--migrate-to", &to_b];
-        arguments.extend(more);
-        (self.node("127.0.0.2", &arguments).await, b)
-    }
-
-    /// A client that downloads the file from `server`, not yet started.
-    fn get(&self, server: SocketAddr, more: &[&str]) -> tokio::process::Command {
-        self.get_path("file", server, more)
-    }
-
-    fn get_path(&self, path: &str, server: SocketAddr, more: &[&str]) -> tokio::process::Command {
-        let (server, state) = (server.to_string(), self.path("state"));
-        let mut arguments = vec!["get", path, "--connect", &server, "--json"];
-        arguments.extend(["--state-dir", text(&state)]);
-        arguments.extend(more);
-        demo_client(arguments)
-    }
-}
-
-fn text(path: &Path) -> &str {
-    path.to_str().unwrap()
-}
+use tokio::net::{TcpListener, TcpStream};
 
 /// Checks that the file arrived whole, over exactly these legs: server, and the bytes if they are known.
 fn assert_legs(output: &Output, place: &Place, legs: &[(SocketAddr, Option<usize>)]) {
@@ -104,7 +34,8 @@ fn assert_legs(output: &Output, place: &Place, legs: &[(SocketAddr, Option<usize
 
 #[tokio::test]
 async fn the_hand_off_of_the_programs_own_file_succeeds() {
-    let output = demo_client(["handoff", "--json"]).output().await.unwrap();
+    let command = demo_client(["handoff", "--mode", "immediate", "--json"]).output();
+    let output = command.await.unwrap();
     let report = report(&output);
     assert_eq!(output.status.code(), Some(0), "{report}");
     assert_eq!(report["sha256"], report["sha256_expected"]);
@@ -136,7 +67,15 @@ async fn the_hand_off_of_the_programs_own_file_succeeds() {
 async fn the_hand_off_of_the_shortest_file_gives_each_node_a_byte() {
     let place = Place::with_file(2);
     let file = place.path("root/file");
-    let command = demo_client(["handoff", "--json", "--file", text(&file)]).output();
+    let command = demo_client([
+        "handoff",
+        "--mode",
+        "immediate",
+        "--json",
+        "--file",
+        text(&file),
+    ])
+    .output();
     let report = report(&command.await.unwrap());
     assert_eq!(report["sha256"], place.sha256());
     assert_eq!(report["legs"][0]["bytes"], 1);
@@ -148,7 +87,7 @@ async fn the_hand_off_of_the_shortest_file_gives_each_node_a_byte() {
 async fn the_hand_off_prints_a_timeline_of_both_legs() {
     let place = Place::with_file(SHORT);
     let file = place.path("root/file");
-    let output = demo_client(["handoff", "--file", text(&file)])
+    let output = demo_client(["handoff", "--mode", "immediate", "--file", text(&file)])
         .output()
         .await
         .unwrap();
@@ -205,57 +144,11 @@ async fn a_client_moves_by_its_own_decision() {
     assert!(report(&output)["legs"][0]["bytes"].as_u64().unwrap() >= 1_000_000);
 }
 
-/// A download whose output the test reads, so that it is in the middle for as long as the test wants.
-struct Held {
-    client: tokio::process::Child,
-    output: pipe::Receiver,
-    read: Vec<u8>,
-}
-
-impl Held {
-    async fn start(place: &Place, server: SocketAddr) -> Self {
-        let fifo = place.path("fifo");
-        let made = std::process::Command::new("mkfifo")
-            .arg(&fifo)
-            .status()
-            .unwrap();
-        assert!(made.success());
-        let output = pipe::OpenOptions::new().open_receiver(&fifo).unwrap();
-        let client = place
-            .get(server, &["--output", text(&fifo)])
-            .stdout(std::process::Stdio::piped())
-            .stderr(std::process::Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut held = Self {
-            client,
-            output,
-            read: Vec::new(),
-        };
-        // Until the client opens its end, a read finds nobody there.
-        while held.read.is_empty() {
-            held.output.readable().await.unwrap();
-            match held.output.try_read_buf(&mut held.read) {
-                Ok(0) => tokio::task::yield_now().await,
-                Ok(_) => {}
-                Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock),
-            }
-        }
-        held
-    }
-
-    /// Lets the download go on, to its end.
-    async fn release(mut self) -> (Output, Vec<u8>) {
-        self.output.read_to_end(&mut self.read).await.unwrap();
-        (self.client.wait_with_output().await.unwrap(), self.read)
-    }
-}
-
 #[tokio::test]
 async fn a_signal_moves_a_live_download() {
     let place = Place::with_file(LONG);
     let (mut a, b) = place.nodes(&[]).await;
-    let held = Held::start(&place, a.address()).await;
+    let held = Held::start(&place, a.address(), &[]).await;
     a.signal("USR1").await;
     a.logged("moving all live connections live=1").await;
     let (output, copy) = held.release().await;
@@ -268,7 +161,7 @@ async fn a_signal_moves_a_live_download() {
 async fn a_typed_word_moves_a_live_download() {
     let place = Place::with_file(LONG);
     let (mut a, b) = place.nodes(&[]).await;
-    let held = Held::start(&place, a.address()).await;
+    let held = Held::start(&place, a.address(), &[]).await;
     a.enter("migrate").await;
     a.logged("moving all live connections live=1").await;
     let (output, copy) = held.release().await;
@@ -283,7 +176,7 @@ async fn when_the_target_is_gone_the_download_completes_and_the_status_says_so()
     let gone = unused.local_addr().unwrap().to_string();
     drop(unused);
     let mut a = place.node("127.0.0.2", &["--migrate-to", &gone]).await;
-    let held = Held::start(&place, a.address()).await;
+    let held = Held::start(&place, a.address(), &[]).await;
     a.signal("USR1").await;
     a.logged("moving all live connections").await;
     let (output, copy) = held.release().await;
@@ -420,6 +313,10 @@ async fn a_servers_user_is_told_of_a_mistake_in_one_line() {
             "/nowhere/keys",
         ),
         (&["--listen", free, "--migrate-after", "1"], "--migrate-to"),
+        (
+            &["--listen", free, "--drain-to", "127.0.0.3:1=0"],
+            "--drain-to",
+        ),
     ] {
         let mut command = demo_server(["--state-dir", state]);
         assert_usage_error(&command.args(arguments).output().await.unwrap(), expected);
@@ -435,7 +332,9 @@ async fn a_clients_user_is_told_of_a_mistake_in_one_line() {
         (&["nonsense"][..], "nonsense"),
         (&["handoff", "--file", "/nowhere"], "/nowhere"),
         (&["handoff", "--file", "/"], "not a file"),
-        (&["handoff", "--file", text(&short)], "at least 2 bytes"),
+        (&["handoff", "--file", text(&short)], "at least 64 bytes"),
+        (&["handoff", "--hops", "0"], "--hops"),
+        (&["handoff", "--mode", "fast"], "--mode"),
         (&["handoff", "--key-log", "/nowhere/keys"], "/nowhere/keys"),
         (&["get", "file"], "--connect"),
         (

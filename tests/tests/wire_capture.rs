@@ -113,7 +113,7 @@ async fn hand_off(folder: &Path) -> Decoded {
     let (file, keys) = (folder.join("file.bin"), folder.join("keys.log"));
     std::fs::write(&file, vec![b'x'; 300_000]).unwrap();
     let capture = Capture::start(folder.join("capture.pcapng")).await;
-    let mut client = demo_client(["handoff", "--json"]);
+    let mut client = demo_client(["handoff", "--mode", "immediate", "--json"]);
     client.arg("--file").arg(file).arg("--key-log").arg(&keys);
     let output = client.output().await.unwrap();
     let report = report(&output);

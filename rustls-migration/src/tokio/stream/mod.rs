@@ -207,15 +207,28 @@ impl MigrationStream {
             let read = leg.poll_read_tls(cx);
             self.take_updates();
             ready!(read).map_err(|error| self.broken(error))?;
-            self.poll_phase(cx);
+            if self.advance(cx) {
+                return Poll::Pending;
+            }
         }
+    }
+
+    /// Takes a hand-off forward. `true` when writes begin to be held: whoever writes comes first then, so that what it has
+    /// to say goes with the hello to the target. All are woken to go on.
+    fn advance(&mut self, cx: &mut Context<'_>) -> bool {
+        let held = self.phase.holds_writes();
+        self.poll_phase(cx);
+        let begun = !held && self.phase.holds_writes();
+        if begun {
+            self.wakers.wake();
+        }
+        begun
     }
 
     /// On behalf of the writing side: notices what the server says about migration, and takes a hand-off forward, also
     /// when nobody reads. What is read meanwhile waits in the inbox, which is bounded.
     fn pull(&mut self, cx: &mut Context<'_>) {
-        self.poll_phase(cx);
-        if self.read_error.is_some() || matches!(self.phase, Phase::Failed(_)) {
+        if self.advance(cx) || self.read_error.is_some() || matches!(self.phase, Phase::Failed(_)) {
             return;
         }
         let mut buf = [0; 4096];
@@ -228,8 +241,8 @@ impl MigrationStream {
                 Poll::Ready(Err(error)) => self.read_error = Some(error),
             }
             self.wakers.wake();
-            self.poll_phase(cx);
-            if self.read_error.is_some() || matches!(self.phase, Phase::Failed(_)) {
+            let begun = self.advance(cx);
+            if begun || self.read_error.is_some() || matches!(self.phase, Phase::Failed(_)) {
                 break;
             }
         }
@@ -270,6 +283,17 @@ impl MigrationStream {
         }
     }
 
+    /// Holds what there is room for, when writes are held and can be. Returns how much.
+    fn hold(&mut self, buf: &[u8]) -> usize {
+        if self.undelivered || !self.phase.holds_writes() {
+            return 0;
+        }
+        let room = MAX_HELD.saturating_sub(self.held.len());
+        let taken = buf.get(..room.min(buf.len())).unwrap_or_default();
+        self.held.extend_from_slice(taken);
+        taken.len()
+    }
+
     /// Waits until a hand-off that holds writes is over, unless only the application's reading can end it.
     fn poll_held(&self) -> Poll<io::Result<()>> {
         match self.inbox.len() < MAX_INBOX {
@@ -289,7 +313,9 @@ impl AsyncRead for MigrationStream {
         let waker = this.wakers.reading(cx);
         let cx = &mut Context::from_waker(&waker);
         loop {
-            this.poll_phase(cx);
+            if this.advance(cx) {
+                return Poll::Pending;
+            }
             if !this.inbox.is_empty() {
                 let (first, _) = this.inbox.as_slices();
                 let amount = first.len().min(buf.remaining());
@@ -322,20 +348,22 @@ impl AsyncWrite for MigrationStream {
         let this = self.get_mut();
         let waker = this.wakers.writing(cx);
         let cx = &mut Context::from_waker(&waker);
-        this.pull(cx);
         if this.shutdown {
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        }
+        // What can be held is held before the old server's end is looked for, which sends it.
+        let held = this.hold(buf);
+        this.pull(cx);
+        if held > 0 {
+            return Poll::Ready(Ok(held));
         }
         if let Some(leg) = this.write_leg()? {
             return leg.poll_write(cx, buf);
         }
-        let room = MAX_HELD.saturating_sub(this.held.len());
-        let taken = buf.get(..room.min(buf.len())).unwrap_or_default();
-        if taken.is_empty() && !buf.is_empty() {
-            return Poll::Pending;
+        match this.hold(buf) {
+            0 if !buf.is_empty() => Poll::Pending,
+            held => Poll::Ready(Ok(held)),
         }
-        this.held.extend_from_slice(taken);
-        Poll::Ready(Ok(taken.len()))
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

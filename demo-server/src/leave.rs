@@ -1,0 +1,100 @@
+//! How a node stops: it accepts nobody any more, moves its clients elsewhere or lets them finish, and closes what is left at
+//! a deadline.
+//!
+//! It never closes a connection before the deadline.
+
+use std::net::SocketAddr;
+use std::str::FromStr;
+use std::time::Duration;
+
+use rustls_migration::tokio::{DrainPlan, DrainSummary, MigrationAcceptor};
+use tokio::time::{MissedTickBehavior, interval};
+
+/// How often a node says how far it is.
+const REPORT_EVERY: Duration = Duration::from_secs(1);
+
+/// A node that clients are moved to: `ADDR` or `ADDR=WEIGHT`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// The node's address.
+    pub address: SocketAddr,
+    /// Its share of the clients, as compared with the others'.
+    pub weight: u32,
+}
+
+/// Why a text names no target.
+#[derive(Debug, thiserror::Error)]
+#[error("a target is ADDR or ADDR=WEIGHT, the address with its port and the weight from 1 on")]
+pub struct TargetError;
+
+impl FromStr for Target {
+    type Err = TargetError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (address, weight) = text.split_once('=').unwrap_or((text, "1"));
+        let weight = weight.parse().ok().filter(|weight| *weight > 0);
+        Ok(Self {
+            address: address.parse().map_err(|_| TargetError)?,
+            weight: weight.ok_or(TargetError)?,
+        })
+    }
+}
+
+/// Moves all clients to `targets`, or lets them finish when there are none. Resolves when nobody is left, or after the
+/// deadline.
+pub async fn drain(
+    acceptor: &MigrationAcceptor,
+    targets: &[Target],
+    over: Duration,
+    deadline: Duration,
+) -> DrainSummary {
+    let shares = targets.iter().map(|target| (target.address, target.weight));
+    let plan = DrainPlan::to(shares).over(over).deadline(deadline);
+    let live = acceptor.connections();
+    tracing::info!(live, targets = targets.len(), "draining");
+    let finished = acceptor.drain(plan).finished();
+    tokio::pin!(finished);
+    let mut reports = interval(REPORT_EVERY);
+    reports.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    reports.tick().await;
+    loop {
+        tokio::select! {
+            summary = &mut finished => {
+                let progress = summary.progress;
+                tracing::info!(
+                    total = progress.total,
+                    moved = progress.moved,
+                    ignored = progress.ignored,
+                    forced = progress.forced,
+                    left = progress.left,
+                    elapsed = ?summary.elapsed,
+                    "drained"
+                );
+                return summary;
+            }
+            _ = reports.tick() => tracing::info!(left = acceptor.connections(), "still draining"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_target_has_an_address_and_perhaps_a_weight() {
+        let target = |text: &str| text.parse::<Target>().map(|t| (t.address.port(), t.weight));
+        assert_eq!(target("127.0.0.3:7").unwrap(), (7, 1));
+        assert_eq!(target("[::1]:7=3").unwrap(), (7, 3));
+        for bad in [
+            "",
+            "127.0.0.3",
+            "127.0.0.3:7=",
+            "127.0.0.3:7=0",
+            "127.0.0.3:7=-1",
+            "=1",
+        ] {
+            assert!(target(bad).is_err(), "{bad:?}");
+        }
+    }
+}
