@@ -136,12 +136,17 @@ mod tests {
 
     use super::*;
 
+    /// The byte of an upload at `i`.
+    fn numbered(i: u64) -> u8 {
+        u8::try_from(i % 251).unwrap()
+    }
+
     fn pieces(reader: &mut BlockReader, mut bytes: &[u8]) -> (Vec<u8>, Vec<Block>) {
         let (mut upload, mut asked) = (Vec::new(), Vec::new());
         while let Some(piece) = reader.next(&mut bytes).unwrap() {
             match piece {
                 Piece::Upload(at, bytes) => {
-                    assert_eq!(at, upload.len() as u64);
+                    assert_eq!(at, u64::try_from(upload.len()).unwrap());
                     upload.extend_from_slice(bytes);
                 }
                 Piece::Asked(block) => asked.push(block),
@@ -175,7 +180,7 @@ mod tests {
             for (len, upload_len) in lens {
                 let block = Block { offset: 7, len, upload_offset: uploaded, upload_len };
                 sent.extend(block.to_string().into_bytes());
-                sent.extend((uploaded..uploaded + upload_len).map(|i| i as u8));
+                sent.extend((uploaded..uploaded + upload_len).map(numbered));
                 uploaded += upload_len;
                 blocks.push((block.offset, block.len));
             }
@@ -188,13 +193,13 @@ mod tests {
             while let Some(piece) = next.next(&mut rest).unwrap() {
                 match piece {
                     Piece::Upload(at, bytes) => {
-                        prop_assert_eq!(at, upload.len() as u64);
+                        prop_assert_eq!(at, u64::try_from(upload.len()).unwrap());
                         upload.extend_from_slice(bytes);
                     }
                     Piece::Asked(block) => asked.push(block),
                 }
             }
-            prop_assert_eq!(upload, (0..uploaded).map(|i| i as u8).collect::<Vec<_>>());
+            prop_assert_eq!(upload, (0..uploaded).map(numbered).collect::<Vec<_>>());
             let asked: Vec<_> = asked.iter().map(|block| (block.offset, block.len)).collect();
             prop_assert_eq!(asked, blocks);
         }

@@ -121,10 +121,10 @@ where
     async fn answer(&mut self) -> io::Result<End> {
         let mut line = LineReader::default();
         let mut buf = [0; 4096];
-        let mut read = match self.stream.arrival() {
-            Arrival::Migrated { state, .. } => state.to_vec(),
-            Arrival::Fresh | Arrival::Declined(_) | _ => Vec::new(),
-        };
+        let mut read = Vec::new();
+        if let Arrival::Migrated { state, .. } = self.stream.arrival() {
+            read.extend_from_slice(state);
+        }
         // What another node hands over with its client has been asked there, and is not answered from the beginning.
         let mut goes_on = true;
         loop {
