@@ -260,9 +260,11 @@ impl MigrationStream {
     /// Goes on at the target.
     fn land(&mut self, target: SocketAddr, mut leg: Leg, early_data: EarlyDataOutcome) {
         let held = mem::take(&mut self.held);
-        // The new connection's buffer is empty and takes more than what can be held.
-        let written = leg.connection_mut().write(&held);
-        debug_assert!(written.is_ok_and(|written| written == held.len()));
+        if !held.is_empty() {
+            // The connection's buffer takes more than can be held twice: now, and with the hello.
+            let written = leg.connection_mut().write(&held);
+            debug_assert!(written.is_ok_and(|written| written == held.len()));
+        }
         if self.shutdown {
             leg.connection_mut().send_close_notify();
         }
