@@ -23,6 +23,8 @@ pub(crate) enum BenchError {
     TokenKey(#[from] migration_token::KeyError),
     #[error("certificate: {0}")]
     Certificate(#[from] rcgen::Error),
+    #[error("connect: {0}")]
+    Dial(#[from] rustls_migration::tokio::ConnectFailure),
     #[error("memory transport: {0}")]
     Io(#[from] std::io::Error),
     #[error("JSON: {0}")]

@@ -10,13 +10,16 @@ mod instructions;
 mod peers;
 mod primitives;
 mod report;
+mod stall;
 mod stock;
 mod timing;
 mod workload;
 
+use std::fmt::Display;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use serde::Serialize;
 
 use crate::case::{Case, Side};
 use crate::error::BenchError;
@@ -60,6 +63,15 @@ enum Command {
         #[arg(long)]
         keep: Option<PathBuf>,
     },
+    /// Measures how long a client hears nothing when it changes servers, over a line with a delay.
+    Stall {
+        /// How often each is measured.
+        #[arg(long, default_value_t = 5)]
+        repetitions: usize,
+        /// Let time stand still while there is something to compute: counts round trips, whatever the machine's load.
+        #[arg(long)]
+        virtual_time: bool,
+    },
     /// Runs one side of one comparison a number of times.
     #[command(hide = true)]
     Work {
@@ -87,6 +99,13 @@ fn main() -> Result<(), BenchError> {
             let cases = options.cases();
             instructions::count(&cases, options.suite, options.quick, keep.as_deref())?
         }
+        Command::Stall {
+            repetitions,
+            virtual_time,
+        } => {
+            let stalls = stall::measure(options.suite, repetitions, virtual_time)?;
+            return print(&options, &stalls);
+        }
         Command::Work {
             case,
             side,
@@ -101,10 +120,14 @@ fn main() -> Result<(), BenchError> {
             return Ok(());
         }
     };
+    print(&options, &report)
+}
+
+fn print(options: &Options, figures: &(impl Serialize + Display)) -> Result<(), BenchError> {
     if options.json {
-        println!("{}", serde_json::to_string_pretty(&report)?);
+        println!("{}", serde_json::to_string_pretty(figures)?);
     } else {
-        println!("{report}");
+        println!("{figures}");
     }
     Ok(())
 }

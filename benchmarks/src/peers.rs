@@ -133,14 +133,31 @@ impl Service {
         })
     }
 
-    fn stock_provider(&self) -> CryptoProvider {
+    pub(crate) fn name(&self) -> Result<ServerName<'static>, BenchError> {
+        ServerName::try_from(NAME).map_err(|_| BenchError::Unexpected("the name is not usable"))
+    }
+
+    pub(crate) fn ticket_keys(&self) -> TicketKeys {
+        self.ticket_keys.clone()
+    }
+
+    /// A store that remembers since yesterday: one that has just started would refuse the first tokens.
+    pub(crate) fn nonce_store() -> Arc<MemoryNonceStore> {
+        let since = OffsetDateTime::now_utc() - Duration::DAY;
+        Arc::new(MemoryNonceStore::new(
+            MemoryNonceStore::DEFAULT_CAPACITY,
+            since,
+        ))
+    }
+
+    pub(crate) fn stock_provider(&self) -> CryptoProvider {
         let mut provider = ring::default_provider();
         let id = self.suite.id();
         provider.cipher_suites.retain(|suite| suite.suite() == id);
         provider
     }
 
-    fn server_config(
+    pub(crate) fn server_config(
         &self,
         provider: CryptoProvider,
         early_data: bool,
@@ -157,7 +174,7 @@ impl Service {
         Ok(config)
     }
 
-    fn client_config(
+    pub(crate) fn client_config(
         &self,
         provider: CryptoProvider,
         early_data: bool,
@@ -207,13 +224,10 @@ impl Service {
         ];
         let node = |here: SocketAddr, there: SocketAddr| {
             let config = self.server_config(provider::wrap(self.stock_provider()), early_data)?;
-            // A store that has just started would refuse the first tokens.
-            let since = OffsetDateTime::now_utc() - Duration::DAY;
-            let store = MemoryNonceStore::new(MemoryNonceStore::DEFAULT_CAPACITY, since);
             let server = MigrationServer::builder(config, "bench", self.ticket_keys.clone())
                 .answers_for([here])
                 .target(there)
-                .nonce_store(Arc::new(store))
+                .nonce_store(Self::nonce_store())
                 // Both sides make the same number of tickets.
                 .reserve(0)
                 .build()?;

@@ -97,3 +97,27 @@ fn without_valgrind_the_way_to_install_it_is_told() {
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert!(stderr.contains("apt-get install valgrind"), "{stderr}");
 }
+
+#[test]
+fn a_change_of_servers_stalls_for_as_many_round_trips_as_it_should() {
+    // Computation takes no time here, so what is left is round trips, and a period of the conversation.
+    let report = json(&["stall", "--virtual-time", "--repetitions", "1", "--json"]);
+    let rows = report["rows"].as_array().unwrap();
+    assert_eq!(rows.len(), 14);
+    let expected = [
+        ("nothing", 0.0),
+        ("overlap", 0.0),
+        ("drain", 1.0),
+        ("immediate-opened", 1.0),
+        ("immediate", 2.0),
+        ("reconnect-resumed", 3.0),
+        ("reconnect-full", 3.0),
+    ];
+    for (row, (change, round_trips)) in rows.iter().zip(expected.iter().cycle()) {
+        assert_eq!(row["change"], *change);
+        let round_trip = row["round_trip_ms"].as_f64().unwrap();
+        let beyond = row["stall_ms"]["median"].as_f64().unwrap() - round_trips * round_trip;
+        assert!((0.0..10.0).contains(&beyond), "{row}");
+        assert_ne!(row["within"], false, "{row}");
+    }
+}

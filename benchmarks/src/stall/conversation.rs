@@ -1,0 +1,263 @@
+//! The conversation that is measured: an echo, without a pause, before and after a change of servers.
+//!
+//! It counts time between answers; what the answers are is tested elsewhere.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::{HandshakeKind, ServerConfig};
+use rustls_migration::client::MigrationClient;
+use rustls_migration::provider;
+use rustls_migration::server::MigrationServer;
+use rustls_migration::tokio::{
+    Event, Events, HandOff, MigrationAcceptor, MigrationConnector, MigrationStream, TlsStream,
+};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::time::{Instant, Interval, interval};
+
+use super::Change;
+use super::line::{End, Line};
+use crate::error::BenchError;
+use crate::peers::Service;
+
+const MESSAGE: [u8; 64] = [0x6d; 64];
+
+/// Between two messages.
+const PERIOD: Duration = Duration::from_millis(1);
+
+/// After so many messages the client is told to move.
+const MESSAGES_BEFORE: usize = 50;
+
+/// So many answers are awaited after the change.
+const ANSWERS_AFTER: usize = 50;
+
+const A: ([u8; 4], u16) = ([127, 0, 0, 2], 1);
+const B: ([u8; 4], u16) = ([127, 0, 0, 3], 1);
+
+/// The longest time without an answer.
+pub(super) async fn run(
+    service: &Service,
+    change: Change,
+    round_trip: Duration,
+) -> Result<Duration, BenchError> {
+    let line = Line::new(round_trip);
+    let (a, b) = (SocketAddr::from(A), SocketAddr::from(B));
+    // Both nodes know each other's ordinary sessions.
+    let config = service.server_config(provider::wrap(service.stock_provider()), true)?;
+    for (here, next) in [(a, Some(b)), (b, None)] {
+        let acceptor = node(service, config.clone(), here)?;
+        let mut incoming = line.listen(here);
+        tokio::spawn(async move {
+            while let Some(io) = incoming.recv().await {
+                let acceptor = acceptor.clone();
+                // A client that leaves without a word is no failure here.
+                tokio::spawn(async move { serve(acceptor.accept(io).await?, next).await });
+            }
+        });
+    }
+    let connector = connector(service, change)?.dialer(line.clone());
+    let stream = connector.connect(service.name()?, a).await?;
+    // A connector of its own knows no session.
+    let again = match change {
+        Change::ReconnectFull => self::connector(service, change)?.dialer(line.clone()),
+        Change::Nothing
+        | Change::Overlap
+        | Change::Drain
+        | Change::ImmediateOpened
+        | Change::Immediate
+        | Change::ReconnectResumed => connector,
+    };
+    let client = Client {
+        change,
+        connector: again,
+        line,
+        name: service.name()?,
+        events: stream.events(),
+        stream,
+        gap: Gap::default(),
+        messages: interval(PERIOD),
+    };
+    client.run(b).await
+}
+
+fn node(
+    service: &Service,
+    config: ServerConfig,
+    here: SocketAddr,
+) -> Result<MigrationAcceptor, BenchError> {
+    let server = MigrationServer::builder(config, "bench", service.ticket_keys())
+        .answers_for([here])
+        .nonce_store(Service::nonce_store())
+        .build()?;
+    Ok(server.into())
+}
+
+fn connector(service: &Service, change: Change) -> Result<MigrationConnector, BenchError> {
+    let config = service.client_config(provider::wrap(service.stock_provider()), true)?;
+    let client = MigrationClient::builder(config).build()?;
+    let mode = match change {
+        Change::Overlap => HandOff::Overlap,
+        Change::Drain => HandOff::Drain,
+        Change::Nothing
+        | Change::ImmediateOpened
+        | Change::Immediate
+        | Change::ReconnectResumed
+        | Change::ReconnectFull => HandOff::Manual,
+    };
+    Ok(MigrationConnector::from(client).hand_off(mode))
+}
+
+async fn serve(mut stream: TlsStream<End>, next: Option<SocketAddr>) -> io::Result<()> {
+    let (mut buf, mut heard) = ([0; 4096], 0);
+    let mut next = next;
+    loop {
+        let len = stream.read(&mut buf).await?;
+        if len == 0 {
+            return stream.shutdown().await;
+        }
+        stream.write_all(buf.get(..len).unwrap_or_default()).await?;
+        stream.flush().await?;
+        heard += len;
+        if heard >= MESSAGES_BEFORE * MESSAGE.len()
+            && let Some(target) = next.take()
+        {
+            stream.migrate_to(target, &[]).await?;
+        }
+    }
+}
+
+/// The longest time between two answers.
+#[derive(Default)]
+struct Gap {
+    last: Option<Instant>,
+    longest: Duration,
+    /// Bytes of answers since the change.
+    since: usize,
+}
+
+impl Gap {
+    fn answer(&mut self, len: usize) {
+        let now = Instant::now();
+        if let Some(last) = self.last.replace(now) {
+            self.longest = self.longest.max(now - last);
+        }
+        self.since += len;
+    }
+}
+
+struct Client {
+    change: Change,
+    /// For a connection that begins anew.
+    connector: MigrationConnector,
+    line: Line,
+    name: rustls::pki_types::ServerName<'static>,
+    stream: MigrationStream,
+    events: Events,
+    gap: Gap,
+    messages: Interval,
+}
+
+impl Client {
+    async fn run(mut self, target: SocketAddr) -> Result<Duration, BenchError> {
+        let mut buf = [0; 4096];
+        let mut landed = false;
+        while !landed || self.gap.since < ANSWERS_AFTER * MESSAGE.len() {
+            tokio::select! {
+                biased;
+                event = self.events.next() => {
+                    let event = event.ok_or(BenchError::Unexpected("the stream is gone"))?;
+                    landed |= self.note(event, target).await?;
+                }
+                read = self.stream.read(&mut buf) => match read? {
+                    0 => return Err(BenchError::Unexpected("the stream ended")),
+                    len => self.gap.answer(len),
+                },
+                _ = self.messages.tick() => self.stream.write_all(&MESSAGE).await?,
+            }
+        }
+        Ok(self.gap.longest)
+    }
+
+    /// Changes servers when it is time. `true` when that is done.
+    async fn note(&mut self, event: Event, target: SocketAddr) -> Result<bool, BenchError> {
+        match (event, self.change) {
+            (Event::Ready { .. }, Change::Overlap) => {
+                self.stream
+                    .switch()
+                    .map_err(|_| BenchError::Unexpected("no target is ready"))?;
+                Ok(false)
+            }
+            (Event::Offered { .. }, Change::ImmediateOpened) => {
+                // The client goes on while the connection is opened.
+                let (line, opened) = (self.line.clone(), Arc::new(tokio::sync::Notify::new()));
+                let done = Arc::clone(&opened);
+                tokio::spawn(async move {
+                    let result = line.open_ahead(target).await;
+                    done.notify_one();
+                    result
+                });
+                self.converse_until(&opened).await?;
+                self.migrate().await
+            }
+            (Event::Notified, Change::Immediate) => self.migrate().await,
+            (Event::Notified, Change::ReconnectResumed | Change::ReconnectFull) => {
+                self.reconnect(target).await
+            }
+            (Event::Landed(_), Change::Overlap | Change::Drain)
+            | (Event::Notified, Change::Nothing) => {
+                self.gap.since = 0;
+                Ok(true)
+            }
+            (Event::Stayed { .. } | Event::Refused { .. }, _) => {
+                Err(BenchError::Unexpected("the client did not move"))
+            }
+            _ => Ok(false),
+        }
+    }
+
+    async fn converse_until(&mut self, done: &tokio::sync::Notify) -> Result<(), BenchError> {
+        let mut buf = [0; 4096];
+        loop {
+            tokio::select! {
+                biased;
+                read = self.stream.read(&mut buf) => self.gap.answer(read?),
+                () = done.notified() => return Ok(()),
+                _ = self.messages.tick() => self.stream.write_all(&MESSAGE).await?,
+            }
+        }
+    }
+
+    async fn migrate(&mut self) -> Result<bool, BenchError> {
+        let landing = self
+            .stream
+            .migrate(&MESSAGE)
+            .await
+            .map_err(|_| BenchError::Unexpected("the client did not move"))?;
+        if landing.fell_back.is_some() || landing.handshake != HandshakeKind::Resumed {
+            return Err(BenchError::Unexpected("the client fell back"));
+        }
+        self.gap.since = 0;
+        self.messages.reset();
+        Ok(true)
+    }
+
+    async fn reconnect(&mut self, target: SocketAddr) -> Result<bool, BenchError> {
+        let expected = match self.change == Change::ReconnectFull {
+            true => HandshakeKind::Full,
+            false => HandshakeKind::Resumed,
+        };
+        self.stream.shutdown().await?;
+        self.stream = self.connector.connect(self.name.clone(), target).await?;
+        let kind = self.stream.get_ref().and_then(|tls| tls.handshake_kind());
+        if kind != Some(expected) {
+            return Err(BenchError::Unexpected("the handshake is of another kind"));
+        }
+        self.events = self.stream.events();
+        self.stream.write_all(&MESSAGE).await?;
+        self.gap.since = 0;
+        self.messages.reset();
+        Ok(true)
+    }
+}
