@@ -272,3 +272,41 @@ async fn a_client_that_ignores_the_notice_is_closed_at_the_deadline() {
     assert!(rest.is_empty() && stream.is_notified());
     assert_eq!(ended.recv().await, Some(Err(std::io::ErrorKind::TimedOut)));
 }
+
+#[tokio::test]
+async fn a_client_that_left_in_time_has_left_however_late_its_server_looks() {
+    let service = Service::default();
+    let mut a = Node::bind("127.0.0.2").await;
+    let target = "127.0.0.3:443".parse().unwrap();
+    let settings = service
+        .node()
+        .target(target)
+        .departure_deadline(StdDuration::from_millis(1));
+    let (sender, mut ended) = tokio::sync::mpsc::unbounded_channel();
+    let (gone, left) = tokio::sync::watch::channel(false);
+    a.serve(settings, move |mut stream| {
+        let (sender, mut left) = (sender.clone(), left.clone());
+        async move {
+            stream.notify().await?;
+            left.wait_for(|gone| *gone).await.unwrap();
+            // Well past the deadline, with what the client sent waiting in the socket.
+            tokio::time::sleep(StdDuration::from_millis(20)).await;
+            let mut all = Vec::new();
+            let end = stream.read_to_end(&mut all).await;
+            sender
+                .send((end.map_err(|error| error.kind()), all))
+                .unwrap();
+            Ok(())
+        }
+    });
+    let mut stream = service
+        .connector()
+        .connect(server_name(), a.address())
+        .await
+        .unwrap();
+    stream.write_all(b"goodbye").await.unwrap();
+    stream.shutdown().await.unwrap();
+    gone.send(true).unwrap();
+    let (end, all) = ended.recv().await.unwrap();
+    assert_eq!((end, &all[..]), (Ok(7), &b"goodbye"[..]));
+}
