@@ -104,8 +104,8 @@ where
     ///
     /// # Errors
     ///
-    /// [`OfferFailure`] or [`NotifyError`] inside an `InvalidInput` error when the client may not be told; the connection
-    /// goes on then. Otherwise those of the transport.
+    /// [`OfferFailure`] or [`NotifyError`](crate::server::NotifyError) inside an `InvalidInput` error when the client may
+    /// not be told; the connection goes on then. Otherwise those of the transport.
     pub async fn migrate_to(&mut self, target: SocketAddr, state: &[u8]) -> io::Result<()> {
         self.handshake().await?;
         self.tell(target, state)?;
@@ -160,8 +160,8 @@ where
     ///
     /// # Errors
     ///
-    /// [`NotifyError`] inside an `InvalidInput` error when the client may not be sent the alert; nothing was sent then,
-    /// and the connection goes on. Otherwise those of the transport.
+    /// [`NotifyError`](crate::server::NotifyError) inside an `InvalidInput` error when the client may not be sent the
+    /// alert; nothing was sent then, and the connection goes on. Otherwise those of the transport.
     pub async fn notify(&mut self) -> io::Result<()> {
         self.handshake().await?;
         self.make_notice()?;
