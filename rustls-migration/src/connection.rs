@@ -4,6 +4,9 @@
 
 use std::io::{self, Read, Write};
 
+/// What rustls buffers for sending unless told otherwise, in bytes.
+pub(crate) const BUFFER_LIMIT: usize = 64 * 1024;
+
 /// A TLS connection without its I/O.
 pub trait Connection {
     /// Reads TLS bytes from `rd`. `Ok(0)` is the end of the transport.

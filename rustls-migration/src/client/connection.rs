@@ -14,12 +14,9 @@ use rustls::{HandshakeKind, ProtocolVersion};
 
 use super::link::ClientLink;
 use super::{MigrationClient, Offer, OfferError};
-use crate::connection::Connection;
+use crate::connection::{BUFFER_LIMIT, Connection};
 use crate::provider::link::{Link as _, scope};
 use crate::wire::record::HelloSplicer;
-
-/// What rustls buffers for sending unless told otherwise, in bytes.
-const BUFFER_LIMIT: usize = 64 * 1024;
 
 /// How many updates wait to be taken; past that the oldest are forgotten.
 const MAX_UPDATES: usize = 64;

@@ -14,7 +14,7 @@ use super::accepting::AcceptError;
 use super::admission::{Admitted, may_go_on};
 use super::link::ServerLink;
 use super::{Arrival, Verdict};
-use crate::connection::Connection;
+use crate::connection::{BUFFER_LIMIT, Connection};
 use crate::provider::link::scope as link_scope;
 
 /// What admission decided.
@@ -37,9 +37,6 @@ pub struct ServerConnection {
     /// Whether `close_notify` has been sent.
     closed: bool,
 }
-
-/// What rustls buffers for sending unless told otherwise, in bytes.
-const BUFFER_LIMIT: usize = 64 * 1024;
 
 /// The level of `migrate_notify` (`docs/protocol.md` section 1).
 const LEVEL_WARNING: u8 = 1;
@@ -89,7 +86,6 @@ impl ServerConnection {
                 Ok(_) => {}
             }
         }
-        self.settle_arrival();
         Ok(())
     }
 
@@ -101,15 +97,13 @@ impl ServerConnection {
         };
         match self.tls.handshake_kind() {
             Some(HandshakeKind::Resumed) => *early_data |= self.tls.early_data().is_some(),
-            Some(HandshakeKind::Full) => {
+            // It may yet resume when the second hello comes.
+            Some(HandshakeKind::FullWithHelloRetryRequest) if self.tls.is_handshaking() => {}
+            Some(HandshakeKind::Full | HandshakeKind::FullWithHelloRetryRequest) => {
                 self.arrival = Arrival::Declined(Verdict::NotResumed);
                 self.to_commit = None;
             }
-            Some(HandshakeKind::FullWithHelloRetryRequest) if !self.tls.is_handshaking() => {
-                self.arrival = Arrival::Declined(Verdict::NotResumed);
-                self.to_commit = None;
-            }
-            Some(HandshakeKind::FullWithHelloRetryRequest) | None => {}
+            None => {}
         }
     }
 

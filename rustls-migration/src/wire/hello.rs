@@ -3,7 +3,7 @@
 //! It never changes a byte of a hello other than the two lengths that an insertion moves.
 
 use super::{
-    CLIENT_HELLO, EXT_EARLY_DATA, EXT_PRE_SHARED_KEY, EXT_PSK_KEY_EXCHANGE_MODES, EXT_SERVER_NAME,
+    CLIENT_HELLO, EXT_PRE_SHARED_KEY, EXT_PSK_KEY_EXCHANGE_MODES, EXT_SERVER_NAME,
     MESSAGE_HEADER_LEN, Malformed, Reader, extensions, next_message, u24_bytes,
 };
 use crate::codepoints::Codepoints;
@@ -22,8 +22,6 @@ pub(crate) struct ClientHello<'a> {
     pub(crate) migration_token: Option<&'a [u8]>,
     /// Whether `psk_key_exchange_modes` has `psk_dhe_ke`.
     pub(crate) psk_dhe_ke: bool,
-    /// Whether the client announces early data.
-    pub(crate) early_data: bool,
     /// The `pre_shared_key` extension.
     pub(crate) pre_shared_key: Option<PskOffer<'a>>,
 }
@@ -59,7 +57,6 @@ impl<'a> ClientHello<'a> {
             migration_support: None,
             migration_token: None,
             psk_dhe_ke: false,
-            early_data: false,
             pre_shared_key: None,
         };
         for extension in extensions(block) {
@@ -72,8 +69,6 @@ impl<'a> ClientHello<'a> {
                 hello.server_name = host_name(data)?;
             } else if kind == EXT_PSK_KEY_EXCHANGE_MODES {
                 hello.psk_dhe_ke = Reader::new(data).vec8()?.contains(&PSK_DHE_KE);
-            } else if kind == EXT_EARLY_DATA {
-                hello.early_data = true;
             } else if kind == EXT_PRE_SHARED_KEY {
                 hello.pre_shared_key = Some(psk_offer(message, data)?);
             }
