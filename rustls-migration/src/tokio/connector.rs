@@ -12,6 +12,7 @@ use rustls::pki_types::ServerName;
 use tokio::time::timeout;
 
 use super::driver::Driver;
+use super::silence::Silence;
 use super::stream::MigrationStream;
 use super::transport::{Dial, TcpDialer, Transport};
 use crate::client::{ClientConnection, ConnectError, MigrationClient, Offer};
@@ -42,6 +43,7 @@ pub struct MigrationConnector {
     client: Arc<MigrationClient>,
     dialer: Arc<dyn Dial>,
     connect_timeout: Duration,
+    source_timeout: Duration,
     follow_offers: Option<Duration>,
     hand_off: HandOff,
 }
@@ -74,6 +76,7 @@ impl From<Arc<MigrationClient>> for MigrationConnector {
             client,
             dialer: Arc::new(TcpDialer),
             connect_timeout: Duration::from_secs(10),
+            source_timeout: Duration::from_secs(30),
             follow_offers: None,
             hand_off: HandOff::default(),
         }
@@ -92,6 +95,14 @@ impl MigrationConnector {
     #[must_use]
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.connect_timeout = timeout;
+        self
+    }
+
+    /// How long the old server may say nothing in a hand-off that waits for its end, by default thirty seconds. Past it the
+    /// stream fails with [`HandOffError::SourceLost`](super::HandOffError::SourceLost).
+    #[must_use]
+    pub fn source_timeout(mut self, timeout: Duration) -> Self {
+        self.source_timeout = timeout;
         self
     }
 
@@ -133,6 +144,10 @@ impl MigrationConnector {
 
     pub(super) fn mode(&self) -> HandOff {
         self.hand_off
+    }
+
+    pub(super) fn silence(&self) -> Silence {
+        Silence::new(self.source_timeout)
     }
 
     pub(super) fn client(&self) -> &Arc<MigrationClient> {

@@ -8,6 +8,7 @@ mod connector;
 mod drain;
 mod driver;
 mod event;
+mod silence;
 mod stream;
 mod tls_stream;
 mod transport;

@@ -20,6 +20,7 @@ use crate::client::Offer;
 use crate::connection::Connection as _;
 use crate::tokio::ConnectFailure;
 use crate::tokio::connector::Until;
+use crate::tokio::silence::Silence;
 
 /// How much the application may write between the two servers, in bytes; past that its writes wait.
 pub(super) const MAX_HELD: usize = 14_336;
@@ -45,6 +46,7 @@ pub(super) enum Phase {
     Draining {
         target: SocketAddr,
         io: Box<dyn Transport>,
+        silence: Silence,
     },
     /// The old server is done; the session is resumed at the target. Writes are held.
     Resuming {
@@ -60,7 +62,11 @@ pub(super) enum Phase {
     /// Both servers are there; the old one serves.
     Ready { target: SocketAddr, leg: Box<Leg> },
     /// Writes go to the target; the old server is read to its end.
-    Switching { target: SocketAddr, leg: Box<Leg> },
+    Switching {
+        target: SocketAddr,
+        leg: Box<Leg>,
+        silence: Silence,
+    },
     /// The hand-off failed when there was no way back.
     Failed(Arc<HandOffError>),
 }
@@ -73,6 +79,19 @@ impl Phase {
     /// Whether the old server is read to its end before the target is read.
     pub(super) fn awaits_end(&self) -> bool {
         matches!(self, Self::Draining { .. } | Self::Switching { .. })
+    }
+
+    /// How long the old server has been silent, when its end is awaited.
+    pub(super) fn silence(&mut self) -> Option<&mut Silence> {
+        match self {
+            Self::Draining { silence, .. } | Self::Switching { silence, .. } => Some(silence),
+            Self::Settled
+            | Self::Dialling { .. }
+            | Self::Resuming { .. }
+            | Self::Overlapping { .. }
+            | Self::Ready { .. }
+            | Self::Failed(_) => None,
+        }
     }
 
     /// Whether writes are held for the target.
@@ -94,7 +113,12 @@ impl MigrationStream {
         };
         old.connection_mut().send_close_notify();
         if let Phase::Ready { target, leg } = mem::take(&mut self.phase) {
-            self.phase = Phase::Switching { target, leg };
+            let silence = self.connector.silence();
+            self.phase = Phase::Switching {
+                target,
+                leg,
+                silence,
+            };
         }
         self.wakers.wake();
         Ok(())
@@ -193,7 +217,12 @@ impl MigrationStream {
             return Err(Phase::Settled);
         };
         leg.connection_mut().send_close_notify();
-        Err(Phase::Draining { target, io })
+        let silence = self.connector.silence();
+        Err(Phase::Draining {
+            target,
+            io,
+            silence,
+        })
     }
 
     /// The target failed, and the old server is still there.
@@ -290,7 +319,7 @@ impl MigrationStream {
             return true;
         }
         if let Phase::Switching { .. } = self.phase
-            && let Phase::Switching { target, leg } = mem::take(&mut self.phase)
+            && let Phase::Switching { target, leg, .. } = mem::take(&mut self.phase)
         {
             self.land(target, *leg, EarlyDataOutcome::None);
             return true;
@@ -319,7 +348,7 @@ impl MigrationStream {
     fn follow(&mut self, accepted: Result<(), MigrateError>) -> Phase {
         let dialled: Option<Dialled> = match mem::take(&mut self.phase) {
             Phase::Dialling { target, dial } => Some((target, dial)),
-            Phase::Draining { target, io } => Some((target, Box::pin(ready(Ok(io))))),
+            Phase::Draining { target, io, .. } => Some((target, Box::pin(ready(Ok(io))))),
             Phase::Settled
             | Phase::Resuming { .. }
             | Phase::Overlapping { .. }
@@ -369,11 +398,12 @@ impl MigrationStream {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum HandOffError {
-    /// The old server's connection broke after this side was closed there and before the old server had closed its own.
+    /// The old server's connection broke, or said nothing for too long (`TimedOut`), after this side was closed there and
+    /// before the old server had closed its own.
     /// What was read is right as far as it goes. What the old server sent after it is lost, and it may not have read all
     /// that was written before the hand-off. What was written since has not been sent, but for a hand-off by overlap, where
     /// it went to the target.
-    #[error("the old server's connection broke during the hand-off")]
+    #[error("the old server was lost during the hand-off")]
     SourceLost(#[source] io::Error),
     /// The old server is done: it read all that was written before the hand-off, and all that it sent has been read. The
     /// target, with the state that it got handed over, could not be reached.

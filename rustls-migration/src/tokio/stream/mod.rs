@@ -206,10 +206,28 @@ impl MigrationStream {
             }
             let read = leg.poll_read_tls(cx);
             self.take_updates();
-            ready!(read).map_err(|error| self.broken(error))?;
+            match read {
+                Poll::Ready(read) => read.map_err(|error| self.broken(error))?,
+                Poll::Pending => {
+                    ready!(self.poll_silence(cx));
+                    let silent = io::ErrorKind::TimedOut.into();
+                    return Poll::Ready(Err(self.broken(silent)));
+                }
+            }
+            if let Some(silence) = self.phase.silence() {
+                silence.heard();
+            }
             if self.advance(cx) {
                 return Poll::Pending;
             }
+        }
+    }
+
+    /// Ready when the old server, whose end is awaited, has been silent for too long.
+    fn poll_silence(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match self.phase.silence() {
+            Some(silence) => silence.poll_over(cx),
+            None => Poll::Pending,
         }
     }
 
