@@ -15,10 +15,11 @@ use rustls_migration::tokio::{
     Event, Events, HandOff, MigrationAcceptor, MigrationConnector, MigrationStream, TlsStream,
 };
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::time::{Instant, Interval, interval};
+use tokio::time::Instant;
 
 use super::Change;
 use super::line::{End, Line};
+use super::moment::Exactness;
 use crate::error::BenchError;
 use crate::peers::Service;
 
@@ -41,8 +42,9 @@ pub(super) async fn run(
     service: &Service,
     change: Change,
     round_trip: Duration,
+    exactness: Exactness,
 ) -> Result<Duration, BenchError> {
-    let line = Line::new(round_trip);
+    let line = Line::new(round_trip, exactness);
     let (a, b) = (SocketAddr::from(A), SocketAddr::from(B));
     // Both nodes know each other's ordinary sessions.
     let config = service.server_config(provider::wrap(service.stock_provider()), true)?;
@@ -77,7 +79,7 @@ pub(super) async fn run(
         events: stream.events(),
         stream,
         gap: Gap::default(),
-        messages: interval(PERIOD),
+        messages: Messages::new(exactness),
     };
     client.run(b).await
 }
@@ -147,6 +149,32 @@ impl Gap {
     }
 }
 
+/// When messages are sent.
+struct Messages {
+    exactness: Exactness,
+    next: Instant,
+}
+
+impl Messages {
+    fn new(exactness: Exactness) -> Self {
+        Self {
+            exactness,
+            next: Instant::now(),
+        }
+    }
+
+    /// Waits for the time of the next one.
+    async fn tick(&mut self) {
+        self.exactness.wait_until(self.next).await;
+        self.reset();
+    }
+
+    /// The next one comes after a period, however late the last one was.
+    fn reset(&mut self) {
+        self.next = Instant::now() + PERIOD;
+    }
+}
+
 struct Client {
     change: Change,
     /// For a connection that begins anew.
@@ -156,7 +184,7 @@ struct Client {
     stream: MigrationStream,
     events: Events,
     gap: Gap,
-    messages: Interval,
+    messages: Messages,
 }
 
 impl Client {

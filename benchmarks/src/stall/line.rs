@@ -4,6 +4,7 @@
 //! It has no limit of throughput and loses nothing.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -15,7 +16,9 @@ use migration_token::BoxFuture;
 use rustls_migration::tokio::{Dial, Transport};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
-use tokio::time::{Instant, Sleep, sleep, sleep_until};
+use tokio::time::Instant;
+
+use super::moment::Exactness;
 
 /// What is under way, and when it arrives. Nothing in it is the end.
 type Piece = (Instant, Vec<u8>);
@@ -24,14 +27,16 @@ type Piece = (Instant, Vec<u8>);
 #[derive(Clone, Debug)]
 pub(crate) struct Line {
     round_trip: Duration,
+    exactness: Exactness,
     nodes: Arc<Mutex<HashMap<SocketAddr, UnboundedSender<End>>>>,
     opened: Arc<Mutex<HashMap<SocketAddr, End>>>,
 }
 
 impl Line {
-    pub(crate) fn new(round_trip: Duration) -> Self {
+    pub(super) fn new(round_trip: Duration, exactness: Exactness) -> Self {
         Self {
             round_trip,
+            exactness,
             nodes: Arc::default(),
             opened: Arc::default(),
         }
@@ -54,11 +59,13 @@ impl Line {
     }
 
     async fn open(&self, address: SocketAddr) -> io::Result<End> {
-        sleep(self.round_trip).await;
+        let exactness = self.exactness;
+        exactness.wait_until(Instant::now() + self.round_trip).await;
         let (up, down) = (unbounded_channel(), unbounded_channel());
         let delay = self.round_trip / 2;
         let end = |sender, receiver| End {
             delay,
+            exactness,
             sender: Some(sender),
             receiver,
             arriving: None,
@@ -92,12 +99,12 @@ impl Dial for Line {
 }
 
 /// One end of a connection.
-#[derive(Debug)]
 pub(crate) struct End {
     delay: Duration,
+    exactness: Exactness,
     sender: Option<UnboundedSender<Piece>>,
     receiver: UnboundedReceiver<Piece>,
-    arriving: Option<(Pin<Box<Sleep>>, Vec<u8>)>,
+    arriving: Option<(BoxFuture<'static, ()>, Vec<u8>)>,
     arrived: Vec<u8>,
 }
 
@@ -113,7 +120,7 @@ impl AsyncRead for End {
                 let Some((at, piece)) = ready!(this.receiver.poll_recv(cx)) else {
                     return Poll::Ready(Ok(()));
                 };
-                this.arriving = Some((Box::pin(sleep_until(at)), piece));
+                this.arriving = Some((Box::pin(this.exactness.wait_until(at)), piece));
             }
             let Some((arrival, piece)) = &mut this.arriving else {
                 continue;
@@ -129,6 +136,14 @@ impl AsyncRead for End {
         let rest = this.arrived.split_off(amount);
         buf.put_slice(&std::mem::replace(&mut this.arrived, rest));
         Poll::Ready(Ok(()))
+    }
+}
+
+impl fmt::Debug for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("End")
+            .field("delay", &self.delay)
+            .finish_non_exhaustive()
     }
 }
 

@@ -5,6 +5,7 @@
 
 mod conversation;
 mod line;
+mod moment;
 
 use std::fmt;
 use std::time::Duration;
@@ -12,6 +13,7 @@ use std::time::Duration;
 use clap::ValueEnum;
 use serde::Serialize;
 
+use self::moment::Exactness;
 use crate::case::name;
 use crate::error::BenchError;
 use crate::peers::{Service, Suite};
@@ -77,6 +79,10 @@ pub(crate) fn measure(
     virtual_time: bool,
 ) -> Result<Stalls, BenchError> {
     let service = Service::new(suite)?;
+    let exactness = match virtual_time {
+        true => Exactness::Timer,
+        false => Exactness::Exact,
+    };
     let mut rows = Vec::new();
     for round_trip in [Duration::from_millis(20), Duration::from_millis(100)] {
         for change in Change::value_variants() {
@@ -86,7 +92,8 @@ pub(crate) fn measure(
                     .enable_time()
                     .start_paused(virtual_time)
                     .build()?;
-                let stall = runtime.block_on(conversation::run(&service, *change, round_trip))?;
+                let run = conversation::run(&service, *change, round_trip, exactness);
+                let stall = runtime.block_on(run)?;
                 stalls.push(stall.as_secs_f64() * 1e3);
             }
             rows.push(row(*change, round_trip.as_secs_f64() * 1e3, stalls));
