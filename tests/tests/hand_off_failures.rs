@@ -10,11 +10,12 @@ use rustls_migration::TicketKeys;
 use rustls_migration::server::{Arrival, Verdict};
 use rustls_migration::tokio::{
     ConnectFailure, EarlyDataOutcome, Event, Events, HandOff, HandOffError, MigrateError,
-    MigrationStream,
+    MigrationAcceptor, MigrationStream,
 };
 use std::sync::Arc;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
+use tokio::sync::Notify;
 
 /// Tells the client to move at its first word, then echoes, and hands over when it leaves.
 async fn move_to(mut stream: ServerStream, target: SocketAddr) -> io::Result<()> {
@@ -231,4 +232,67 @@ async fn overlap_goes_over_when_the_application_says_so() {
     let mut rest = Vec::new();
     stream.read_to_end(&mut rest).await.unwrap();
     assert!(rest.is_empty());
+}
+
+/// A target that closes its first connection before a word was said, and serves the next one as an echo.
+async fn impatient(service: &Service, closed: Arc<Notify>) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.3:0").await.unwrap();
+    let target = listener.local_addr().unwrap();
+    let settings = service.node().answers_for([target]);
+    let acceptor = MigrationAcceptor::from(settings.build().unwrap());
+    tokio::spawn(async move {
+        drop(listener.accept().await.unwrap());
+        closed.notify_one();
+        let (tcp, _) = listener.accept().await.unwrap();
+        let stream = acceptor.accept(tcp).await.unwrap();
+        assert!(matches!(stream.arrival(), Arrival::Migrated { .. }));
+        echo(stream).await.unwrap();
+    });
+    target
+}
+
+#[tokio::test]
+async fn a_target_that_lost_patience_while_the_old_server_finished_is_dialled_again() {
+    let service = Service::default();
+    let mut a = Node::bind("127.0.0.2").await;
+    let closed = Arc::new(Notify::new());
+    let target = impatient(&service, Arc::clone(&closed)).await;
+    a.serve(service.node(), move |mut stream| {
+        let closed = Arc::clone(&closed);
+        async move {
+            stream.migrate_to(target, &[]).await?;
+            stream.read_to_end(&mut Vec::new()).await?;
+            closed.notified().await;
+            stream.shutdown().await
+        }
+    });
+    let mut stream = connect(&service, &a, HandOff::Drain).await;
+    let mut events = stream.events();
+    event(&mut stream, &mut events, |event| {
+        matches!(event, Event::Landed(_))
+    })
+    .await;
+    assert_eq!(stream.peer_addr(), target);
+    echoed(&mut stream, b"at B").await;
+}
+
+#[tokio::test]
+async fn a_migration_over_a_connection_that_was_closed_meanwhile_opens_another() {
+    let service = Service::default();
+    let mut a = Node::bind("127.0.0.2").await;
+    let closed = Arc::new(Notify::new());
+    let target = impatient(&service, Arc::clone(&closed)).await;
+    a.serve(service.node(), move |stream| move_to(stream, target));
+    let mut stream = connect(&service, &a, HandOff::Manual).await;
+    assert!(matches!(
+        stream.open_target().err(),
+        Some(MigrateError::NoOffer)
+    ));
+    echoed(&mut stream, b"hello").await;
+    let opened = stream.open_target().unwrap().await.unwrap();
+    assert_eq!(opened.address(), target);
+    closed.notified().await;
+    let landing = stream.migrate_over(opened, b"").await.unwrap();
+    assert_eq!((landing.at, landing.fell_back.is_none()), (target, true));
+    echoed(&mut stream, b"at B").await;
 }

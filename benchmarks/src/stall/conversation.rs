@@ -4,7 +4,6 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::{HandshakeKind, ServerConfig};
@@ -12,7 +11,8 @@ use rustls_migration::client::MigrationClient;
 use rustls_migration::provider;
 use rustls_migration::server::MigrationServer;
 use rustls_migration::tokio::{
-    Event, Events, HandOff, MigrationAcceptor, MigrationConnector, MigrationStream, TlsStream,
+    Event, Events, HandOff, MigrationAcceptor, MigrationConnector, MigrationStream, Opened,
+    TlsStream,
 };
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::Instant;
@@ -63,7 +63,7 @@ pub(super) async fn run(
     let stream = connector.connect(service.name()?, a).await?;
     // A connector of its own knows no session.
     let again = match change {
-        Change::ReconnectFull => self::connector(service, change)?.dialer(line.clone()),
+        Change::ReconnectFull => self::connector(service, change)?.dialer(line),
         Change::Nothing
         | Change::Overlap
         | Change::Drain
@@ -74,7 +74,6 @@ pub(super) async fn run(
     let client = Client {
         change,
         connector: again,
-        line,
         name: service.name()?,
         events: stream.events(),
         stream,
@@ -179,7 +178,6 @@ struct Client {
     change: Change,
     /// For a connection that begins anew.
     connector: MigrationConnector,
-    line: Line,
     name: rustls::pki_types::ServerName<'static>,
     stream: MigrationStream,
     events: Events,
@@ -218,18 +216,10 @@ impl Client {
                 Ok(false)
             }
             (Event::Offered { .. }, Change::ImmediateOpened) => {
-                // The client goes on while the connection is opened.
-                let (line, opened) = (self.line.clone(), Arc::new(tokio::sync::Notify::new()));
-                let done = Arc::clone(&opened);
-                tokio::spawn(async move {
-                    let result = line.open_ahead(target).await;
-                    done.notify_one();
-                    result
-                });
-                self.converse_until(&opened).await?;
-                self.migrate().await
+                let opened = self.converse_until_opened().await?;
+                self.migrate(Some(opened)).await
             }
-            (Event::Notified, Change::Immediate) => self.migrate().await,
+            (Event::Notified, Change::Immediate) => self.migrate(None).await,
             (Event::Notified, Change::ReconnectResumed | Change::ReconnectFull) => {
                 self.reconnect(target).await
             }
@@ -245,22 +235,25 @@ impl Client {
         }
     }
 
-    async fn converse_until(&mut self, done: &tokio::sync::Notify) -> Result<(), BenchError> {
+    /// Goes on while a connection to the target is opened.
+    async fn converse_until_opened(&mut self) -> Result<Opened, BenchError> {
+        let unmoved = |_| BenchError::Unexpected("there is no offer");
+        let mut opened = Box::pin(self.stream.open_target().map_err(unmoved)?);
         let mut buf = [0; 4096];
         loop {
             tokio::select! {
                 biased;
                 read = self.stream.read(&mut buf) => self.gap.answer(read?),
-                () = done.notified() => return Ok(()),
+                opened = &mut opened => return Ok(opened?),
                 _ = self.messages.tick() => self.stream.write_all(&MESSAGE).await?,
             }
         }
     }
 
-    async fn migrate(&mut self) -> Result<bool, BenchError> {
+    async fn migrate(&mut self, opened: Option<Opened>) -> Result<bool, BenchError> {
         let landing = self
             .stream
-            .migrate(&MESSAGE)
+            .migrate_over(opened, &MESSAGE)
             .await
             .map_err(|_| BenchError::Unexpected("the client did not move"))?;
         if landing.fell_back.is_some() || landing.handshake != HandshakeKind::Resumed {

@@ -29,7 +29,6 @@ pub(crate) struct Line {
     round_trip: Duration,
     exactness: Exactness,
     nodes: Arc<Mutex<HashMap<SocketAddr, UnboundedSender<End>>>>,
-    opened: Arc<Mutex<HashMap<SocketAddr, End>>>,
 }
 
 impl Line {
@@ -38,7 +37,6 @@ impl Line {
             round_trip,
             exactness,
             nodes: Arc::default(),
-            opened: Arc::default(),
         }
     }
 
@@ -48,14 +46,6 @@ impl Line {
         let mut nodes = self.nodes.lock().unwrap_or_else(PoisonError::into_inner);
         nodes.insert(address, sender);
         receiver
-    }
-
-    /// Opens a connection that the next dialling of `address` gets, without a wait.
-    pub(crate) async fn open_ahead(&self, address: SocketAddr) -> io::Result<()> {
-        let end = self.open(address).await?;
-        let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
-        opened.insert(address, end);
-        Ok(())
     }
 
     async fn open(&self, address: SocketAddr) -> io::Result<End> {
@@ -84,15 +74,7 @@ impl Line {
 impl Dial for Line {
     fn dial(&self, address: SocketAddr) -> BoxFuture<'_, io::Result<Box<dyn Transport>>> {
         Box::pin(async move {
-            let opened = self
-                .opened
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .remove(&address);
-            let end: Box<dyn Transport> = match opened {
-                Some(end) => Box::new(end),
-                None => Box::new(self.open(address).await?),
-            };
+            let end: Box<dyn Transport> = Box::new(self.open(address).await?);
             Ok(end)
         })
     }

@@ -29,7 +29,7 @@ pub(crate) enum Change {
     Overlap,
     /// The old server is finished before the session goes on at the target, which is dialled meanwhile.
     Drain,
-    /// The old server is left at once; the connection to the target has been opened before, by the dialer.
+    /// The old server is left at once; the connection to the target has been opened before.
     ImmediateOpened,
     /// The old server is left at once.
     Immediate,

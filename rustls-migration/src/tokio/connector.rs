@@ -2,13 +2,18 @@
 //!
 //! It dials one address at a time and never more than one migration needs.
 
+use std::fmt;
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use rustls::HandshakeKind;
 use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead as _, ReadBuf};
 use tokio::time::timeout;
 
 use super::driver::Driver;
@@ -52,7 +57,8 @@ pub struct MigrationConnector {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum HandOff {
-    /// Not by itself: the application calls [`MigrationStream::migrate`].
+    /// Not by itself: the application calls [`MigrationStream::migrate`]. Should it close its side first and the server
+    /// hand over, reads end, and [`MigrationStream::offer`] says where the session goes on.
     #[default]
     Manual,
     /// By itself, and so that nothing is lost or repeated: the stream is finished at the old server, which hands over its
@@ -155,10 +161,27 @@ impl MigrationConnector {
     }
 
     /// Connects to `address`, without TLS.
-    pub(super) async fn open(&self, address: SocketAddr) -> io::Result<Box<dyn Transport>> {
-        timeout(self.connect_timeout, self.dialer.dial(address))
+    pub(super) async fn open(&self, address: SocketAddr) -> io::Result<Opened> {
+        let io = timeout(self.connect_timeout, self.dialer.dial(address))
             .await
-            .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+            .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))?;
+        Ok(Opened { address, io })
+    }
+
+    /// What was opened ahead, if it leads to `address` and is still open there; else a new connection.
+    pub(super) async fn open_unless(
+        &self,
+        ahead: Option<Opened>,
+        address: SocketAddr,
+    ) -> Result<Opened, ConnectFailure> {
+        if let Some(mut opened) = ahead.filter(|opened| opened.address == address)
+            && opened.is_open().await
+        {
+            return Ok(opened);
+        }
+        self.open(address)
+            .await
+            .map_err(|error| ConnectFailure::Dial { address, error })
     }
 
     /// Dials `address` and completes a handshake there, which resumes the offer's session if there is one. Without an
@@ -170,10 +193,18 @@ impl MigrationConnector {
         offer: Option<Offer>,
         early_data: &[u8],
     ) -> Result<Leg, ConnectFailure> {
-        let io = self
-            .open(address)
-            .await
-            .map_err(|error| ConnectFailure::Dial { address, error })?;
+        let opened = self.open_unless(None, address).await?;
+        self.start(name, opened, offer, early_data).await
+    }
+
+    /// As [`dial`](Self::dial), over a connection that has been opened.
+    pub(super) async fn start(
+        &self,
+        name: &ServerName<'static>,
+        Opened { address, io }: Opened,
+        offer: Option<Offer>,
+        early_data: &[u8],
+    ) -> Result<Leg, ConnectFailure> {
         let until = match offer.is_some() || !early_data.is_empty() {
             true => Until::Complete,
             false => Until::Written,
@@ -186,16 +217,15 @@ impl MigrationConnector {
         self.handshake(io, address, connection, until).await
     }
 
-    /// Resumes the offer's session over `io`. `early_data` continues what the session said, so it goes nowhere else.
+    /// Resumes the offer's session over `opened`, which leads to its target. `early_data` continues what the session said, so it goes nowhere else.
     pub(super) async fn resume(
         &self,
         name: &ServerName<'static>,
-        io: Box<dyn Transport>,
+        Opened { address, io }: Opened,
         offer: Offer,
         early_data: &[u8],
         until: Until,
     ) -> Result<Leg, ConnectFailure> {
-        let address = offer.token().target_address();
         let connection = ClientConnection::resume(&self.client, name.clone(), offer, early_data)
             .map(ClientConnection::only_if_resumed);
         let leg = self.handshake(io, address, connection, until).await?;
@@ -221,7 +251,7 @@ impl MigrationConnector {
         };
         let connection = connection.map_err(|error| failed(false, io::Error::other(error)))?;
         let mut leg = Driver::new(io, connection);
-        let handshake = std::future::poll_fn(|cx| leg.poll_handshake(cx, until.done()));
+        let handshake = poll_fn(|cx| leg.poll_handshake(cx, until.done()));
         let done = timeout(self.connect_timeout, handshake)
             .await
             .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
@@ -229,6 +259,38 @@ impl MigrationConnector {
             Ok(()) => Ok(leg),
             Err(error) => Err(failed(leg.connection().first_data_may_have_left(), error)),
         }
+    }
+}
+
+/// A connection to an offer's target, without TLS, that was opened before it is used
+/// ([`MigrationStream::open_target`]).
+pub struct Opened {
+    address: SocketAddr,
+    io: Box<dyn Transport>,
+}
+
+impl Opened {
+    /// Where it leads.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Whether the server has kept it. A server says nothing before the client does, so nothing can be read from it.
+    async fn is_open(&mut self) -> bool {
+        let mut byte = [0];
+        poll_fn(|cx| {
+            let read = Pin::new(&mut self.io).poll_read(cx, &mut ReadBuf::new(&mut byte));
+            Poll::Ready(read.is_pending())
+        })
+        .await
+    }
+}
+
+impl fmt::Debug for Opened {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Opened")
+            .field("address", &self.address)
+            .finish_non_exhaustive()
     }
 }
 

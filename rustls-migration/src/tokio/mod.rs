@@ -15,7 +15,7 @@ mod transport;
 mod wakers;
 
 pub use acceptor::{MigrationAcceptor, StartHandshake};
-pub use connector::{ConnectFailure, HandOff, MigrationConnector};
+pub use connector::{ConnectFailure, HandOff, MigrationConnector, Opened};
 pub use drain::{Drain, DrainPlan, DrainProgress, DrainSummary};
 pub use event::{EarlyDataOutcome, Event, Events, FallBackReason, Landing};
 pub use stream::{HandOffError, MigrateError, MigrationStream};

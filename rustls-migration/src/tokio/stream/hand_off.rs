@@ -13,13 +13,11 @@ use std::task::{Context, Poll};
 
 use rustls::HandshakeKind;
 
-use super::{
-    EarlyDataOutcome, Event, HandOff, Landing, Leg, MigrateError, MigrationStream, Transport,
-};
+use super::{EarlyDataOutcome, Event, HandOff, Landing, Leg, MigrateError, MigrationStream};
 use crate::client::Offer;
 use crate::connection::Connection as _;
 use crate::tokio::ConnectFailure;
-use crate::tokio::connector::Until;
+use crate::tokio::connector::{Opened, Until};
 use crate::tokio::silence::Silence;
 
 /// How much the application may write between the two servers, in bytes; past that its writes wait.
@@ -27,9 +25,6 @@ pub(super) const MAX_HELD: usize = 14_336;
 
 /// A future of a hand-off, which belongs to its stream.
 pub(super) type Step<T> = Pin<Box<dyn Future<Output = T> + Send>>;
-
-/// The way to an address, open or about to be.
-type Dialled = (SocketAddr, Step<io::Result<Box<dyn Transport>>>);
 
 /// Where a stream's hand-off stands.
 #[derive(Default)]
@@ -40,14 +35,10 @@ pub(super) enum Phase {
     /// The target is dialled; the old server serves.
     Dialling {
         target: SocketAddr,
-        dial: Step<io::Result<Box<dyn Transport>>>,
+        dial: Step<io::Result<Opened>>,
     },
     /// This side has been closed at the old server, which is read to its end. Writes are held.
-    Draining {
-        target: SocketAddr,
-        io: Box<dyn Transport>,
-        silence: Silence,
-    },
+    Draining { opened: Opened, silence: Silence },
     /// The old server is done; the session is resumed at the target. Writes are held.
     Resuming {
         target: SocketAddr,
@@ -189,13 +180,9 @@ impl MigrationStream {
     }
 
     /// The target was dialled.
-    fn opened(
-        &mut self,
-        target: SocketAddr,
-        opened: io::Result<Box<dyn Transport>>,
-    ) -> Result<Phase, Phase> {
-        let io = match opened {
-            Ok(io) => io,
+    fn opened(&mut self, target: SocketAddr, opened: io::Result<Opened>) -> Result<Phase, Phase> {
+        let opened = match opened {
+            Ok(opened) => opened,
             Err(error) => {
                 let address = target;
                 return Ok(self.stay(target, ConnectFailure::Dial { address, error }));
@@ -205,10 +192,13 @@ impl MigrationStream {
             let Some(offer) = self.take_offer() else {
                 return Err(Phase::Settled);
             };
+            // The newest offer may lead elsewhere than the one before.
+            let target = offer.token().target_address();
             let (connector, name) = (self.connector.clone(), self.name.clone());
             let resume = Box::pin(async move {
+                let opened = connector.open_unless(Some(opened), target).await?;
                 connector
-                    .resume(&name, io, offer, &[], Until::Written)
+                    .resume(&name, opened, offer, &[], Until::Written)
                     .await
             });
             return Ok(Phase::Overlapping { target, resume });
@@ -218,11 +208,7 @@ impl MigrationStream {
         };
         leg.connection_mut().send_close_notify();
         let silence = self.connector.silence();
-        Err(Phase::Draining {
-            target,
-            io,
-            silence,
-        })
+        Err(Phase::Draining { opened, silence })
     }
 
     /// The target failed, and the old server is still there.
@@ -346,9 +332,9 @@ impl MigrationStream {
     /// The old server is done and has handed the session over. That may come before the target has been dialled, when the
     /// application closed its side first.
     fn follow(&mut self, accepted: Result<(), MigrateError>) -> Phase {
-        let dialled: Option<Dialled> = match mem::take(&mut self.phase) {
-            Phase::Dialling { target, dial } => Some((target, dial)),
-            Phase::Draining { target, io, .. } => Some((target, Box::pin(ready(Ok(io))))),
+        let dial: Option<Step<io::Result<Opened>>> = match mem::take(&mut self.phase) {
+            Phase::Dialling { dial, .. } => Some(dial),
+            Phase::Draining { opened, .. } => Some(Box::pin(ready(Ok(opened)))),
             Phase::Settled
             | Phase::Resuming { .. }
             | Phase::Overlapping { .. }
@@ -356,34 +342,32 @@ impl MigrationStream {
             | Phase::Switching { .. }
             | Phase::Failed(_) => None,
         };
-        let allowed = accepted.and_then(|()| match &dialled {
+        let allowed = accepted.and_then(|()| match &dial {
             Some(_) => Ok(()),
             None => self.check_offer().map(|_| ()),
         });
         let offer = allowed.and_then(|()| self.take_offer().ok_or(MigrateError::NoOffer));
         match offer {
-            Ok(offer) => self.resume_at(dialled, offer),
+            Ok(offer) => self.resume_at(dial, offer),
             Err(why) => Phase::Failed(Arc::new(HandOffError::NotFollowed(why))),
         }
     }
 
     /// Resumes the session with the old server's last offer, which may lead elsewhere than the one before.
-    fn resume_at(&mut self, dialled: Option<Dialled>, offer: Offer) -> Phase {
+    fn resume_at(&mut self, dial: Option<Step<io::Result<Opened>>>, offer: Offer) -> Phase {
         let target = offer.token().target_address();
         let (connector, name) = (self.connector.clone(), self.name.clone());
         let held = mem::take(&mut self.held);
         let early_data = !held.is_empty();
         let resume = Box::pin(async move {
-            let opened = match dialled.filter(|(address, _)| *address == target) {
-                Some((_, dial)) => dial.await,
-                None => connector.open(target).await,
+            let ahead = match dial {
+                // What cannot be dialled ahead is dialled again.
+                Some(dial) => dial.await.ok(),
+                None => None,
             };
-            let io = opened.map_err(|error| ConnectFailure::Dial {
-                address: target,
-                error,
-            })?;
+            let opened = connector.open_unless(ahead, target).await?;
             connector
-                .resume(&name, io, offer, &held, Until::Complete)
+                .resume(&name, opened, offer, &held, Until::Complete)
                 .await
         });
         Phase::Resuming {

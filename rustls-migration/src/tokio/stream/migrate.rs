@@ -2,6 +2,7 @@
 //!
 //! What may have been acted upon at the target is not sent a second time.
 
+use std::future::Future;
 use std::io;
 use std::mem;
 use std::net::SocketAddr;
@@ -17,7 +18,7 @@ use super::hand_off::Phase;
 use super::{EarlyDataOutcome, Event, FallBackReason, Landing, Leg, MigrationStream};
 use crate::client::{Offer, OfferError};
 use crate::connection::Connection as _;
-use crate::tokio::ConnectFailure;
+use crate::tokio::{ConnectFailure, Opened};
 
 /// How long a connection that is left is read to its end, so that its server sees the `close_notify` and no reset.
 const LINGER: Duration = Duration::from_secs(2);
@@ -36,16 +37,49 @@ impl MigrationStream {
     ///
     /// [`MigrateError`]. Unless it is [`MigrateError::Lost`], the stream is where it was and goes on.
     pub async fn migrate(&mut self, early_data: &[u8]) -> Result<Landing, MigrateError> {
+        self.migrate_over(None, early_data).await
+    }
+
+    /// Opens a connection to the newest offer's target, to migrate over it later with a round trip less. The stream can be
+    /// read and written meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// [`MigrateError::NoOffer`] at once; the future has those of the dialer, and `TimedOut`.
+    pub fn open_target(
+        &self,
+    ) -> Result<impl Future<Output = io::Result<Opened>> + Send + use<>, MigrateError> {
+        let token = self.offer().ok_or(MigrateError::NoOffer)?;
+        let (connector, target) = (self.connector.clone(), token.target_address());
+        Ok(async move { connector.open(target).await })
+    }
+
+    /// As [`migrate`](Self::migrate), over a connection that [`open_target`](Self::open_target) has opened. If that leads
+    /// elsewhere than the newest offer, or the target has closed it, another one is opened.
+    ///
+    /// # Errors
+    ///
+    /// As [`migrate`](Self::migrate).
+    pub async fn migrate_over(
+        &mut self,
+        opened: impl Into<Option<Opened>>,
+        early_data: &[u8],
+    ) -> Result<Landing, MigrateError> {
         if !matches!(self.phase, Phase::Settled) {
             return Err(MigrateError::UnderWay);
         }
         let offer = self.take_usable_offer()?;
         let target = offer.token().target_address();
         let unread = self.leave();
-        let dialled = self
-            .connector
-            .dial(&self.name, target, Some(offer), early_data)
-            .await;
+        let dialled = match self.connector.open_unless(opened.into(), target).await {
+            Ok(opened) => {
+                let started = self
+                    .connector
+                    .start(&self.name, opened, Some(offer), early_data);
+                started.await
+            }
+            Err(failure) => Err(failure),
+        };
         let (leg, at, mut early, fell_back) = match dialled {
             Ok(leg) => (leg, target, outcome(early_data, true), None),
             Err(failure) => {

@@ -23,7 +23,6 @@ use self::hand_off::{MAX_HELD, Phase};
 pub use self::migrate::MigrateError;
 use super::connector::{HandOff, Leg, MigrationConnector};
 use super::event::{EarlyDataOutcome, Event, EventSource, Events, FallBackReason, Landing};
-use super::transport::Transport;
 use super::wakers::Wakers;
 use crate::client::{LoopGuard, Offer, Update};
 use crate::connection::Connection as _;
