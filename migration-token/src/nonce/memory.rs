@@ -152,154 +152,46 @@ impl fmt::Debug for MemoryNonceStore {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashMap;
-    use std::thread;
-
-    use proptest::prelude::*;
-    use time::Duration;
-
     use super::*;
+    use crate::nonce::contract::{self, Kind};
 
-    const START: OffsetDateTime = OffsetDateTime::UNIX_EPOCH;
+    struct Memory;
 
-    fn claim(nonce: u8, id: u8, keep_for: i64, now: i64) -> Claim {
-        Claim {
-            nonce: NonceKey::new(&[0; 32], &[0; 32], &[nonce; 16]),
-            id: ClaimId::new([id; 16]),
-            keep_until: START + Duration::seconds(keep_for),
-            now: START + Duration::seconds(now),
+    impl Kind for Memory {
+        type Store = MemoryNonceStore;
+
+        fn empty(&self, capacity: usize) -> MemoryNonceStore {
+            MemoryNonceStore::new(capacity, self.start())
+        }
+
+        fn live(&self, store: &MemoryNonceStore) -> Option<usize> {
+            assert_eq!(store.len(), store.nonces.len());
+            Some(store.len())
         }
     }
 
     #[test]
     fn the_first_claim_is_first_again_and_others_wait_for_its_commit() {
-        let store = MemoryNonceStore::new(8, START);
-        assert_eq!(
-            store.claim_now(claim(1, 1, 9, 0)).unwrap(),
-            ClaimOutcome::First
-        );
-        assert_eq!(
-            store.claim_now(claim(1, 1, 9, 0)).unwrap(),
-            ClaimOutcome::First
-        );
-        assert_eq!(
-            store.claim_now(claim(1, 2, 9, 0)).unwrap(),
-            ClaimOutcome::Pending
-        );
-        assert_eq!(store.commit_now(claim(1, 2, 9, 0)), CommitOutcome::Won);
-        assert_eq!(store.commit_now(claim(1, 2, 9, 0)), CommitOutcome::Won);
-        assert_eq!(store.commit_now(claim(1, 1, 9, 0)), CommitOutcome::Lost);
-        assert_eq!(
-            store.claim_now(claim(1, 3, 9, 0)).unwrap(),
-            ClaimOutcome::Committed
-        );
+        contract::the_first_claim_is_first_again_and_others_wait_for_its_commit(&Memory);
     }
 
     #[test]
     fn a_commit_without_a_claim_is_lost() {
-        let store = MemoryNonceStore::new(8, START);
-        assert_eq!(store.commit_now(claim(1, 1, 9, 0)), CommitOutcome::Lost);
+        contract::a_commit_without_a_claim_is_lost(&Memory);
     }
 
     #[test]
     fn a_full_store_refuses_until_a_nonce_expires() {
-        let store = MemoryNonceStore::new(2, START);
-        store.claim_now(claim(1, 1, 10, 0)).unwrap();
-        store.claim_now(claim(2, 1, 20, 0)).unwrap();
-        assert!(matches!(
-            store.claim_now(claim(3, 1, 20, 10)),
-            Err(StoreError::Full)
-        ));
-        assert_eq!(
-            store.claim_now(claim(3, 1, 20, 12)).unwrap(),
-            ClaimOutcome::First
-        );
-        assert_eq!(store.len(), 2);
+        contract::a_full_store_refuses_until_a_nonce_expires(&Memory);
     }
 
     #[test]
     fn many_threads_that_present_the_same_nonces_commit_each_of_them_once() {
-        let store = MemoryNonceStore::new(1_000, START);
-        let wins: usize = thread::scope(|scope| {
-            let threads: Vec<_> = (0..8)
-                .map(|id| {
-                    let store = &store;
-                    scope.spawn(move || {
-                        (0..100)
-                            .filter(|nonce| {
-                                store.claim_now(claim(*nonce, id, 9, 0)).unwrap();
-                                store.commit_now(claim(*nonce, id, 9, 0)) == CommitOutcome::Won
-                            })
-                            .count()
-                    })
-                })
-                .collect();
-            threads
-                .into_iter()
-                .map(|thread| thread.join().unwrap())
-                .sum()
-        });
-        assert_eq!(wins, 100);
-        assert_eq!(store.len(), 100);
+        contract::many_threads_that_present_the_same_nonces_commit_each_of_them_once(&Memory);
     }
 
-    #[derive(Default)]
-    struct Model {
-        /// First claim, winner of the commit, and when the nonce may be forgotten.
-        nonces: HashMap<u8, (u8, Option<u8>, i64)>,
-    }
-
-    impl Model {
-        fn claim(&mut self, nonce: u8, id: u8, keep_until: i64, now: i64) -> Option<ClaimOutcome> {
-            self.nonces.retain(|_, (_, _, keep)| *keep + 1 >= now);
-            match self.nonces.get(&nonce) {
-                Some((_, Some(_), _)) => Some(ClaimOutcome::Committed),
-                Some((first, None, _)) if *first == id => Some(ClaimOutcome::First),
-                Some(_) => Some(ClaimOutcome::Pending),
-                None if self.nonces.len() == CAPACITY => None,
-                None => {
-                    self.nonces.insert(nonce, (id, None, keep_until));
-                    Some(ClaimOutcome::First)
-                }
-            }
-        }
-
-        fn commit(&mut self, nonce: u8, id: u8) -> CommitOutcome {
-            match self.nonces.get_mut(&nonce) {
-                Some((_, winner, _)) => match *winner.get_or_insert(id) == id {
-                    true => CommitOutcome::Won,
-                    false => CommitOutcome::Lost,
-                },
-                None => CommitOutcome::Lost,
-            }
-        }
-    }
-
-    const CAPACITY: usize = 4;
-
-    proptest! {
-        #[test]
-        fn any_sequence_is_answered_as_by_a_plain_map(
-            steps in prop::collection::vec((0u8..6, 0u8..3, any::<bool>(), 0i64..4), 1..120)
-        ) {
-            const KEEP: i64 = 5;
-            let store = MemoryNonceStore::new(CAPACITY, START);
-            let mut model = Model::default();
-            let mut now = 0;
-            for (nonce, id, commit, advance) in steps {
-                now += advance;
-                let asked = claim(nonce, id, now + KEEP, now);
-                if commit {
-                    prop_assert_eq!(store.commit_now(asked), model.commit(nonce, id));
-                } else {
-                    prop_assert_eq!(
-                        store.claim_now(asked).ok(),
-                        model.claim(nonce, id, now + KEEP, now)
-                    );
-                }
-                prop_assert_eq!(store.len(), model.nonces.len());
-                prop_assert_eq!(store.len(), store.nonces.len());
-            }
-        }
+    #[test]
+    fn any_sequence_is_answered_as_by_a_plain_map() {
+        contract::any_sequence_is_answered_as_by_a_plain_map(&Memory);
     }
 }

@@ -5,6 +5,8 @@
 //! copied ClientHello can take the client's early data away, but never its session, and nothing runs twice.
 //! A store never forgets a nonce while a token that carries it could still be accepted.
 
+#[cfg(test)]
+mod contract;
 mod memory;
 
 use std::fmt;
