@@ -75,6 +75,8 @@ mod clock;
 mod codepoints;
 mod connection;
 mod error;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 pub mod provider;
 mod schedule;
 pub mod server;

@@ -2,6 +2,7 @@
 //! key, and the binder that proves it. Both use the base provider's own primitives.
 
 use rustls::Tls13CipherSuite;
+use rustls::crypto::hmac;
 use rustls::crypto::tls13::{HkdfExpander, OkmBlock};
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
@@ -18,20 +19,25 @@ pub(crate) fn ticket_psk(
     Zeroizing::new(psk.as_ref().to_vec())
 }
 
-/// Whether `binder` is right for `psk` and a hello that is cut before its binders (RFC 8446 section 4.2.11.2).
+/// Whether `presented` is the [`binder`], in constant time.
 pub(crate) fn binder_is_valid(
     suite: &Tls13CipherSuite,
     psk: &[u8],
     truncated_hello: &[u8],
-    binder: &[u8],
+    presented: &[u8],
 ) -> bool {
+    let expected = binder(suite, psk, truncated_hello);
+    expected.as_ref().ct_eq(presented).into()
+}
+
+/// The binder of `psk` for a hello that is cut before its binders (RFC 8446 section 4.2.11.2).
+pub(crate) fn binder(suite: &Tls13CipherSuite, psk: &[u8], truncated_hello: &[u8]) -> hmac::Tag {
     let hash = suite.common.hash_provider;
     let hkdf = suite.hkdf_provider;
     let early_secret = hkdf.extract_from_secret(None, psk);
     let binder_key = expand_label(&*early_secret, b"res binder", hash.hash(&[]).as_ref());
     let finished_key = expand_label(&*hkdf.expander_for_okm(&binder_key), b"finished", &[]);
-    let expected = hkdf.hmac_sign(&finished_key, hash.hash(truncated_hello).as_ref());
-    expected.as_ref().ct_eq(binder).into()
+    hkdf.hmac_sign(&finished_key, hash.hash(truncated_hello).as_ref())
 }
 
 /// HKDF-Expand-Label with the hash's output length.

@@ -123,6 +123,7 @@ impl ClientConnection {
     }
 
     /// Whether the server may have got anything of the data that was given with the hello.
+    #[cfg(feature = "tokio")]
     pub(crate) fn first_data_may_have_left(&self) -> bool {
         self.early_data.sent > 0 || self.early_data.finished
     }
