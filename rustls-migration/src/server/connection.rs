@@ -322,6 +322,10 @@ pub enum OfferFailure {
         /// Its length, in bytes.
         len: usize,
     },
+    /// The current ticket key has sealed as many tickets as it may. The operator is to rotate the keys; the ticket stays
+    /// in reserve until then. See [`TicketKeys::seal_limit`](crate::TicketKeys::seal_limit).
+    #[error("the ticket key has sealed as many tickets as it may; rotate the keys")]
+    SealLimit,
     /// This side has been closed already.
     #[error("the connection is closed")]
     Closed,

@@ -116,6 +116,11 @@ impl MigrationServer {
         }
     }
 
+    /// The keys that seal this node's offers, to reload and to watch.
+    pub fn ticket_keys(&self) -> &TicketKeys {
+        &self.ticket_keys
+    }
+
     /// The nonce store, which a service may want to share or to watch.
     pub fn nonce_store(&self) -> &Arc<dyn NonceStore> {
         &self.nonce_store
