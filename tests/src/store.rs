@@ -18,6 +18,8 @@ pub enum FailingStore {
     Hung,
     /// Claims succeed, but another connection has committed first.
     LostToAnother,
+    /// Claims succeed, though not as the first; commits are errors.
+    FailingCommits,
 }
 
 impl NonceStore for FailingStore {
@@ -25,13 +27,17 @@ impl NonceStore for FailingStore {
         match self {
             Self::Broken => Box::pin(ready(Err(StoreError::Unavailable("broken".into())))),
             Self::Hung => Box::pin(pending()),
-            Self::LostToAnother => Box::pin(ready(Ok(ClaimOutcome::Pending))),
+            Self::LostToAnother | Self::FailingCommits => {
+                Box::pin(ready(Ok(ClaimOutcome::Pending)))
+            }
         }
     }
 
     fn commit(&self, _: Claim) -> BoxFuture<'_, Result<CommitOutcome, StoreError>> {
         match self {
-            Self::Broken => Box::pin(ready(Err(StoreError::Unavailable("broken".into())))),
+            Self::Broken | Self::FailingCommits => {
+                Box::pin(ready(Err(StoreError::Unavailable("broken".into()))))
+            }
             Self::Hung => Box::pin(pending()),
             Self::LostToAnother => Box::pin(ready(Ok(CommitOutcome::Lost))),
         }

@@ -122,6 +122,7 @@ impl ServerLink {
         let message = issuer.issue(secret, &ticket, target, state)?;
         link.reserve.pop();
         link.token_sent = true;
+        issuer.server.counters.offer();
         Ok(message)
     }
 
@@ -242,6 +243,7 @@ impl State {
             return Err(OfferFailure::Failed);
         }
         self.token_sent = true;
+        issuer.server.counters.offer();
         Ok(message)
     }
 }

@@ -5,6 +5,7 @@
 mod accepting;
 mod admission;
 mod connection;
+mod counts;
 mod issue;
 mod link;
 mod verdict;
@@ -23,6 +24,8 @@ use time::Duration;
 pub use self::accepting::{AcceptError, Accepting, Claimed};
 pub use self::admission::Admitted;
 pub use self::connection::{NotifyError, OfferFailure, ServerConnection};
+use self::counts::Counters;
+pub use self::counts::Counts;
 pub use self::verdict::{Arrival, Verdict};
 use crate::clock::{Clock, SystemClock};
 use crate::codepoints::Codepoints;
@@ -66,6 +69,7 @@ pub struct MigrationServer {
     departure_deadline: std::time::Duration,
     clock: Arc<dyn Clock>,
     codepoints: Codepoints,
+    counters: Counters,
 }
 
 /// The configurations that a connection may get. Which one, its hello decides.
@@ -114,6 +118,11 @@ impl MigrationServer {
             clock: Arc::new(SystemClock),
             codepoints: Codepoints::default(),
         }
+    }
+
+    /// What became of arrivals so far.
+    pub fn counts(&self) -> Counts {
+        self.counters.snapshot()
     }
 
     /// The keys that seal this node's offers, to reload and to watch.
@@ -305,6 +314,7 @@ impl MigrationServerBuilder {
             departure_deadline: self.departure_deadline,
             clock: self.clock,
             codepoints: self.codepoints,
+            counters: Counters::default(),
         })
     }
 

@@ -12,7 +12,7 @@ use tokio::time::timeout;
 use super::connections::Connections;
 use super::drain::{self, Drain, DrainPlan};
 use super::tls_stream::TlsStream;
-use crate::server::{AcceptError, Accepting, Arrival, MigrationServer, ServerConnection};
+use crate::server::{AcceptError, Accepting, Arrival, Counts, MigrationServer, ServerConnection};
 
 /// How much is read from a client at a time until its hello is complete, in bytes.
 const READ_LEN: usize = 4096;
@@ -101,13 +101,17 @@ impl MigrationAcceptor {
                 return Err(io::Error::new(io::ErrorKind::InvalidData, error));
             }
         };
-        tracing::debug!(arrival = ?connection.arrival(), "judged");
         Ok(StartHandshake(TlsStream::new(
             io,
             connection,
             Arc::clone(&self.server),
             self.connections.register(),
         )))
+    }
+
+    /// What became of arrivals so far, as from [`MigrationServer::counts`].
+    pub fn counts(&self) -> Counts {
+        self.server.counts()
     }
 
     /// How many connections of this acceptor and its clones are live.
@@ -131,9 +135,11 @@ impl MigrationAcceptor {
         let answer = match claimed.claim() {
             Some(claim) => {
                 let store = self.server.nonce_store();
-                timeout(self.server.nonce_store_timeout(), store.claim(claim))
-                    .await
-                    .ok()
+                let answer = timeout(self.server.nonce_store_timeout(), store.claim(claim)).await;
+                if let Ok(Err(error)) = &answer {
+                    tracing::debug!(?error, "the nonce could not be claimed");
+                }
+                answer.ok()
             }
             None => None,
         };
@@ -163,7 +169,6 @@ where
     pub async fn into_stream(self) -> io::Result<TlsStream<IO>> {
         let mut stream = self.0;
         std::future::poll_fn(|cx| stream.poll_accept(cx)).await?;
-        tracing::debug!(arrival = ?stream.arrival(), "accepted");
         Ok(stream)
     }
 }

@@ -247,7 +247,6 @@ where
             return Poll::Ready(Ok(()));
         }
         // Nothing may be said to a connection that has no right to its token.
-        tracing::warn!(?answer, "the token could not be committed; closing");
         Poll::Ready(Err(io::Error::new(
             io::ErrorKind::ConnectionAborted,
             "the migration token could not be committed",
