@@ -5,6 +5,7 @@
 pub mod blocking;
 pub mod client;
 pub mod clock;
+pub mod hello;
 pub mod network;
 pub mod node;
 pub mod openssl;

@@ -2,6 +2,8 @@
 //!
 //! Only plaintext handshake records are touched. Everything after the hello passes as it came.
 
+use std::fmt;
+
 use super::hello::splice;
 use super::{CLIENT_HELLO, MAX_FRAGMENT_LEN, MESSAGE_HEADER_LEN, Reader, next_message};
 
@@ -36,7 +38,7 @@ fn next_record(bytes: &[u8]) -> Option<(Record<'_>, &[u8])> {
 }
 
 /// Collects what a client sends first until its ClientHello is complete.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct HelloReader {
     /// All that came, for the TLS library.
     raw: Vec<u8>,
@@ -109,8 +111,17 @@ impl HelloReader {
     }
 }
 
+/// Leaves the hello out, which has a token and a ticket in it.
+impl fmt::Debug for HelloReader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HelloReader")
+            .field("received", &self.raw.len())
+            .finish_non_exhaustive()
+    }
+}
+
 /// Splices extensions into the ClientHello records among outgoing bytes.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct HelloSplicer {
     /// Fragments of a hello whose end is still to come.
     partial: Vec<u8>,
