@@ -13,6 +13,10 @@ const HEADER_LEN: usize = 5;
 /// Largest ClientHello that is read, in bytes (`docs/protocol.md` section 7, step 1).
 const MAX_HELLO_LEN: usize = 1 << 16;
 
+/// Most that is read for one ClientHello in whole records, in bytes. Records of a few bytes each would add a header to each
+/// of them.
+const MAX_RECORDS_LEN: usize = 2 * MAX_HELLO_LEN;
+
 /// A record in a run of bytes.
 struct Record<'a> {
     kind: u8,
@@ -87,7 +91,7 @@ impl HelloReader {
             }
             self.message.extend_from_slice(record.fragment);
             self.seen += record.whole.len();
-            if self.message.first() != Some(&CLIENT_HELLO) {
+            if self.message.first() != Some(&CLIENT_HELLO) || self.seen > MAX_RECORDS_LEN {
                 return HelloProgress::NotAHello;
             }
         }
@@ -212,6 +216,25 @@ mod tests {
             reader.push(&[22, 3, 1, 0, 4, 1, 1, 0, 0]),
             HelloProgress::NotAHello
         );
+    }
+
+    #[test]
+    fn a_hello_of_64_kib_is_read_unless_its_records_are_tiny() {
+        let mut hello = vec![1; MAX_HELLO_LEN];
+        hello[1..4].copy_from_slice(&[0, 0xff, 0xfc]);
+        for (fragment, expected) in [
+            (16_384, HelloProgress::Complete),
+            (8, HelloProgress::Complete),
+            (4, HelloProgress::NotAHello),
+        ] {
+            let mut reader = HelloReader::default();
+            let bytes = records(&hello, fragment);
+            let progress = bytes.chunks(4096).map(|bytes| reader.push(bytes));
+            let last = progress.skip_while(|progress| *progress == HelloProgress::Incomplete);
+            let last = last.take(1).next();
+            assert_eq!(last, Some(expected), "in records of {fragment}");
+            assert!(reader.raw.len() <= MAX_RECORDS_LEN + 4096);
+        }
     }
 
     #[test]
