@@ -149,6 +149,18 @@ impl ServerConnection {
         won
     }
 
+    /// How long the client may stay once it has been notified.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn departure_deadline(&self) -> std::time::Duration {
+        self.server.departure_deadline()
+    }
+
+    /// The handshake has taken too long.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn timed_out(&self) {
+        self.server.handshake_timed_out(self.peer);
+    }
+
     /// Tells the client to move now, by the `migrate_notify` alert. It leaves with what is written next.
     ///
     /// # Errors

@@ -17,7 +17,7 @@ const ARRIVAL: &str = "rustls_migration::arrival";
 ///
 /// Each arrival is also a `tracing` event with the target `rustls_migration::arrival`, at level DEBUG, with the fields
 /// `verdict` (`Fresh`, `Migrated`, `MigratedWithEarlyData`, `BadBinder` or the name of a [`Verdict`]) and, if the acceptor
-/// was told, `peer`. A commit that was not won is an event at level WARN with that target. No event of this crate has a
+/// was told, `peer`. `TimedOut` is one for a handshake that took too long, perhaps after another for its hello. A commit that was not won is an event at level WARN with that target. No event of this crate has a
 /// token, nonce, session, key, ticket or application state in it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts(Tally<u64>);
@@ -37,6 +37,7 @@ struct Tally<T> {
     commits_lost: T,
     commits_failed: T,
     offers: T,
+    handshakes_timed_out: T,
 }
 
 impl Counts {
@@ -87,6 +88,12 @@ impl Counts {
     pub fn offers(&self) -> u64 {
         self.0.offers
     }
+
+    /// Connections that were dropped because their handshake took too long, whether or not their hello had been answered:
+    /// see [`handshake_timeout`](super::MigrationServerBuilder::handshake_timeout).
+    pub fn handshakes_timed_out(&self) -> u64 {
+        self.0.handshakes_timed_out
+    }
 }
 
 impl Counters {
@@ -102,6 +109,7 @@ impl Counters {
             commits_lost,
             commits_failed,
             offers,
+            handshakes_timed_out,
         } = &self.0;
         Counts(Tally {
             fresh: load(fresh),
@@ -113,6 +121,7 @@ impl Counters {
             commits_lost: load(commits_lost),
             commits_failed: load(commits_failed),
             offers: load(offers),
+            handshakes_timed_out: load(handshakes_timed_out),
         })
     }
 
@@ -162,6 +171,13 @@ impl Counters {
         });
         let peer = peer.map(tracing::field::display);
         tracing::warn!(target: ARRIVAL, ?answer, peer, "the token could not be committed; closing");
+    }
+
+    /// A handshake took too long.
+    #[cfg(feature = "tokio")]
+    pub(super) fn timed_out(&self, peer: Option<SocketAddr>) {
+        add_one(&self.0.handshakes_timed_out);
+        tell("TimedOut", peer);
     }
 
     /// An offer was made.
