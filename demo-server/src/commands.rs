@@ -5,9 +5,11 @@
 use std::io;
 
 use demo_server::leave::Target;
+use demo_server::program::chain;
 use demo_server::trigger::Trigger;
 use rustix::process::getpgrp;
 use rustix::termios::{isatty, tcgetpgrp};
+use rustls_migration::TicketKeys;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
@@ -23,7 +25,9 @@ pub(crate) enum Stop {
 /// The signals that a node waits for.
 pub(crate) struct Commands {
     trigger: Trigger,
+    ticket_keys: TicketKeys,
     migrate: Signal,
+    reload: Signal,
     interrupt: Signal,
     terminate: Signal,
     drain: UnboundedReceiver<Vec<Target>>,
@@ -32,11 +36,13 @@ pub(crate) struct Commands {
 }
 
 /// Begins to listen.
-pub(crate) fn listen(trigger: Trigger) -> io::Result<Commands> {
+pub(crate) fn listen(trigger: Trigger, ticket_keys: TicketKeys) -> io::Result<Commands> {
     let (typed, drain) = unbounded_channel();
     let commands = Commands {
         trigger: trigger.clone(),
+        ticket_keys,
         migrate: signal(SignalKind::user_defined1())?,
+        reload: signal(SignalKind::hangup())?,
         interrupt: signal(SignalKind::interrupt())?,
         terminate: signal(SignalKind::terminate())?,
         drain,
@@ -50,9 +56,14 @@ pub(crate) fn listen(trigger: Trigger) -> io::Result<Commands> {
 }
 
 impl Commands {
-    /// Resolves at SIGINT.
+    /// Resolves at SIGINT. Keys are still read again: clients that leave are given tickets.
     pub(crate) async fn interrupted(&mut self) {
-        self.interrupt.recv().await;
+        loop {
+            tokio::select! {
+                _ = self.reload.recv() => reload(&self.ticket_keys),
+                _ = self.interrupt.recv() => return,
+            }
+        }
     }
 
     /// Obeys until it is time to stop.
@@ -60,6 +71,7 @@ impl Commands {
         loop {
             tokio::select! {
                 _ = self.migrate.recv() => migrate(&self.trigger),
+                _ = self.reload.recv() => reload(&self.ticket_keys),
                 _ = self.interrupt.recv() => return Stop::Now,
                 _ = self.terminate.recv() => return Stop::Drained(None),
                 Some(targets) = self.drain.recv() => return Stop::Drained(Some(targets)),
@@ -76,6 +88,13 @@ fn may_read(stdin: &io::Stdin) -> bool {
 fn migrate(trigger: &Trigger) {
     let live = trigger.pull();
     tracing::info!(live, "moving all live connections");
+}
+
+fn reload(ticket_keys: &TicketKeys) {
+    match ticket_keys.reload() {
+        Ok(()) => tracing::info!("ticket keys reloaded"),
+        Err(error) => tracing::warn!(reason = chain(&error), "ticket keys stay as they were"),
+    }
 }
 
 fn read_lines(trigger: &Trigger, typed: &UnboundedSender<Vec<Target>>) {

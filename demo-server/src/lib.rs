@@ -6,6 +6,7 @@ pub mod authority;
 pub mod blocks;
 pub mod files;
 pub mod key_log;
+pub mod keys;
 pub mod leave;
 pub mod node;
 pub mod options;

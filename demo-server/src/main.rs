@@ -14,7 +14,7 @@ use demo_server::files::Files;
 use demo_server::key_log::KeyLogWriter;
 use demo_server::leave;
 use demo_server::node::Node;
-use demo_server::options::Options;
+use demo_server::options::{Command, Options};
 use demo_server::program::{self, Failure};
 use demo_server::service::{self, Identity};
 use demo_server::state;
@@ -31,15 +31,20 @@ use crate::commands::Stop;
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let options = match program::parse() {
+    let options: Options = match program::parse() {
         Ok(options) => options,
         Err(status) => return status,
     };
     program::log("info");
-    program::end(run(&options).await)
+    program::end(match &options.command {
+        None => serve(&options).await,
+        Some(Command::Keys(command)) => command
+            .run()
+            .map_err(|error| Failure::usage("ticket keys", &error)),
+    })
 }
 
-async fn run(options: &Options) -> Result<(), Failure> {
+async fn serve(options: &Options) -> Result<(), Failure> {
     let files = Files::below(&options.root)
         .map_err(|error| Failure::usage(format!("--root {}", options.root.display()), &error))?;
     let mut settings = migration_settings(options)?;
@@ -64,7 +69,7 @@ async fn run(options: &Options) -> Result<(), Failure> {
         .map_err(|error| Failure::usage("migration settings", &error))?;
 
     let trigger = Trigger::default();
-    let mut commands = commands::listen(trigger.clone())
+    let mut commands = commands::listen(trigger.clone(), server.ticket_keys().clone())
         .map_err(|error| Failure::wrong("cannot wait for signals", &error))?;
     announce(bound());
     let node = Arc::new(Node {

@@ -11,7 +11,7 @@ use rustls_migration::server::Arrival;
 use rustls_migration::tokio::MigrationAcceptor;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc::UnboundedSender;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 use tracing::Instrument as _;
 
 use crate::files::Files;
@@ -21,8 +21,6 @@ use crate::serve::Exchange;
 use crate::sync::Exchanges;
 use crate::trigger::{Pulls, Trigger};
 
-/// How long a client may take for its hello, and again for the rest of its handshake.
-const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
 /// How long the node waits before it accepts again when the system has no room for another connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -96,10 +94,9 @@ impl Node {
     async fn exchange(&self, tcp: TcpStream, peer: SocketAddr, pulls: Pulls) -> io::Result<End> {
         tcp.set_nodelay(true)?;
         let local = tcp.local_addr().ok();
-        let start = self.acceptor.start(tcp, Some(peer), local);
-        let start = timeout(HANDSHAKE_LIMIT, start).await??;
+        let start = self.acceptor.start(tcp, Some(peer), local).await?;
         self.report(peer, Event::Arrived(start.arrival().clone()));
-        let stream = timeout(HANDSHAKE_LIMIT, start.into_stream()).await??;
+        let stream = start.into_stream().await?;
         let mut exchange = Exchange::new(
             stream,
             &self.files,

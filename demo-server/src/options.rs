@@ -5,8 +5,9 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use clap::Parser;
+use clap::{Parser, Subcommand};
 
+use crate::keys::KeysCommand;
 use crate::leave::Target;
 
 /// The folder that nodes and clients on one machine share unless told otherwise.
@@ -16,10 +17,15 @@ pub const STATE_DIR: &str = "demo-state";
 ///
 /// A line on standard output tells each address that it listens on. SIGUSR1, or the word `migrate` on standard input,
 /// moves all live connections to the node of --migrate-to. SIGTERM, or `drain ADDR[=WEIGHT]...` on standard input, empties
-/// the node and ends it; SIGINT ends it at once.
+/// the node and ends it; SIGINT ends it at once. SIGHUP reads the ticket keys again.
 #[derive(Debug, Parser)]
 #[command(name = "demo-server", version)]
+#[command(subcommand_negates_reqs = true, args_conflicts_with_subcommands = true)]
 pub struct Options {
+    /// What to do instead of serving.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+
     /// Address to listen on, with its port; 0 takes a free one. Can be repeated.
     #[arg(long, value_name = "ADDR", required = true)]
     pub listen: Vec<SocketAddr>,
@@ -75,4 +81,12 @@ pub struct Options {
     /// How far the clocks of the nodes may differ. A node refuses tokens until it has run for this long.
     #[arg(long, value_name = "SECONDS", default_value_t = 0)]
     pub clock_skew: u32,
+}
+
+/// What the program does besides serving.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Make or rotate the ticket keys that nodes share.
+    #[command(subcommand)]
+    Keys(KeysCommand),
 }

@@ -5,6 +5,7 @@
 pub mod blocking;
 pub mod client;
 pub mod clock;
+pub mod hello;
 pub mod network;
 pub mod node;
 pub mod openssl;
@@ -23,4 +24,4 @@ pub use node::{Node, Serve};
 pub use pki::Pki;
 pub use record::RecordingDialer;
 pub use service::{NAME, Service, server_name};
-pub use store::{CountingStore, FailingStore};
+pub use store::{CountingStore, FailingStore, HeldStore};

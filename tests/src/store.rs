@@ -8,6 +8,7 @@ use migration_token::{
     BoxFuture, Claim, ClaimOutcome, CommitOutcome, MemoryNonceStore, NonceStore, StoreError,
 };
 use time::OffsetDateTime;
+use tokio::sync::Semaphore;
 
 /// How a store fails.
 #[derive(Clone, Copy, Debug)]
@@ -18,6 +19,8 @@ pub enum FailingStore {
     Hung,
     /// Claims succeed, but another connection has committed first.
     LostToAnother,
+    /// Claims succeed, though not as the first; commits are errors.
+    FailingCommits,
 }
 
 impl NonceStore for FailingStore {
@@ -25,13 +28,17 @@ impl NonceStore for FailingStore {
         match self {
             Self::Broken => Box::pin(ready(Err(StoreError::Unavailable("broken".into())))),
             Self::Hung => Box::pin(pending()),
-            Self::LostToAnother => Box::pin(ready(Ok(ClaimOutcome::Pending))),
+            Self::LostToAnother | Self::FailingCommits => {
+                Box::pin(ready(Ok(ClaimOutcome::Pending)))
+            }
         }
     }
 
     fn commit(&self, _: Claim) -> BoxFuture<'_, Result<CommitOutcome, StoreError>> {
         match self {
-            Self::Broken => Box::pin(ready(Err(StoreError::Unavailable("broken".into())))),
+            Self::Broken | Self::FailingCommits => {
+                Box::pin(ready(Err(StoreError::Unavailable("broken".into()))))
+            }
             Self::Hung => Box::pin(pending()),
             Self::LostToAnother => Box::pin(ready(Ok(CommitOutcome::Lost))),
         }
@@ -66,6 +73,44 @@ impl NonceStore for CountingStore {
     fn claim(&self, claim: Claim) -> BoxFuture<'_, Result<ClaimOutcome, StoreError>> {
         self.claims.fetch_add(1, Ordering::SeqCst);
         self.store.claim(claim)
+    }
+
+    fn commit(&self, claim: Claim) -> BoxFuture<'_, Result<CommitOutcome, StoreError>> {
+        self.store.commit(claim)
+    }
+
+    fn remembers_since(&self) -> Option<OffsetDateTime> {
+        self.store.remembers_since()
+    }
+}
+
+/// A memory store that answers claims only when it is told to, and commits at once.
+#[derive(Debug)]
+pub struct HeldStore {
+    store: MemoryNonceStore,
+    answers: Semaphore,
+}
+
+impl HeldStore {
+    pub fn new(store: MemoryNonceStore) -> Self {
+        Self {
+            store,
+            answers: Semaphore::new(0),
+        }
+    }
+
+    /// Answers one claim, or the next one to come.
+    pub fn answer(&self) {
+        self.answers.add_permits(1);
+    }
+}
+
+impl NonceStore for HeldStore {
+    fn claim(&self, claim: Claim) -> BoxFuture<'_, Result<ClaimOutcome, StoreError>> {
+        Box::pin(async move {
+            self.answers.acquire().await.unwrap().forget();
+            self.store.claim(claim).await
+        })
     }
 
     fn commit(&self, claim: Claim) -> BoxFuture<'_, Result<CommitOutcome, StoreError>> {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use migration_tests::blocking::BlockingStream;
 use migration_tests::client::echoed;
+use migration_tests::node::echo;
 use migration_tests::{Node, RecordingDialer, Service, server_name};
 use migration_token::MemoryNonceStore;
 use rustls::HandshakeKind;
@@ -124,10 +125,12 @@ async fn a_wrong_binder_is_a_decrypt_error() {
     const DECRYPT_ERROR: u8 = 51;
     let service = Service::default();
     let mut node = Node::bind("127.0.0.3").await;
-    node.serve_echo(service.node());
+    let acceptor = node.serve(service.node(), echo);
     let mut hello = unspent_flight(&service, node.address()).await;
     *hello.last_mut().unwrap() ^= 1;
     assert_eq!(alert(&present(node.address(), &hello).await), DECRYPT_ERROR);
+    let counts = acceptor.counts();
+    assert_eq!((counts.bad_binders(), counts.migrated()), (1, 0));
 }
 
 #[tokio::test]
@@ -176,7 +179,7 @@ async fn a_copied_hello_costs_the_early_data_and_never_the_session() {
     let service = Service::default();
     let (mut a, mut b) = (Node::bind("127.0.0.2").await, Node::bind("127.0.0.3").await);
     a.serve_echo(service.node().target(b.address()));
-    b.serve_echo(service.node());
+    let at_b = b.serve(service.node(), echo);
 
     let client = Arc::new(
         service
@@ -220,6 +223,15 @@ async fn a_copied_hello_costs_the_early_data_and_never_the_session() {
     let answer = present(b.address(), &flight).await;
     assert!(!resumes(&answer), "a spent token resumed a session");
     assert!(b.accepted().await.arrival.is_err());
+    let counts = at_b.counts();
+    assert_eq!(
+        (counts.migrated(), counts.migrated_with_early_data()),
+        (2, 1)
+    );
+    assert_eq!(
+        (counts.committed(), counts.declined(Verdict::Replayed)),
+        (1, 1)
+    );
 }
 
 /// Whether the ServerHello at the start of `answer` has a `pre_shared_key` extension.

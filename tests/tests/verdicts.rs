@@ -1,7 +1,7 @@
 //! Every refusal of the admission table (`docs/protocol.md` section 7) that an honest client can run into, over real
 //! connections: the client lands by a full handshake, its data arrives once, the verdict reaches the server's
-//! application, and the wire does not tell the reasons apart. The refusals that take a dishonest client are in
-//! `interop_python.rs`.
+//! application and the node's counts, and the wire does not tell the reasons apart. The refusals that take a dishonest
+//! client are in `interop_python.rs`.
 
 use std::sync::Arc;
 use std::time::Duration as StdDuration;
@@ -13,7 +13,9 @@ use migration_token::MemoryNonceStore;
 use rustls::HandshakeKind;
 use rustls::crypto::CryptoProvider;
 use rustls_migration::server::{Arrival, MigrationServerBuilder, Verdict};
-use rustls_migration::tokio::{EarlyDataOutcome, Landing, MigrationConnector, MigrationStream};
+use rustls_migration::tokio::{
+    EarlyDataOutcome, Landing, MigrationAcceptor, MigrationConnector, MigrationStream,
+};
 use rustls_migration::{Clock as _, Codepoints, TicketKeys};
 use time::Duration;
 
@@ -27,12 +29,26 @@ async fn refused_by(
 ) -> (Arrival, Shape) {
     let (mut node_a, mut node_b) = (Node::bind("127.0.0.2").await, Node::bind("127.0.0.3").await);
     node_a.serve_echo(service.node().target(node_b.address()));
-    node_b.serve_echo(b(service));
+    let at_b = node_b.serve(b(service), echo);
     let dialer = RecordingDialer::default();
     let (stream, landing) = moved(service, &dialer, &node_a).await;
     assert_eq!(landing.at, node_b.address());
     landed_in_full(stream, &landing).await;
-    (node_b.arrival().await, dialer.last().received_shape())
+    let arrival = node_b.arrival().await;
+    assert_counted(&at_b, &[&arrival]);
+    (arrival, dialer.last().received_shape())
+}
+
+/// Checks that a node counted these refusals and nothing else.
+fn assert_counted(acceptor: &MigrationAcceptor, refusals: &[&Arrival]) {
+    let counts = acceptor.counts();
+    for verdict in Verdict::ALL {
+        let these = |arrival: &&&Arrival| ***arrival == declined(verdict);
+        let expected = refusals.iter().filter(these).count();
+        assert_eq!(counts.declined(verdict), expected as u64, "{verdict:?}");
+    }
+    assert_eq!((counts.fresh(), counts.migrated()), (0, 0));
+    assert_eq!((counts.committed(), counts.offers()), (0, 0));
 }
 
 async fn moved(
@@ -87,12 +103,14 @@ async fn wrong_target() -> (Arrival, Shape) {
     let (mut node_a, mut node_b) = (Node::bind("127.0.0.2").await, Node::bind("127.0.0.3").await);
     let elsewhere = "127.0.0.4:443".parse().unwrap();
     node_a.serve_echo(service.node().target(elsewhere));
-    node_b.serve_echo(service.node());
+    let at_b = node_b.serve(service.node(), echo);
     let dialer = RecordingDialer::default();
     dialer.redirect(elsewhere, node_b.address());
     let (stream, landing) = moved(&service, &dialer, &node_a).await;
     landed_in_full(stream, &landing).await;
-    (node_b.arrival().await, dialer.last().received_shape())
+    let arrival = node_b.arrival().await;
+    assert_counted(&at_b, &[&arrival]);
+    (arrival, dialer.last().received_shape())
 }
 
 async fn expired() -> (Arrival, Shape) {
@@ -190,7 +208,7 @@ async fn a_token_without_a_pre_shared_key_is_refused() {
 async fn a_malformed_token_is_refused() {
     let service = service();
     let mut node = Node::bind("127.0.0.3").await;
-    node.serve_echo(service.node());
+    let acceptor = node.serve(service.node(), echo);
     let connector = presenting_an_empty_token(&service);
     for verdict in [Verdict::NoPsk, Verdict::Malformed] {
         // The first connection brings an ordinary ticket, which the second offers beside its empty token.
@@ -203,6 +221,8 @@ async fn a_malformed_token_is_refused() {
         let handshake = stream.get_ref().unwrap().handshake_kind();
         assert_eq!(handshake, Some(HandshakeKind::Full));
     }
+    let both = [Verdict::NoPsk, Verdict::Malformed].map(declined);
+    assert_counted(&acceptor, &both.each_ref());
 }
 
 /// A client whose `migration_support` has the code point of `migration_token`, so that its token is empty.
@@ -242,34 +262,72 @@ async fn a_session_whose_suite_is_not_enabled_is_not_resumed_and_its_token_stays
         let started = service.clock.now() - Duration::DAY;
         let store = Arc::new(MemoryNonceStore::new(10, started));
         let config = service.server_config_with(only(&service.provider, suite));
-        node_b.serve_echo(service.node_with(config).nonce_store(store.clone()));
+        let settings = service.node_with(config).nonce_store(store.clone());
+        let at_b = node_b.serve(settings, echo);
         let (stream, landing) = moved(&service, &RecordingDialer::default(), &node_a).await;
         landed_in_full(stream, &landing).await;
         assert_eq!(node_b.arrival().await, declined(Verdict::NotResumed));
+        assert_counted(&at_b, &[&declined(Verdict::NotResumed)]);
         assert_eq!(store.len(), claims);
     }
 }
 
 #[tokio::test]
-async fn a_connection_whose_commit_is_lost_is_closed_before_it_gets_data() {
+async fn a_connection_whose_commit_is_lost_or_fails_is_closed_before_it_gets_data() {
+    for (store, lost_and_failed) in [
+        (FailingStore::LostToAnother, (1, 0)),
+        (FailingStore::FailingCommits, (0, 1)),
+    ] {
+        let service = service();
+        let (mut node_a, mut node_b) =
+            (Node::bind("127.0.0.2").await, Node::bind("127.0.0.3").await);
+        node_a.serve_echo(service.node().target(node_b.address()));
+        let at_b = node_b.serve(service.node().nonce_store(Arc::new(store)), echo);
+        let connector = service.connector();
+        let mut stream = connector
+            .connect(server_name(), node_a.address())
+            .await
+            .unwrap();
+        echoed(&mut stream, b"at A").await;
+        // The client's handshake completes before B has judged its Finished, so its first read tells.
+        stream.migrate(b"first at B").await.unwrap();
+        let mut byte = [0; 1];
+        let read = tokio::io::AsyncReadExt::read(&mut stream, &mut byte).await;
+        assert!(read.is_err(), "{read:?}");
+        let refused = node_b.accepted().await.arrival.unwrap_err();
+        assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionAborted);
+        let counts = at_b.counts();
+        assert_eq!(
+            (counts.commits_lost(), counts.commits_failed()),
+            lost_and_failed
+        );
+        assert_eq!((counts.migrated(), counts.committed()), (1, 0));
+    }
+}
+
+#[tokio::test]
+async fn clients_that_are_new_and_clients_that_are_moved_are_counted_with_their_offers() {
     let service = service();
     let (mut node_a, mut node_b) = (Node::bind("127.0.0.2").await, Node::bind("127.0.0.3").await);
-    node_a.serve_echo(service.node().target(node_b.address()));
-    let lost = Arc::new(FailingStore::LostToAnother);
-    node_b.serve(service.node().nonce_store(lost), echo);
-    let connector = service.connector();
-    let mut stream = connector
-        .connect(server_name(), node_a.address())
-        .await
-        .unwrap();
-    echoed(&mut stream, b"at A").await;
-    // The client's handshake completes before B has judged its Finished, so its first read tells.
-    stream.migrate(b"first at B").await.unwrap();
-    let mut byte = [0; 1];
-    let read = tokio::io::AsyncReadExt::read(&mut stream, &mut byte).await;
-    assert!(read.is_err(), "{read:?}");
-    let refused = node_b.accepted().await.arrival.unwrap_err();
-    assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionAborted);
+    let at_a = node_a.serve(service.node().target(node_b.address()), echo);
+    let at_b = node_b.serve(service.node(), echo);
+    let (mut stream, landing) = moved(&service, &RecordingDialer::default(), &node_a).await;
+    assert_eq!(landing.early_data, EarlyDataOutcome::Accepted);
+    expect(&mut stream, b"first at B").await;
+    // What is sent now is read after the commit.
+    echoed(&mut stream, b"more at B").await;
+    let counts = at_a.counts();
+    assert_eq!(
+        (counts.fresh(), counts.offers(), counts.migrated()),
+        (1, 1, 0)
+    );
+    let counts = at_b.counts();
+    assert_eq!(
+        (counts.fresh(), counts.offers(), counts.migrated()),
+        (0, 0, 1)
+    );
+    let (early, committed) = (counts.migrated_with_early_data(), counts.committed());
+    assert_eq!((early, committed), (1, 1));
 }
 
 #[tokio::test]

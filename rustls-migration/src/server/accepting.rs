@@ -74,10 +74,14 @@ impl Accepting {
             Examined::Ordinary => (None, None),
             Examined::Declined(verdict) => (None, Some(verdict)),
             Examined::Candidate(candidate) => (Some(candidate), None),
-            Examined::BadBinder => return Err(AcceptError::BadBinder),
+            Examined::BadBinder => {
+                server.counters.bad_binder(self.peer);
+                return Err(AcceptError::BadBinder);
+            }
         };
         Ok(Claimed {
             server,
+            peer: self.peer,
             issuer,
             token_presented,
             candidate,
@@ -117,6 +121,7 @@ fn choose_issuer(
 /// A hello that has been judged by everything but its token's nonce.
 pub struct Claimed {
     server: Arc<MigrationServer>,
+    peer: Option<SocketAddr>,
     issuer: Option<Issuer>,
     token_presented: bool,
     candidate: Option<Box<Candidate>>,
@@ -142,7 +147,8 @@ impl Claimed {
         self,
         answer: Option<Result<ClaimOutcome, StoreError>>,
     ) -> Result<ServerConnection, AcceptError> {
-        let configs = &self.server.configs;
+        let server = self.server;
+        let configs = &server.configs;
         let sent_at_handshake = configs.stock.ordinary.send_tls13_tickets;
         let kinds = match self.issuer {
             Some(_) => &configs.migrating,
@@ -172,10 +178,10 @@ impl Claimed {
             self.token_presented,
             admitted,
         );
-        ServerConnection::new(Arc::clone(config), link, admission).and_then(|mut connection| {
-            connection.receive(&self.received)?;
-            Ok(connection)
-        })
+        let config = Arc::clone(config);
+        let mut connection = ServerConnection::new(server, self.peer, config, link, admission)?;
+        connection.receive(&self.received)?;
+        Ok(connection)
     }
 }
 

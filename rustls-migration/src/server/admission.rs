@@ -2,6 +2,12 @@
 //!
 //! The order of the checks is part of the protocol. Nothing before the claim costs I/O, and nothing here reaches the
 //! TLS library.
+//!
+//! What is compared with a value that an attacker must not learn byte by byte is compared in constant time: the ticket's
+//! tag (by the cipher), the token's signature, the token's digest, and the binder. How far a hello came may show in how
+//! long its answer takes, and gives no secret away: whether to stop follows from what is in clear in the hello (token,
+//! ticket, server name), from the clock and the configuration, and from whether one of those four comparisons held. The
+//! scope is a digest of public names. To learn anything of the nonce, a hello must have passed the binder.
 
 use std::fmt;
 

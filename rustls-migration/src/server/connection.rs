@@ -13,7 +13,7 @@ use rustls::{ContentType, HandshakeKind, ServerConfig};
 use super::accepting::AcceptError;
 use super::admission::{Admitted, may_go_on};
 use super::link::ServerLink;
-use super::{Arrival, Verdict};
+use super::{Arrival, MigrationServer, Verdict};
 use crate::connection::{BUFFER_LIMIT, Connection};
 use crate::provider::link::scope as link_scope;
 
@@ -27,8 +27,12 @@ pub(super) enum Admission {
 /// A server's TLS connection that can be moved. It mirrors [`rustls::ServerConnection`], which it wraps.
 pub struct ServerConnection {
     tls: rustls::ServerConnection,
+    server: Arc<MigrationServer>,
+    peer: Option<SocketAddr>,
     link: Arc<ServerLink>,
     arrival: Arrival,
+    /// Whether the arrival is final.
+    settled: bool,
     /// The nonce to commit before 1-RTT data may be read.
     to_commit: Option<Claim>,
     /// Early data that rustls accepted and the application has not read.
@@ -43,6 +47,8 @@ const LEVEL_WARNING: u8 = 1;
 
 impl ServerConnection {
     pub(super) fn new(
+        server: Arc<MigrationServer>,
+        peer: Option<SocketAddr>,
         config: Arc<ServerConfig>,
         link: ServerLink,
         admission: Admission,
@@ -63,8 +69,11 @@ impl ServerConnection {
             .map_err(AcceptError::Tls)?;
         Ok(Self {
             tls,
+            server,
+            peer,
             link,
             arrival,
+            settled: false,
             to_commit: admitted.map(|admitted| admitted.claim),
             early_data: Vec::new(),
             early_data_read: 0,
@@ -89,22 +98,24 @@ impl ServerConnection {
         Ok(())
     }
 
-    /// Compares what admission allowed with what rustls made of it: the hello has been answered by now, unless a
-    /// second one was asked for.
+    /// Compares what admission allowed with what rustls made of it, once it has answered the hello.
     fn settle_arrival(&mut self) {
-        let Arrival::Migrated { early_data, .. } = &mut self.arrival else {
+        let Some(kind) = self.tls.handshake_kind().filter(|_| !self.settled) else {
             return;
         };
-        match self.tls.handshake_kind() {
-            Some(HandshakeKind::Resumed) => *early_data |= self.tls.early_data().is_some(),
-            // It may yet resume when the second hello comes.
-            Some(HandshakeKind::FullWithHelloRetryRequest) if self.tls.is_handshaking() => {}
-            Some(HandshakeKind::Full | HandshakeKind::FullWithHelloRetryRequest) => {
-                self.arrival = Arrival::Declined(Verdict::NotResumed);
-                self.to_commit = None;
+        if let Arrival::Migrated { early_data, .. } = &mut self.arrival {
+            match kind {
+                HandshakeKind::Resumed => *early_data = self.tls.early_data().is_some(),
+                // It may yet resume when the second hello comes.
+                HandshakeKind::FullWithHelloRetryRequest if self.tls.is_handshaking() => return,
+                HandshakeKind::Full | HandshakeKind::FullWithHelloRetryRequest => {
+                    self.arrival = Arrival::Declined(Verdict::NotResumed);
+                    self.to_commit = None;
+                }
             }
-            None => {}
         }
+        self.settled = true;
+        self.server.counters.arrived(&self.arrival, self.peer);
     }
 
     /// How the client came here. Final once [`early_data_accepted`](Self::early_data_accepted), or when the handshake
@@ -130,11 +141,24 @@ impl ServerConnection {
     /// `false` means that the connection must be closed: another one has spent the token, or nobody can tell.
     #[must_use]
     pub fn committed(&mut self, answer: &Option<Result<CommitOutcome, StoreError>>) -> bool {
+        self.server.counters.commit(answer, self.peer);
         let won = may_go_on(answer);
         if won {
             self.to_commit = None;
         }
         won
+    }
+
+    /// How long the client may stay once it has been notified.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn departure_deadline(&self) -> std::time::Duration {
+        self.server.departure_deadline()
+    }
+
+    /// The handshake has taken too long.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn timed_out(&self) {
+        self.server.handshake_timed_out(self.peer);
     }
 
     /// Tells the client to move now, by the `migrate_notify` alert. It leaves with what is written next.
@@ -208,7 +232,7 @@ impl Connection for ServerConnection {
 
     fn process_new_packets(&mut self) -> Result<(), rustls::Error> {
         let handshaking = self.tls.is_handshaking();
-        link_scope(&self.link, || self.tls.process_new_packets())?;
+        let processed = link_scope(&self.link, || self.tls.process_new_packets());
         if handshaking {
             if let Some(mut early_data) = self.tls.early_data() {
                 // What rustls holds is in memory; reading it cannot fail.
@@ -216,7 +240,7 @@ impl Connection for ServerConnection {
             }
             self.settle_arrival();
         }
-        Ok(())
+        processed.map(|_| ())
     }
 
     fn write_tls(&mut self, wr: &mut dyn Write) -> io::Result<usize> {
@@ -322,6 +346,10 @@ pub enum OfferFailure {
         /// Its length, in bytes.
         len: usize,
     },
+    /// The current ticket key has sealed as many tickets as it may. The operator is to rotate the keys; the ticket stays
+    /// in reserve until then. See [`TicketKeys::seal_limit`](crate::TicketKeys::seal_limit).
+    #[error("the ticket key has sealed as many tickets as it may; rotate the keys")]
+    SealLimit,
     /// This side has been closed already.
     #[error("the connection is closed")]
     Closed,

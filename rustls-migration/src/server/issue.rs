@@ -11,9 +11,9 @@ use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
 use zeroize::Zeroizing;
 
-use super::MigrationServer;
+use super::{MigrationServer, OfferFailure};
 use crate::schedule::ticket_psk;
-use crate::ticket::SealedSession;
+use crate::ticket::{SealFailure, SealedSession};
 use crate::wire::ticket::{NewSessionTicket, TokenParts};
 
 /// Early data that a ticket with a token offers at most, in bytes.
@@ -47,44 +47,63 @@ pub(super) struct RustlsTicket<'a> {
 impl Issuer {
     /// The NewSessionTicket to send now in place of rustls' own, with a token for `target`.
     ///
-    /// `None` when it cannot be made: the random source failed, or something in the session is too long.
+    /// [`OfferFailure::SealLimit`], or [`OfferFailure::Failed`] when the random source failed or something in the session
+    /// is too long.
     pub(super) fn issue(
         &self,
         resumption_master_secret: &[u8],
         ticket: &RustlsTicket<'_>,
         target: SocketAddr,
         state: &[u8],
-    ) -> Option<Vec<u8>> {
+    ) -> Result<Vec<u8>, OfferFailure> {
         let server = &self.server;
-        let ordinary = &ticket.message;
+        let now = server.clock.now();
+        let (session, token) = self
+            .sign(resumption_master_secret, ticket, (target, state), now)
+            .ok_or(OfferFailure::Failed)?;
+        let sealed = server.ticket_keys.seal(&session, server.random());
+        let sealed = sealed.map_err(|failure| match failure {
+            SealFailure::Limit => OfferFailure::SealLimit,
+            SealFailure::Failed => OfferFailure::Failed,
+        })?;
+        let lifetime = server.token_lifetime.whole_seconds();
+        let parts = TokenParts {
+            ticket: &sealed,
+            token_extension: server.codepoints.migration_token,
+            token: &token,
+            max_lifetime_secs: u32::try_from(lifetime).map_err(|_| OfferFailure::Failed)?,
+            max_early_data_size: server.max_early_data_size(),
+            older_by: now - ticket.made,
+        };
+        let message = ticket.message.with_token(&parts);
+        message.ok_or(OfferFailure::Failed)
+    }
+
+    /// The session to seal, and the token that goes with it.
+    fn sign(
+        &self,
+        resumption_master_secret: &[u8],
+        ticket: &RustlsTicket<'_>,
+        (target, state): (SocketAddr, &[u8]),
+        now: OffsetDateTime,
+    ) -> Option<(Zeroizing<Vec<u8>>, Vec<u8>)> {
+        let server = &self.server;
         let hash = TokenHash::from_output_len(resumption_master_secret.len())?;
         let suite = server.suite_of(hash)?;
         let token_key = TokenKey::derive(hash, resumption_master_secret).ok()?;
         let mut nonce = [0; NONCE_LEN];
         server.random().fill(&mut nonce).ok()?;
-        let now = server.clock.now();
         let expiry = now.checked_add(server.token_lifetime)?;
         let token = token_key.sign(target, expiry, &nonce).ok()?.encode();
-
-        let sealed = SealedSession {
+        let session = SealedSession {
             issued_at_ms: u64::try_from(now.unix_timestamp_nanos() / 1_000_000).ok()?,
             scope: self.scope,
             token_digest: Sha256::digest(&token).into(),
             token_key,
-            psk: ticket_psk(suite, resumption_master_secret, ordinary.nonce),
+            psk: ticket_psk(suite, resumption_master_secret, ticket.message.nonce),
             session: Zeroizing::new(ticket.session.to_vec()),
             state: Zeroizing::new(state.to_vec()),
         };
-        let sealed = server
-            .ticket_keys
-            .seal(&sealed.encode()?, server.random())?;
-        ordinary.with_token(&TokenParts {
-            ticket: &sealed,
-            token_extension: server.codepoints.migration_token,
-            token: &token,
-            max_lifetime_secs: u32::try_from(server.token_lifetime.whole_seconds()).ok()?,
-            max_early_data_size: server.max_early_data_size(),
-            older_by: now - ticket.made,
-        })
+        Some((session.encode()?, token))
     }
 }

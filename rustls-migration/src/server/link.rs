@@ -107,10 +107,11 @@ impl ServerLink {
             return Err(OfferFailure::StateTooLong { len: state.len() });
         }
         let mut link = self.state();
-        if link.resumption_master_secret.is_none() {
+        let Some(secret) = &link.resumption_master_secret else {
             return Err(OfferFailure::NotSupported);
-        }
-        let reserved = link.reserve.pop().ok_or(OfferFailure::ReserveEmpty)?;
+        };
+        // What cannot be sealed now may be when the keys have been rotated, so the ticket stays until then.
+        let reserved = link.reserve.last().ok_or(OfferFailure::ReserveEmpty)?;
         let message =
             NewSessionTicket::read(&reserved.message).map_err(|_| OfferFailure::Failed)?;
         let ticket = RustlsTicket {
@@ -118,12 +119,10 @@ impl ServerLink {
             session: &reserved.session,
             made: reserved.made,
         };
-        let message = link
-            .resumption_master_secret
-            .as_ref()
-            .and_then(|secret| issuer.issue(secret, &ticket, target, state))
-            .ok_or(OfferFailure::Failed)?;
+        let message = issuer.issue(secret, &ticket, target, state)?;
+        link.reserve.pop();
         link.token_sent = true;
+        issuer.server.counters.offer();
         Ok(message)
     }
 
@@ -196,10 +195,13 @@ impl ServerLink {
                 Some(kept) => {
                     let room = MAX_FRAGMENT_LEN.saturating_sub(out.len() + tail.len());
                     match state.with_token(issuer, message, &kept, made, room) {
-                        Some(with_token) => out.extend(with_token),
-                        None => {
+                        Ok(with_token) => out.extend(with_token),
+                        Err(reason) => {
                             // The client gets an ordinary ticket, which the storage must know.
-                            tracing::warn!("no token could be issued at the handshake");
+                            // At the seal limit, the keys have warned already.
+                            if reason != OfferFailure::SealLimit {
+                                tracing::warn!(%reason, "no token was issued at the handshake");
+                            }
                             self.storage.put(kept.ticket, kept.session.to_vec());
                             out.extend_from_slice(message);
                         }
@@ -227,17 +229,22 @@ impl State {
         kept: &Kept,
         made: OffsetDateTime,
         room: usize,
-    ) -> Option<Vec<u8>> {
+    ) -> Result<Vec<u8>, OfferFailure> {
         let ticket = RustlsTicket {
-            message: NewSessionTicket::read(message).ok()?,
+            message: NewSessionTicket::read(message).map_err(|_| OfferFailure::Failed)?,
             session: &kept.session,
             made,
         };
-        let secret = self.resumption_master_secret.as_ref()?;
-        let message = issuer.issue(secret, &ticket, kept.for_handshake?, &[])?;
-        let fits = message.len() <= room;
-        self.token_sent |= fits;
-        fits.then_some(message)
+        let secret = self.resumption_master_secret.as_ref();
+        let secret = secret.ok_or(OfferFailure::NotSupported)?;
+        let target = kept.for_handshake.ok_or(OfferFailure::Failed)?;
+        let message = issuer.issue(secret, &ticket, target, &[])?;
+        if message.len() > room {
+            return Err(OfferFailure::Failed);
+        }
+        self.token_sent = true;
+        issuer.server.counters.offer();
+        Ok(message)
     }
 }
 

@@ -5,7 +5,9 @@
 mod accepting;
 mod admission;
 mod connection;
+mod counts;
 mod issue;
+mod limits;
 mod link;
 mod verdict;
 
@@ -23,6 +25,9 @@ use time::Duration;
 pub use self::accepting::{AcceptError, Accepting, Claimed};
 pub use self::admission::Admitted;
 pub use self::connection::{NotifyError, OfferFailure, ServerConnection};
+use self::counts::Counters;
+pub use self::counts::Counts;
+use self::limits::Limits;
 pub use self::verdict::{Arrival, Verdict};
 use crate::clock::{Clock, SystemClock};
 use crate::codepoints::Codepoints;
@@ -59,13 +64,14 @@ pub struct MigrationServer {
     ticket_keys: TicketKeys,
     answers_for: HashSet<SocketAddr>,
     nonce_store: Arc<dyn NonceStore>,
-    nonce_store_timeout: std::time::Duration,
+    limits: Limits,
     choose_target: Option<Box<ChooseTarget>>,
     token_lifetime: Duration,
     clock_skew: Duration,
     departure_deadline: std::time::Duration,
     clock: Arc<dyn Clock>,
     codepoints: Codepoints,
+    counters: Counters,
 }
 
 /// The configurations that a connection may get. Which one, its hello decides.
@@ -105,7 +111,7 @@ impl MigrationServer {
             ticket_keys,
             answers_for: HashSet::new(),
             nonce_store: None,
-            nonce_store_timeout: std::time::Duration::from_secs(1),
+            limits: Limits::default(),
             choose_target: None,
             reserve: DEFAULT_RESERVE,
             token_lifetime: Duration::HOUR,
@@ -116,14 +122,19 @@ impl MigrationServer {
         }
     }
 
+    /// What became of arrivals so far.
+    pub fn counts(&self) -> Counts {
+        self.counters.snapshot()
+    }
+
+    /// The keys that seal this node's offers, to reload and to watch.
+    pub fn ticket_keys(&self) -> &TicketKeys {
+        &self.ticket_keys
+    }
+
     /// The nonce store, which a service may want to share or to watch.
     pub fn nonce_store(&self) -> &Arc<dyn NonceStore> {
         &self.nonce_store
-    }
-
-    /// How long the nonce store may take for one answer.
-    pub fn nonce_store_timeout(&self) -> std::time::Duration {
-        self.nonce_store_timeout
     }
 
     /// How long a client that was notified may stay.
@@ -147,11 +158,13 @@ impl MigrationServer {
 
     /// The early data that a ticket with a token offers, in bytes.
     fn max_early_data_size(&self) -> u32 {
-        self.configs
-            .stock
-            .early_data
-            .max_early_data_size
-            .min(issue::MAX_EARLY_DATA_SIZE)
+        self.configs.stock.early_data.max_early_data_size
+    }
+
+    /// A client did not complete its handshake in time.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn handshake_timed_out(&self, peer: Option<SocketAddr>) {
+        self.counters.timed_out(peer);
     }
 }
 
@@ -167,15 +180,31 @@ impl fmt::Debug for MigrationServer {
 
 /// Builds a [`MigrationServer`].
 ///
-/// Early data is on when `max_early_data_size` of the configuration is not 0; a ticket with a token offers at most
-/// 14,336 bytes of it.
+/// Early data is on when `max_early_data_size` of the configuration is not 0.
+///
+/// # Limits
+///
+/// | limit | default | past it |
+/// |---|---|---|
+/// | time for a handshake, [`handshake_timeout`](Self::handshake_timeout) | 10 s | the connection is dropped: `TimedOut`, and counted |
+/// | handshakes under way, [`max_handshakes`](Self::max_handshakes) | 16,384 | more wait, and their time runs |
+/// | ClientHello | 64 KiB, in 128 KiB of records | it is the TLS library's to refuse; a token in it counts for nothing |
+/// | early data of a moved client | the configuration's, and at most 14,336 bytes | the handshake is aborted with `unexpected_message` |
+/// | time for an answer of the nonce store, [`nonce_store_timeout`](Self::nonce_store_timeout) | 1 s | the token is refused as `StoreUnavailable`; a client that was admitted is closed |
+/// | questions to the nonce store under way, [`max_store_questions`](Self::max_store_questions) | 1,024 | the token is refused as `StoreUnavailable`, at once |
+/// | time for a notified client to leave, [`departure_deadline`](Self::departure_deadline) | 10 s | reads fail with `TimedOut` |
+/// | offers of a connection after its handshake, [`reserve`](Self::reserve) | 2 | `OfferFailure::ReserveEmpty` |
+/// | state in an offer | 8,192 bytes | `OfferFailure::StateTooLong` |
+/// | offers under one ticket key, [`TicketKeys::seal_limit`] | 2^32 | `OfferFailure::SealLimit` |
+///
+/// A client whose token is refused lands by a full handshake.
 pub struct MigrationServerBuilder {
     config: ServerConfig,
     service: String,
     ticket_keys: TicketKeys,
     answers_for: HashSet<SocketAddr>,
     nonce_store: Option<Arc<dyn NonceStore>>,
-    nonce_store_timeout: std::time::Duration,
+    limits: Limits,
     choose_target: Option<Box<ChooseTarget>>,
     reserve: usize,
     token_lifetime: Duration,
@@ -218,14 +247,6 @@ impl MigrationServerBuilder {
     #[must_use]
     pub fn nonce_store(mut self, store: Arc<dyn NonceStore>) -> Self {
         self.nonce_store = Some(store);
-        self
-    }
-
-    /// How long the nonce store may take for one answer, by default one second. Past it the client lands by a full
-    /// handshake.
-    #[must_use]
-    pub fn nonce_store_timeout(mut self, timeout: std::time::Duration) -> Self {
-        self.nonce_store_timeout = timeout;
         self
     }
 
@@ -293,13 +314,14 @@ impl MigrationServerBuilder {
             ticket_keys: self.ticket_keys,
             answers_for: self.answers_for,
             nonce_store,
-            nonce_store_timeout: self.nonce_store_timeout,
+            limits: self.limits,
             choose_target: self.choose_target,
             token_lifetime: self.token_lifetime,
             clock_skew: self.clock_skew,
             departure_deadline: self.departure_deadline,
             clock: self.clock,
             codepoints: self.codepoints,
+            counters: Counters::default(),
         })
     }
 
@@ -365,6 +387,8 @@ impl Kinds {
         no_early_data.max_early_data_size = 0;
         let mut early_data = config.clone();
         early_data.send_half_rtt_data = true;
+        // What a ticket offers is what the TLS library enforces.
+        early_data.max_early_data_size = config.max_early_data_size.min(issue::MAX_EARLY_DATA_SIZE);
         Self {
             ordinary: Arc::new(config),
             early_data: Arc::new(early_data),
@@ -379,5 +403,31 @@ impl fmt::Debug for MigrationServerBuilder {
             .field("service", &self.service)
             .field("answers_for", &self.answers_for)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+#[cfg(feature = "ring")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_early_data_that_the_tls_library_takes_is_what_tickets_offer() {
+        for (configured, offered) in [(0, 0), (1000, 1000), (u32::MAX, 14_336)] {
+            let provider = crate::provider::wrap(rustls::crypto::ring::default_provider());
+            let keys = TicketKeys::generate(provider.secure_random).unwrap();
+            let resolver = rustls::server::ResolvesServerCertUsingSni::new();
+            let mut config = ServerConfig::builder_with_provider(Arc::new(provider))
+                .with_safe_default_protocol_versions()
+                .unwrap()
+                .with_no_client_auth()
+                .with_cert_resolver(Arc::new(resolver));
+            config.max_early_data_size = configured;
+            let server = MigrationServer::builder(config, "files", keys).build();
+            let server = server.unwrap();
+            assert_eq!(server.max_early_data_size(), offered);
+            let admitted = &server.configs.migrating.early_data;
+            assert_eq!(admitted.max_early_data_size, offered);
+        }
     }
 }

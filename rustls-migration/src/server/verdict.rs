@@ -35,6 +35,38 @@ pub enum Verdict {
 }
 
 impl Verdict {
+    /// Every verdict, in the order of the checks.
+    pub const ALL: [Self; 11] = [
+        Self::NoPsk,
+        Self::Malformed,
+        Self::UnknownTicket,
+        Self::WrongScope,
+        Self::BadSignature,
+        Self::NotIssued,
+        Self::WrongTarget,
+        Self::Expired,
+        Self::Replayed,
+        Self::StoreUnavailable,
+        Self::NotResumed,
+    ];
+
+    /// The place in [`ALL`](Self::ALL).
+    pub(super) fn index(self) -> usize {
+        match self {
+            Self::NoPsk => 0,
+            Self::Malformed => 1,
+            Self::UnknownTicket => 2,
+            Self::WrongScope => 3,
+            Self::BadSignature => 4,
+            Self::NotIssued => 5,
+            Self::WrongTarget => 6,
+            Self::Expired => 7,
+            Self::Replayed => 8,
+            Self::StoreUnavailable => 9,
+            Self::NotResumed => 10,
+        }
+    }
+
     fn reason(self) -> &'static str {
         match self {
             Self::NoPsk => "the hello has no usable pre-shared key",

@@ -2,56 +2,88 @@
 //!
 //! A secret leaves this module only to be written to the key file.
 
-use std::fmt::{self, Write as _};
-use std::fs;
-use std::io::{self, Write as _};
+use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use chacha20poly1305::aead::{Aead, KeyInit, Payload};
 use chacha20poly1305::{XChaCha20Poly1305, XNonce};
 use rustls::crypto::SecureRandom;
+use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
+use super::key_file::{self, TicketKeyError};
+
 /// Length of a key's identifier, in bytes.
-const KEY_ID_LEN: usize = 8;
+pub(super) const KEY_ID_LEN: usize = 8;
 /// Length of a key's secret, in bytes.
-const SECRET_LEN: usize = 32;
+pub(super) const SECRET_LEN: usize = 32;
 
 const VERSION: u8 = 1;
 const HEADER_LEN: usize = 1 + KEY_ID_LEN;
 const NONCE_LEN: usize = 24;
 const TAG_LEN: usize = 16;
 
-/// The ticket keys that the nodes of one service share.
+/// The ticket keys that the nodes of one service share: the current one, the next one, and former ones.
 ///
-/// There are one or more; the first seals, all of them open. Clones share their keys, so a
-/// [`reload`](Self::reload) through one is seen by all.
+/// The first seals, all of them open. Clones share their keys, so a [`reload`](Self::reload) through one is seen by all.
 ///
 /// The file has a line for each key: the identifier (16 hexadecimal digits), a space, the secret (64 digits).
-/// Empty lines and lines that begin with `#` are skipped.
+/// Empty lines and lines that begin with `#` are skipped; [`rotate`](Self::rotate) leaves them out.
+///
+/// # Rotation
+///
+/// 1. [`rotate`](Self::rotate) the file, and bring it to every node.
+/// 2. [`reload`](Self::reload) on every node, in any order, before the next rotation.
+///
+/// The key that begins to seal has then been known to all nodes for one whole rotation, so no node meets a ticket
+/// whose key it is yet to read. A key must be kept for as long as the longest-lived token that it sealed: `keep` is at
+/// least the [token's lifetime](crate::server::MigrationServerBuilder::token_lifetime) divided by the time between two
+/// rotations, rounded up, and one more because nodes do not reload at once. A ticket whose key is gone is refused as
+/// [`UnknownTicket`](crate::server::Verdict::UnknownTicket), and its client lands by a full handshake.
 #[derive(Clone)]
 pub struct TicketKeys {
-    ring: Arc<RwLock<Arc<[TicketKey]>>>,
+    ring: Arc<RwLock<Ring>>,
     path: Option<Arc<Path>>,
+    seal_limit: u64,
 }
 
-struct TicketKey {
-    id: [u8; KEY_ID_LEN],
-    secret: Zeroizing<[u8; SECRET_LEN]>,
+type Ring = Arc<[Arc<TicketKey>]>;
+
+/// One key, and how much this process has sealed with it.
+pub(super) struct TicketKey {
+    pub(super) id: [u8; KEY_ID_LEN],
+    pub(super) secret: Zeroizing<[u8; SECRET_LEN]>,
+    seals: AtomicU64,
+    limit_told: AtomicBool,
+}
+
+/// Why nothing was sealed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum SealFailure {
+    /// The current key has sealed as much as it may.
+    Limit,
+    /// The random source or the cipher failed.
+    Failed,
 }
 
 impl TicketKeys {
+    /// How many tickets one key seals in one process unless told otherwise: 2^32.
+    ///
+    /// The cipher would allow far more: XChaCha20-Poly1305 takes 192-bit nonces, and even 65,536 processes that seal
+    /// so much by random nonces repeat one with a probability of 2^-97. The limit is for the operator. It bounds how
+    /// many sessions a stolen key opens, and a service that reaches it (after 50 days of 1,000 offers each second) has
+    /// forgotten to rotate.
+    pub const DEFAULT_SEAL_LIMIT: u64 = 1 << 32;
+
     /// One new key, for a service whose nodes all live in this process.
     ///
     /// # Errors
     ///
     /// [`TicketKeyError::Random`] when `random` fails.
     pub fn generate(random: &dyn SecureRandom) -> Result<Self, TicketKeyError> {
-        Ok(Self {
-            ring: Arc::new(RwLock::new(Arc::new([TicketKey::generate(random)?]))),
-            path: None,
-        })
+        Ok(Self::new(vec![TicketKey::generate(random)?], None))
     }
 
     /// Reads the keys from a file.
@@ -62,28 +94,44 @@ impl TicketKeys {
     /// line that is no key.
     pub fn load(path: impl Into<PathBuf>) -> Result<Self, TicketKeyError> {
         let path: PathBuf = path.into();
-        let keys = read(&path)?;
-        Ok(Self {
-            ring: Arc::new(RwLock::new(keys)),
-            path: Some(path.into()),
-        })
+        Ok(Self::new(key_file::read(&path)?, Some(path.into())))
     }
 
-    /// Creates a file with one new key, readable by its owner alone.
+    fn new(keys: Vec<TicketKey>, path: Option<Arc<Path>>) -> Self {
+        Self {
+            ring: Arc::new(RwLock::new(keys.into_iter().map(Arc::new).collect())),
+            path,
+            seal_limit: Self::DEFAULT_SEAL_LIMIT,
+        }
+    }
+
+    /// Creates a file with a current and a next key, both new, readable by its owner alone.
     ///
     /// # Errors
     ///
     /// [`TicketKeyError`] when the file exists, cannot be written, or `random` fails.
     pub fn create(path: &Path, random: &dyn SecureRandom) -> Result<(), TicketKeyError> {
-        let key = TicketKey::generate(random)?;
-        let mut options = fs::OpenOptions::new();
-        options.write(true).create_new(true);
-        #[cfg(unix)]
-        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-        options
-            .open(path)
-            .and_then(|mut file| file.write_all(key.line().as_bytes()))
-            .map_err(|error| TicketKeyError::io(path, error))
+        let keys = [TicketKey::generate(random)?, TicketKey::generate(random)?];
+        key_file::create(path, &keys)
+    }
+
+    /// Makes the next key of a file the current one, adds a new next key, keeps `keep` of the keys that were current
+    /// before, and drops the rest. The file is replaced as a whole, so nobody reads half of it; `PATH.lock` beside it
+    /// stays.
+    ///
+    /// A file with one key gets a next key, and its current one goes on: no node knows another yet.
+    ///
+    /// # Errors
+    ///
+    /// [`TicketKeyError::RotationUnderWay`] when another process rotates this file at the moment; others as for
+    /// [`load`](Self::load), and when the file cannot be written or `random` fails. The file is as it was then.
+    pub fn rotate(
+        path: &Path,
+        keep: usize,
+        random: &dyn SecureRandom,
+    ) -> Result<(), TicketKeyError> {
+        let fresh = TicketKey::generate(random)?;
+        key_file::rewrite(path, |keys| rotated(keys, keep, fresh))
     }
 
     /// Reads the file again. When that fails the keys stay as they were.
@@ -93,37 +141,65 @@ impl TicketKeys {
     /// As [`load`](Self::load); [`TicketKeyError::NoFile`] for keys that did not come from a file.
     pub fn reload(&self) -> Result<(), TicketKeyError> {
         let path = self.path.as_deref().ok_or(TicketKeyError::NoFile)?;
-        let keys = read(path)?;
-        *self.ring.write().unwrap_or_else(PoisonError::into_inner) = keys;
+        let read = key_file::read(path)?;
+        let mut ring = self.ring.write().unwrap_or_else(PoisonError::into_inner);
+        // A key that is known already goes on to count.
+        let known = |key: TicketKey| match ring.iter().find(|known| known.is(&key)) {
+            Some(known) => Arc::clone(known),
+            None => Arc::new(key),
+        };
+        let keys: Ring = read.into_iter().map(known).collect();
+        *ring = keys;
         Ok(())
     }
 
-    fn keys(&self) -> Arc<[TicketKey]> {
+    /// How many tickets one key may seal in this process, by default [`DEFAULT_SEAL_LIMIT`](Self::DEFAULT_SEAL_LIMIT).
+    ///
+    /// Past it nothing is sealed until there is another current key: clients get no tokens, offers fail with
+    /// [`OfferFailure::SealLimit`](crate::server::OfferFailure::SealLimit), a warning is logged once, and connections
+    /// go on. The count begins anew with each process. To be called before the keys are cloned.
+    #[must_use]
+    pub fn seal_limit(mut self, seals: u64) -> Self {
+        self.seal_limit = seals;
+        self
+    }
+
+    /// How many tickets the current key may still seal in this process.
+    pub fn seals_left(&self) -> u64 {
+        let used = |key: &Arc<TicketKey>| key.seals.load(Ordering::Relaxed);
+        let used = self.keys().first().map_or(u64::MAX, used);
+        self.seal_limit.saturating_sub(used)
+    }
+
+    fn keys(&self) -> Ring {
         Arc::clone(&self.ring.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Seals `plaintext` under the first key.
-    pub(crate) fn seal(&self, plaintext: &[u8], random: &dyn SecureRandom) -> Option<Vec<u8>> {
+    /// Seals `plaintext` under the current key.
+    pub(crate) fn seal(
+        &self,
+        plaintext: &[u8],
+        random: &dyn SecureRandom,
+    ) -> Result<Vec<u8>, SealFailure> {
         let keys = self.keys();
-        let key = keys.first()?;
+        let key = keys.first().ok_or(SealFailure::Failed)?;
+        key.count(self.seal_limit)?;
         let mut nonce = [0; NONCE_LEN];
-        random.fill(&mut nonce).ok()?;
+        random.fill(&mut nonce).map_err(|_| SealFailure::Failed)?;
         let mut out = Vec::with_capacity(Self::sealed_len(plaintext.len()));
         out.push(VERSION);
         out.extend(key.id);
+        let payload = Payload {
+            msg: plaintext,
+            aad: &out,
+        };
         let sealed = key
             .cipher()
-            .encrypt(
-                &XNonce::from(nonce),
-                Payload {
-                    msg: plaintext,
-                    aad: &out,
-                },
-            )
-            .ok()?;
+            .encrypt(&XNonce::from(nonce), payload)
+            .map_err(|_| SealFailure::Failed)?;
         out.extend(nonce);
         out.extend(sealed);
-        Some(out)
+        Ok(out)
     }
 
     /// Opens a ticket; `None` when it is not one of this ring's.
@@ -152,7 +228,28 @@ impl TicketKeys {
     }
 }
 
+/// `current, next, former...` becomes `next, fresh, current, former...`.
+fn rotated(mut keys: Vec<TicketKey>, keep: usize, fresh: TicketKey) -> Vec<TicketKey> {
+    if keys.len() < 2 {
+        keys.push(fresh);
+    } else {
+        keys.swap(0, 1);
+        keys.insert(1, fresh);
+        keys.truncate(keep.saturating_add(2));
+    }
+    keys
+}
+
 impl TicketKey {
+    pub(super) fn new(id: [u8; KEY_ID_LEN], secret: Zeroizing<[u8; SECRET_LEN]>) -> Self {
+        Self {
+            id,
+            secret,
+            seals: AtomicU64::new(0),
+            limit_told: AtomicBool::new(false),
+        }
+    }
+
     fn generate(random: &dyn SecureRandom) -> Result<Self, TicketKeyError> {
         let mut id = [0; KEY_ID_LEN];
         let mut secret = Zeroizing::new([0; SECRET_LEN]);
@@ -160,77 +257,31 @@ impl TicketKey {
         random
             .fill(secret.as_mut())
             .map_err(|_| TicketKeyError::Random)?;
-        Ok(Self { id, secret })
+        Ok(Self::new(id, secret))
     }
 
-    /// Reads one line of a key file.
-    fn parse(line: &str) -> Option<Self> {
-        let (id_text, secret_text) = line.split_once(' ')?;
-        let mut key = Self {
-            id: [0; KEY_ID_LEN],
-            secret: Zeroizing::new([0; SECRET_LEN]),
-        };
-        let id = base16ct::mixed::decode(id_text, &mut key.id).ok()?;
-        let id_len = id.len();
-        let secret = base16ct::mixed::decode(secret_text.trim(), key.secret.as_mut()).ok()?;
-        (id_len == KEY_ID_LEN && secret.len() == SECRET_LEN).then_some(key)
+    fn is(&self, other: &Self) -> bool {
+        self.id == other.id && self.secret.ct_eq(other.secret.as_ref()).into()
     }
 
-    /// The key's line in a key file.
-    fn line(&self) -> Zeroizing<String> {
-        let mut line = Zeroizing::new(String::with_capacity(2 * (KEY_ID_LEN + SECRET_LEN) + 2));
-        let secret = Zeroizing::new(base16ct::lower::encode_string(self.secret.as_ref()));
-        let id = base16ct::lower::encode_string(&self.id);
-        // Writing to a string cannot fail.
-        let _ = writeln!(line, "{id} {}", *secret);
-        line
+    /// Takes one seal of those that the key has left.
+    fn count(&self, limit: u64) -> Result<(), SealFailure> {
+        let another = |seals| (seals < limit).then_some(seals + 1);
+        let counted = self
+            .seals
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, another);
+        if counted.is_err() && !self.limit_told.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                limit,
+                "the ticket key has sealed as many tickets as it may; no client gets a token until the keys are rotated"
+            );
+        }
+        counted.map(|_| ()).map_err(|_| SealFailure::Limit)
     }
 
     fn cipher(&self) -> XChaCha20Poly1305 {
         XChaCha20Poly1305::new((&*self.secret).into())
     }
-}
-
-fn read(path: &Path) -> Result<Arc<[TicketKey]>, TicketKeyError> {
-    let io_error = |error| TicketKeyError::io(path, error);
-    check_permissions(path).map_err(io_error)?;
-    let text = Zeroizing::new(fs::read_to_string(path).map_err(io_error)?);
-    let mut keys = Vec::new();
-    for (index, line) in text.lines().enumerate() {
-        let line = line.trim();
-        if line.is_empty() || line.starts_with('#') {
-            continue;
-        }
-        keys.push(
-            TicketKey::parse(line).ok_or_else(|| TicketKeyError::BadLine {
-                path: path.to_owned(),
-                line: index + 1,
-            })?,
-        );
-    }
-    if keys.is_empty() {
-        return Err(TicketKeyError::NoKeys(path.to_owned()));
-    }
-    Ok(keys.into())
-}
-
-#[cfg(unix)]
-fn check_permissions(path: &Path) -> io::Result<()> {
-    use std::os::unix::fs::PermissionsExt;
-
-    if fs::metadata(path)?.permissions().mode() & 0o077 == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::new(
-            io::ErrorKind::PermissionDenied,
-            "others than its owner can open it; run chmod 600",
-        ))
-    }
-}
-
-#[cfg(not(unix))]
-fn check_permissions(_: &Path) -> io::Result<()> {
-    Ok(())
 }
 
 impl fmt::Debug for TicketKeys {
@@ -242,48 +293,8 @@ impl fmt::Debug for TicketKeys {
     }
 }
 
-/// Why ticket keys cannot be had. The operator is at fault, or the environment.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum TicketKeyError {
-    /// The file cannot be opened, read or written, or others than its owner can open it.
-    #[error("ticket key file {}: {error}", path.display())]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// What went wrong.
-        #[source]
-        error: io::Error,
-    },
-    /// The file has no key.
-    #[error("ticket key file {} has no key", .0.display())]
-    NoKeys(PathBuf),
-    /// A line is no key.
-    #[error("ticket key file {}, line {line}: expected 16 and 64 hexadecimal digits", path.display())]
-    BadLine {
-        /// The file.
-        path: PathBuf,
-        /// The line's number, from 1.
-        line: usize,
-    },
-    /// The keys were generated in memory, so there is no file to reload.
-    #[error("these ticket keys did not come from a file")]
-    NoFile,
-    /// The random source failed.
-    #[error("the random source failed")]
-    Random,
-}
-
-impl TicketKeyError {
-    fn io(path: &Path, error: io::Error) -> Self {
-        Self::Io {
-            path: path.to_owned(),
-            error,
-        }
-    }
-}
-
-#[cfg(all(test, feature = "ring"))]
+#[cfg(test)]
+#[cfg(feature = "ring")]
 mod tests {
     use proptest::prelude::*;
 
@@ -293,63 +304,73 @@ mod tests {
         rustls::crypto::ring::default_provider().secure_random
     }
 
-    #[test]
-    fn a_rotated_ring_opens_old_tickets_and_seals_with_the_new_key() {
+    /// A file with keys, which goes with what is returned.
+    fn file() -> (tempfile::TempDir, PathBuf) {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("keys");
         TicketKeys::create(&path, random()).unwrap();
-        let old = TicketKeys::load(&path).unwrap();
-        let ticket = old.seal(b"session", random()).unwrap();
+        (dir, path)
+    }
 
-        let old_line = fs::read_to_string(&path).unwrap();
-        let new = TicketKey::generate(random()).unwrap();
-        fs::write(&path, format!("# rotated\n\n{}{old_line}", *new.line())).unwrap();
-        let node = TicketKeys::load(&path).unwrap();
-        assert_eq!(*node.open(&ticket).unwrap(), b"session");
-        let newer = node.seal(b"session", random()).unwrap();
-        assert!(old.open(&newer).is_none());
-        old.clone().reload().unwrap();
-        assert_eq!(*old.open(&newer).unwrap(), b"session");
+    fn ids(keys: &TicketKeys) -> Vec<[u8; KEY_ID_LEN]> {
+        keys.keys().iter().map(|key| key.id).collect()
     }
 
     #[test]
-    fn a_failed_reload_keeps_the_keys() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("keys");
-        TicketKeys::create(&path, random()).unwrap();
+    fn a_rotation_makes_the_next_key_current_and_keeps_as_many_former_ones_as_told() {
+        let (_dir, path) = file();
         let keys = TicketKeys::load(&path).unwrap();
-        let ticket = keys.seal(b"session", random()).unwrap();
-        fs::write(&path, "0011 2233\n").unwrap();
-        assert!(matches!(
-            keys.reload(),
-            Err(TicketKeyError::BadLine { line: 1, .. })
-        ));
-        assert!(keys.open(&ticket).is_some());
-        fs::write(&path, "# nothing\n").unwrap();
-        assert!(matches!(keys.reload(), Err(TicketKeyError::NoKeys(_))));
-        let memory = TicketKeys::generate(random()).unwrap();
-        assert!(matches!(memory.reload(), Err(TicketKeyError::NoFile)));
-    }
-
-    #[cfg(unix)]
-    #[test]
-    fn a_file_that_others_can_read_is_refused() {
-        use std::os::unix::fs::PermissionsExt;
-
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("keys");
-        TicketKeys::create(&path, random()).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
-        let refused = TicketKeys::load(&path).unwrap_err();
-        assert!(refused.to_string().contains("chmod 600"), "{refused}");
+        let [first, second] = ids(&keys)[..] else {
+            panic!("a current and a next key");
+        };
+        let rotate = |keep| {
+            TicketKeys::rotate(&path, keep, random()).unwrap();
+            keys.reload().unwrap();
+            ids(&keys)
+        };
+        let third = match rotate(1)[..] {
+            [current, third, former] if (current, former) == (second, first) => third,
+            ref other => panic!("{other:?}"),
+        };
+        let fourth = match rotate(2)[..] {
+            [current, fourth, a, b] if (current, a, b) == (third, second, first) => fourth,
+            ref other => panic!("{other:?}"),
+        };
+        match rotate(0)[..] {
+            [current, fifth] if current == fourth => assert_ne!(fifth, third),
+            ref other => panic!("{other:?}"),
+        }
     }
 
     #[test]
-    fn an_existing_file_is_not_overwritten() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("keys");
-        TicketKeys::create(&path, random()).unwrap();
-        assert!(TicketKeys::create(&path, random()).is_err());
+    fn a_file_with_one_key_gets_a_next_one_and_its_current_key_goes_on() {
+        let (_dir, path) = file();
+        let text = std::fs::read_to_string(&path).unwrap();
+        std::fs::write(&path, text.lines().next().unwrap()).unwrap();
+        let keys = TicketKeys::load(&path).unwrap();
+        let only = ids(&keys);
+        TicketKeys::rotate(&path, 0, random()).unwrap();
+        keys.reload().unwrap();
+        assert_eq!(ids(&keys)[..1], only);
+        assert_eq!(ids(&keys).len(), 2);
+    }
+
+    #[test]
+    fn a_key_seals_up_to_its_limit_and_a_reload_does_not_begin_anew() {
+        let (_dir, path) = file();
+        let keys = TicketKeys::load(&path).unwrap().seal_limit(2);
+        keys.seal(b"", random()).unwrap();
+        assert_eq!(keys.seals_left(), 1);
+        keys.reload().unwrap();
+        let last = keys.clone().seal(b"", random()).unwrap();
+        assert_eq!(keys.seals_left(), 0);
+        assert_eq!(keys.seal(b"", random()), Err(SealFailure::Limit));
+        assert_eq!(keys.seals_left(), 0);
+        assert!(keys.open(&last).is_some(), "what was sealed opens");
+        TicketKeys::rotate(&path, 1, random()).unwrap();
+        keys.reload().unwrap();
+        assert_eq!(keys.seals_left(), 2);
+        keys.seal(b"", random()).unwrap();
     }
 
     proptest! {
@@ -368,6 +389,32 @@ mod tests {
             let at = at.index(changed.len());
             changed[at] ^= flip;
             prop_assert!(keys.open(&changed).is_none());
+        }
+
+        /// As long as each node reloads between two rotations.
+        #[test]
+        fn in_whatever_order_nodes_reload_each_opens_what_any_other_sealed(
+            orders in prop::collection::vec(Just([0, 1, 2]).prop_shuffle(), 1..6),
+            keep in 1usize..3,
+        ) {
+            let (_dir, path) = file();
+            let nodes: Vec<_> = (0..3).map(|_| TicketKeys::load(&path).unwrap()).collect();
+            // Tickets with the rotation before which they were sealed.
+            let mut tickets: Vec<(usize, Vec<u8>)> = Vec::new();
+            for (rotation, order) in orders.iter().enumerate() {
+                TicketKeys::rotate(&path, keep, random()).unwrap();
+                for node in order {
+                    for node in &nodes {
+                        tickets.push((rotation, node.seal(b"", random()).unwrap()));
+                    }
+                    nodes[*node].reload().unwrap();
+                }
+                let kept = |at: usize| rotation < at + keep;
+                for (at, ticket) in tickets.iter().filter(|(at, _)| kept(*at)) {
+                    let opens = nodes.iter().all(|node| node.open(ticket).is_some());
+                    prop_assert!(opens, "sealed during rotation {at}, now {rotation}");
+                }
+            }
         }
     }
 }

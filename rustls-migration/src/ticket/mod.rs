@@ -1,8 +1,11 @@
 //! Tickets that any node of a service can open: what is in them, and the keys that seal them
 //! (`docs/protocol.md` section 6).
 
+mod key_file;
 mod keys;
 mod sealed;
 
-pub use keys::{TicketKeyError, TicketKeys};
+pub use key_file::TicketKeyError;
+pub(crate) use keys::SealFailure;
+pub use keys::TicketKeys;
 pub(crate) use sealed::SealedSession;

@@ -7,12 +7,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
-use tokio::time::timeout;
 
 use super::connections::Connections;
 use super::drain::{self, Drain, DrainPlan};
+use super::handshaking::{HandshakeTimeout, Handshaking, Places, places};
+use super::questions::Questions;
 use super::tls_stream::TlsStream;
-use crate::server::{AcceptError, Accepting, Arrival, MigrationServer, ServerConnection};
+use crate::server::{AcceptError, Accepting, Arrival, Counts, MigrationServer, ServerConnection};
 
 /// How much is read from a client at a time until its hello is complete, in bytes.
 const READ_LEN: usize = 4096;
@@ -22,6 +23,8 @@ const READ_LEN: usize = 4096;
 pub struct MigrationAcceptor {
     server: Arc<MigrationServer>,
     connections: Arc<Connections>,
+    handshakes: Places,
+    questions: Arc<Questions>,
 }
 
 impl From<MigrationServer> for MigrationAcceptor {
@@ -33,8 +36,10 @@ impl From<MigrationServer> for MigrationAcceptor {
 impl From<Arc<MigrationServer>> for MigrationAcceptor {
     fn from(server: Arc<MigrationServer>) -> Self {
         Self {
-            server,
             connections: Arc::default(),
+            handshakes: places(server.max_handshakes()),
+            questions: Arc::new(Questions::new(Arc::clone(&server))),
+            server,
         }
     }
 }
@@ -48,7 +53,8 @@ impl MigrationAcceptor {
     /// # Errors
     ///
     /// Those of `io`; [`AcceptError`] or [`rustls::Error`] inside an `InvalidData` error when the client is at fault;
-    /// `ConnectionAborted` when another connection has spent the client's token.
+    /// `ConnectionAborted` when another connection has spent the client's token; `TimedOut` with a
+    /// [`HandshakeTimeout`] inside.
     pub async fn accept<IO>(&self, io: IO) -> io::Result<TlsStream<IO>>
     where
         IO: AsyncRead + AsyncWrite + Unpin,
@@ -80,34 +86,65 @@ impl MigrationAcceptor {
     ///
     /// # Errors
     ///
-    /// Those of `io`; [`AcceptError`] inside an `InvalidData` error when the client is at fault.
+    /// Those of `io`; [`AcceptError`] inside an `InvalidData` error when the client is at fault; `TimedOut` with a
+    /// [`HandshakeTimeout`] inside.
     pub async fn start<IO>(
         &self,
-        mut io: IO,
+        io: IO,
         peer: Option<SocketAddr>,
         local: Option<SocketAddr>,
     ) -> io::Result<StartHandshake<IO>>
     where
         IO: AsyncRead + AsyncWrite + Unpin,
     {
+        let mut handshaking = Handshaking::new(self.server.handshake_timeout());
+        let judged = async {
+            // Never closed.
+            let place = Arc::clone(&self.handshakes).acquire_owned().await.ok();
+            (place, self.judge(io, peer, local).await)
+        };
+        let (place, judged) = tokio::select! {
+            biased;
+            judged = judged => judged,
+            () = handshaking.over() => {
+                self.server.handshake_timed_out(peer);
+                return Err(HandshakeTimeout.into());
+            }
+        };
+        handshaking.take(place);
+        let (io, connection) = judged?;
+        let registration = self.connections.register();
+        let questions = Arc::clone(&self.questions);
+        let stream = TlsStream::new(io, connection, questions, registration, handshaking);
+        Ok(StartHandshake(stream))
+    }
+
+    /// Reads the hello, judges it and gives it to the TLS library.
+    async fn judge<IO>(
+        &self,
+        mut io: IO,
+        peer: Option<SocketAddr>,
+        local: Option<SocketAddr>,
+    ) -> io::Result<(IO, ServerConnection)>
+    where
+        IO: AsyncRead + AsyncWrite + Unpin,
+    {
         let mut accepting = Accepting::new(Arc::clone(&self.server), peer, local);
         read_hello(&mut io, &mut accepting).await?;
-        let connection = match self.admit(accepting).await {
-            Ok(connection) => connection,
+        match self.admit(accepting).await {
+            Ok(connection) => Ok((io, connection)),
             Err(error) => {
                 // The client learns why if it still listens; the error counts more.
                 let _ = io.write_all(&error.alert()).await;
                 let _ = io.shutdown().await;
-                return Err(io::Error::new(io::ErrorKind::InvalidData, error));
+                Err(io::Error::new(io::ErrorKind::InvalidData, error))
             }
-        };
-        tracing::debug!(arrival = ?connection.arrival(), "judged");
-        Ok(StartHandshake(TlsStream::new(
-            io,
-            connection,
-            Arc::clone(&self.server),
-            self.connections.register(),
-        )))
+        }
+    }
+
+    /// What became of arrivals so far, as from [`MigrationServer::counts`].
+    pub fn counts(&self) -> Counts {
+        self.server.counts()
     }
 
     /// How many connections of this acceptor and its clones are live.
@@ -129,12 +166,7 @@ impl MigrationAcceptor {
     async fn admit(&self, accepting: Accepting) -> Result<ServerConnection, AcceptError> {
         let claimed = accepting.examine()?;
         let answer = match claimed.claim() {
-            Some(claim) => {
-                let store = self.server.nonce_store();
-                timeout(self.server.nonce_store_timeout(), store.claim(claim))
-                    .await
-                    .ok()
-            }
+            Some(claim) => self.questions.claim(claim).await,
             None => None,
         };
         claimed.accept(answer)
@@ -163,7 +195,6 @@ where
     pub async fn into_stream(self) -> io::Result<TlsStream<IO>> {
         let mut stream = self.0;
         std::future::poll_fn(|cx| stream.poll_accept(cx)).await?;
-        tracing::debug!(arrival = ?stream.arrival(), "accepted");
         Ok(stream)
     }
 }

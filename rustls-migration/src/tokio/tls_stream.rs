@@ -11,16 +11,18 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use migration_token::{Claim, CommitOutcome, StoreError};
+use migration_token::{CommitOutcome, StoreError};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::{Instant, Sleep, sleep_until, timeout};
+use tokio::time::{Instant, Sleep, sleep_until};
 use zeroize::Zeroizing;
 
 use super::connections::{Order, Registration, Standing};
 use super::driver::Driver;
+use super::handshaking::{HandshakeTimeout, Handshaking};
+use super::questions::Questions;
 use super::wakers::Wakers;
 use crate::connection::Connection as _;
-use crate::server::{Arrival, MigrationServer, OfferFailure, ServerConnection};
+use crate::server::{Arrival, OfferFailure, ServerConnection};
 
 type Committing = Pin<Box<dyn Future<Output = Option<Result<CommitOutcome, StoreError>>> + Send>>;
 
@@ -31,7 +33,9 @@ type Committing = Pin<Box<dyn Future<Output = Option<Result<CommitOutcome, Store
 /// unread resets the connection and may destroy the answer on its way.
 pub struct TlsStream<IO> {
     driver: Driver<IO, ServerConnection>,
-    server: Arc<MigrationServer>,
+    questions: Arc<Questions>,
+    /// Until the handshake is complete and the token spent.
+    handshaking: Option<Handshaking>,
     committing: Option<Committing>,
     /// When a client that was notified must have gone.
     departure: Option<Pin<Box<Sleep>>>,
@@ -51,12 +55,14 @@ where
     pub(super) fn new(
         io: IO,
         connection: ServerConnection,
-        server: Arc<MigrationServer>,
+        questions: Arc<Questions>,
         registration: Registration,
+        handshaking: Handshaking,
     ) -> Self {
         Self {
             driver: Driver::new(io, connection),
-            server,
+            questions,
+            handshaking: Some(handshaking),
             committing: None,
             departure: None,
             hand_over_to: None,
@@ -86,11 +92,7 @@ where
     ///
     /// Those of the transport and of the handshake; `ConnectionAborted` when another connection has spent the token.
     pub async fn handshake(&mut self) -> io::Result<()> {
-        std::future::poll_fn(|cx| {
-            ready!(self.driver.poll_handshake(cx, |_| false))?;
-            self.poll_commit(cx)
-        })
-        .await
+        std::future::poll_fn(|cx| self.poll_handshake(cx, |_| false)).await
     }
 
     /// Tells the client to move to `target`, chosen now: an offer of its own, then the `migrate_notify` alert. Completes the
@@ -171,7 +173,7 @@ where
     /// Puts the alert among what is written next, and sets the client its deadline.
     fn make_notice(&mut self) -> io::Result<()> {
         self.driver.connection_mut().notify().map_err(invalid)?;
-        let deadline = Instant::now() + self.server.departure_deadline();
+        let deadline = Instant::now() + self.driver.connection().departure_deadline();
         self.departure = Some(Box::pin(sleep_until(deadline)));
         Ok(())
     }
@@ -222,36 +224,62 @@ where
     }
 
     pub(super) fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(
-            self.driver
-                .poll_handshake(cx, ServerConnection::early_data_accepted)
-        )?;
-        if self.driver.connection().is_handshaking() {
-            return Poll::Ready(Ok(()));
+        self.poll_handshake(cx, ServerConnection::early_data_accepted)
+    }
+
+    /// Goes on with the handshake until `done`, or until it is complete and the token spent.
+    fn poll_handshake(
+        &mut self,
+        cx: &mut Context<'_>,
+        done: impl Fn(&mut ServerConnection) -> bool,
+    ) -> Poll<io::Result<()>> {
+        let polled = match self.driver.poll_handshake(cx, done)? {
+            Poll::Ready(()) if self.driver.connection().is_handshaking() => Poll::Ready(Ok(())),
+            Poll::Ready(()) => self.poll_commit(cx),
+            Poll::Pending => Poll::Pending,
+        };
+        if polled.is_pending() {
+            self.poll_handshake_time(cx)?;
         }
-        self.poll_commit(cx)
+        polled
+    }
+
+    /// Fails when the handshake has taken too long. What has come counts first, so this is for when nothing has.
+    fn poll_handshake_time(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        let Some(handshaking) = &mut self.handshaking else {
+            return Ok(());
+        };
+        let Poll::Ready(first) = handshaking.poll_over(cx) else {
+            return Ok(());
+        };
+        if first {
+            self.driver.connection().timed_out();
+        }
+        Err(HandshakeTimeout.into())
     }
 
     /// Commits the token's nonce once the handshake is complete.
     fn poll_commit(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let Some(claim) = self.driver.connection().commit() else {
-            return Poll::Ready(Ok(()));
-        };
-        let server = &self.server;
-        let committing = self
-            .committing
-            .get_or_insert_with(|| commit(Arc::clone(server), claim));
-        let answer = ready!(committing.as_mut().poll(cx));
-        self.committing = None;
-        if self.driver.connection_mut().committed(&answer) {
-            return Poll::Ready(Ok(()));
+        if let Some(claim) = self.driver.connection().commit() {
+            let questions = &self.questions;
+            let committing = self.committing.get_or_insert_with(|| {
+                let questions = Arc::clone(questions);
+                Box::pin(async move { questions.commit(claim).await })
+            });
+            let answer = ready!(committing.as_mut().poll(cx));
+            self.committing = None;
+            if !self.driver.connection_mut().committed(&answer) {
+                // Nothing may be said to a connection that has no right to its token.
+                return Poll::Ready(Err(io::Error::new(
+                    io::ErrorKind::ConnectionAborted,
+                    "the migration token could not be committed",
+                )));
+            }
         }
-        // Nothing may be said to a connection that has no right to its token.
-        tracing::warn!(?answer, "the token could not be committed; closing");
-        Poll::Ready(Err(io::Error::new(
-            io::ErrorKind::ConnectionAborted,
-            "the migration token could not be committed",
-        )))
+        if !self.driver.connection().is_handshaking() {
+            self.handshaking = None;
+        }
+        Poll::Ready(Ok(()))
     }
 
     /// Takes plaintext that has come; `None` when there is none yet.
@@ -293,15 +321,6 @@ fn invalid(error: impl std::error::Error + Send + Sync + 'static) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidInput, error)
 }
 
-fn commit(server: Arc<MigrationServer>, claim: Claim) -> Committing {
-    Box::pin(async move {
-        let limit = server.nonce_store_timeout();
-        timeout(limit, server.nonce_store().commit(claim))
-            .await
-            .ok()
-    })
-}
-
 impl<IO> AsyncRead for TlsStream<IO>
 where
     IO: AsyncRead + AsyncWrite + Unpin,
@@ -319,13 +338,17 @@ where
             if let Some(result) = this.take_plaintext(buf) {
                 return Poll::Ready(result);
             }
-            ready!(this.poll_commit(cx))?;
+            if this.poll_commit(cx)?.is_pending() {
+                this.poll_handshake_time(cx)?;
+                return Poll::Pending;
+            }
             this.obey(cx)?;
             if let Some(result) = this.take_plaintext(buf) {
                 return Poll::Ready(result);
             }
             // What has come counts before the deadline: a client that left in time has left.
             if this.driver.poll_read_tls(cx)?.is_pending() {
+                this.poll_handshake_time(cx)?;
                 this.poll_departure(cx)?;
                 return Poll::Pending;
             }

@@ -2,6 +2,8 @@
 //!
 //! Only plaintext handshake records are touched. Everything after the hello passes as it came.
 
+use std::fmt;
+
 use super::hello::splice;
 use super::{CLIENT_HELLO, MAX_FRAGMENT_LEN, MESSAGE_HEADER_LEN, Reader, next_message};
 
@@ -10,6 +12,10 @@ const HEADER_LEN: usize = 5;
 
 /// Largest ClientHello that is read, in bytes (`docs/protocol.md` section 7, step 1).
 const MAX_HELLO_LEN: usize = 1 << 16;
+
+/// Most that is read for one ClientHello in whole records, in bytes. Records of a few bytes each would add a header to each
+/// of them.
+const MAX_RECORDS_LEN: usize = 2 * MAX_HELLO_LEN;
 
 /// A record in a run of bytes.
 struct Record<'a> {
@@ -36,7 +42,7 @@ fn next_record(bytes: &[u8]) -> Option<(Record<'_>, &[u8])> {
 }
 
 /// Collects what a client sends first until its ClientHello is complete.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct HelloReader {
     /// All that came, for the TLS library.
     raw: Vec<u8>,
@@ -85,7 +91,7 @@ impl HelloReader {
             }
             self.message.extend_from_slice(record.fragment);
             self.seen += record.whole.len();
-            if self.message.first() != Some(&CLIENT_HELLO) {
+            if self.message.first() != Some(&CLIENT_HELLO) || self.seen > MAX_RECORDS_LEN {
                 return HelloProgress::NotAHello;
             }
         }
@@ -109,8 +115,17 @@ impl HelloReader {
     }
 }
 
+/// Leaves the hello out, which has a token and a ticket in it.
+impl fmt::Debug for HelloReader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HelloReader")
+            .field("received", &self.raw.len())
+            .finish_non_exhaustive()
+    }
+}
+
 /// Splices extensions into the ClientHello records among outgoing bytes.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct HelloSplicer {
     /// Fragments of a hello whose end is still to come.
     partial: Vec<u8>,
@@ -201,6 +216,25 @@ mod tests {
             reader.push(&[22, 3, 1, 0, 4, 1, 1, 0, 0]),
             HelloProgress::NotAHello
         );
+    }
+
+    #[test]
+    fn a_hello_of_64_kib_is_read_unless_its_records_are_tiny() {
+        let mut hello = vec![1; MAX_HELLO_LEN];
+        hello[1..4].copy_from_slice(&[0, 0xff, 0xfc]);
+        for (fragment, expected) in [
+            (16_384, HelloProgress::Complete),
+            (8, HelloProgress::Complete),
+            (4, HelloProgress::NotAHello),
+        ] {
+            let mut reader = HelloReader::default();
+            let bytes = records(&hello, fragment);
+            let progress = bytes.chunks(4096).map(|bytes| reader.push(bytes));
+            let last = progress.skip_while(|progress| *progress == HelloProgress::Incomplete);
+            let last = last.take(1).next();
+            assert_eq!(last, Some(expected), "in records of {fragment}");
+            assert!(reader.raw.len() <= MAX_RECORDS_LEN + 4096);
+        }
     }
 
     #[test]
