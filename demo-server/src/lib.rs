@@ -8,6 +8,7 @@ pub mod files;
 pub mod key_log;
 pub mod leave;
 pub mod node;
+pub mod nonces;
 pub mod options;
 pub mod program;
 pub mod protocol;
