@@ -7,7 +7,7 @@ use std::sync::Arc;
 use migration_tests::RecordingDialer;
 use migration_tests::client::expect;
 use migration_tests::place::{Place, SHORT, text};
-use migration_tests::programs::Server;
+use migration_tests::programs::{Server, demo_server};
 use rustls::HandshakeKind;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
@@ -115,4 +115,18 @@ async fn a_token_spent_before_the_node_was_killed_is_refused_after_and_another_i
         replay(hello, &b).await;
         b.logged("refused: the token has been spent").await;
     }
+}
+
+#[tokio::test]
+async fn a_second_node_on_the_same_file_does_not_start() {
+    let place = Place::with_file(SHORT);
+    let store = format!("file:{}", text(&place.path("nonces")));
+    let _node = place.node("127.0.0.3", &["--nonce-store", &store]).await;
+    let (root, state) = (place.path("root"), place.path("state"));
+    let mut second = demo_server(["--listen", "127.0.0.2:0", "--nonce-store", &store]);
+    second.args(["--root", text(&root), "--state-dir", text(&state)]);
+    let output = second.output().await.unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("in use by another process"), "{said}");
 }
