@@ -57,7 +57,7 @@ pub struct FileNonceStore {
 }
 
 impl FileNonceStore {
-    /// The capacity that suits most services: one million live nonces, about 200 MB of file.
+    /// The capacity that suits most services: one million live nonces, some 300 MB of file.
     pub const DEFAULT_CAPACITY: usize = 1_000_000;
     /// How many requests may wait for the writer.
     pub const MAX_WAITING: usize = 4_096;
@@ -65,7 +65,7 @@ impl FileNonceStore {
     /// Opens the store in the file `path`, for at most `capacity` live nonces. `now` becomes the moment of creation if
     /// there is no such file yet.
     ///
-    /// It reads the whole file, which blocks: about a second for a million nonces.
+    /// It reads the whole file, of some 300 bytes for each nonce, and blocks meanwhile.
     ///
     /// # Errors
     ///
