@@ -17,6 +17,8 @@ pub(crate) enum BenchError {
     Keys(#[from] rustls_migration::TicketKeyError),
     #[error("nonce store: {0}")]
     Store(#[from] migration_token::StoreError),
+    #[error("nonce file: {0}")]
+    NonceFile(#[from] migration_token::FileStoreError),
     #[error("token: {0}")]
     Token(#[from] migration_token::InvalidToken),
     #[error("token key: {0}")]

@@ -1,4 +1,4 @@
-//! `migration-bench`: what migration costs against stock rustls, in time and in instructions.
+//! `migration-bench`: what migration costs against stock rustls, in time and in instructions, and what nonce stores cost.
 //!
 //! Both sides of a comparison run in one process, by turns, with the same settings. It opens no socket.
 
@@ -12,13 +12,14 @@ mod primitives;
 mod report;
 mod stall;
 mod stock;
+mod stores;
 mod timing;
 mod workload;
 
 use std::fmt::Display;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum as _};
 use serde::Serialize;
 
 use crate::case::{Case, Side};
@@ -72,6 +73,18 @@ enum Command {
         #[arg(long)]
         virtual_time: bool,
     },
+    /// Measures the nonce stores: claims in a second, and what a live nonce takes.
+    Stores {
+        /// Only these stores; all by default.
+        #[arg(long, value_enum, value_delimiter = ',')]
+        stores: Vec<stores::Kind>,
+        /// With so many live nonces.
+        #[arg(long, value_delimiter = ',', default_values_t = [10_000, 1_000_000])]
+        live: Vec<u64>,
+        /// Where the file is, since disks differ [default: the system's folder for temporary files].
+        #[arg(long, value_name = "DIR")]
+        folder: Option<PathBuf>,
+    },
     /// Runs one side of one comparison a number of times.
     #[command(hide = true)]
     Work {
@@ -106,6 +119,14 @@ fn main() -> Result<(), BenchError> {
             let stalls = stall::measure(options.suite, repetitions, virtual_time)?;
             return print(&options, &stalls);
         }
+        Command::Stores {
+            stores,
+            live,
+            folder,
+        } => {
+            let figures = measure_stores(options.quick, stores, &live, folder)?;
+            return print(&options, &figures);
+        }
         Command::Work {
             case,
             side,
@@ -130,6 +151,24 @@ fn print(options: &Options, figures: &(impl Serialize + Display)) -> Result<(), 
         println!("{figures}");
     }
     Ok(())
+}
+
+fn measure_stores(
+    quick: bool,
+    mut kinds: Vec<stores::Kind>,
+    live: &[u64],
+    folder: Option<PathBuf>,
+) -> Result<stores::Stores, BenchError> {
+    if kinds.is_empty() {
+        kinds = stores::Kind::value_variants().to_vec();
+    }
+    let plan = if quick {
+        stores::Plan::QUICK
+    } else {
+        stores::Plan::FULL
+    };
+    let folder = folder.unwrap_or_else(std::env::temp_dir);
+    stores::measure(plan, &kinds, live, &folder)
 }
 
 fn time(options: &Options) -> Result<Report, BenchError> {

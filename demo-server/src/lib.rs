@@ -9,6 +9,7 @@ pub mod key_log;
 pub mod keys;
 pub mod leave;
 pub mod node;
+pub mod nonces;
 pub mod options;
 pub mod program;
 pub mod protocol;

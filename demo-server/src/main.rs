@@ -23,7 +23,7 @@ use rustls::KeyLog;
 use rustls_migration::provider;
 use rustls_migration::server::MigrationServerBuilder;
 use rustls_migration::tokio::MigrationAcceptor;
-use time::Duration;
+use time::{Duration, OffsetDateTime};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
@@ -113,8 +113,13 @@ fn migration_settings(options: &Options) -> Result<MigrationServerBuilder, Failu
     let path = options.ticket_keys.clone().unwrap_or_else(default_keys);
     let keys = state::ticket_keys(&path, provider::ring().secure_random)
         .map_err(|error| Failure::usage("ticket keys", &error))?;
+    let nonce_store = options
+        .nonce_store
+        .open(OffsetDateTime::now_utc())
+        .map_err(|error| Failure::usage("--nonce-store", &error))?;
     let mut settings = service::node(identity(options)?, keys, key_log)
         .map_err(|error| Failure::usage("certificate and key", &error))?
+        .nonce_store(nonce_store)
         .clock_skew(Duration::seconds(options.clock_skew.into()));
     if let Some(target) = options.migrate_to {
         settings = settings.target(target);

@@ -9,6 +9,7 @@ use clap::{Parser, Subcommand};
 
 use crate::keys::KeysCommand;
 use crate::leave::Target;
+use crate::nonces::Choice;
 
 /// The folder that nodes and clients on one machine share unless told otherwise.
 pub const STATE_DIR: &str = "demo-state";
@@ -54,6 +55,11 @@ pub struct Options {
     #[arg(long, value_name = "FILE")]
     pub key_log: Option<PathBuf>,
 
+    /// Where arriving tokens are spent, each once: memory, which the node forgets when it ends, or file:PATH, made on first
+    /// use and for this node alone.
+    #[arg(long, value_name = "STORE", default_value = "memory")]
+    pub nonce_store: Choice,
+
     /// Address of the node that clients are moved to. Without it, none gets a token.
     #[arg(long, value_name = "ADDR")]
     pub migrate_to: Option<SocketAddr>,
@@ -78,7 +84,7 @@ pub struct Options {
     #[arg(long, value_name = "SECONDS", default_value_t = 20)]
     pub drain_deadline: u32,
 
-    /// How far the clocks of the nodes may differ. A node refuses tokens until it has run for this long.
+    /// How far the clocks of the nodes may differ. A node refuses tokens until its nonce store has existed for this long.
     #[arg(long, value_name = "SECONDS", default_value_t = 0)]
     pub clock_skew: u32,
 }

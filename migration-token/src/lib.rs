@@ -35,6 +35,8 @@ pub use nonce::{
     BoxFuture, Claim, ClaimId, ClaimOutcome, CommitOutcome, MemoryNonceStore, NonceKey, NonceStore,
     StoreError,
 };
+#[cfg(feature = "redb")]
+pub use nonce::{FileNonceStore, FileStoreError};
 pub use token::{
     DecodeError, InvalidToken, MAX_OPAQUE_LEN, MIN_NONCE_LEN, MIN_SESSION_ID_LEN,
     MIN_SIGNATURE_LEN, MigrationToken,

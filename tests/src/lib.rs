@@ -11,6 +11,7 @@ pub mod node;
 pub mod openssl;
 pub mod pki;
 pub mod place;
+pub mod presentations;
 pub mod program;
 pub mod programs;
 pub mod record;

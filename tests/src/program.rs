@@ -60,6 +60,12 @@ impl Program {
         rest(&output).unwrap()
     }
 
+    /// Waits until the program has said so many lines.
+    pub async fn until_lines(&mut self, lines: usize) {
+        self.wait("more", |output| output.lines().count() >= lines)
+            .await;
+    }
+
     async fn wait(&mut self, wanted: &str, found: impl Fn(&str) -> bool) -> String {
         let said = self.output.wait_for(|output| found(output));
         if let Ok(Ok(output)) = tokio::time::timeout(PATIENCE, said).await {
@@ -79,14 +85,25 @@ impl Program {
     pub async fn finish(mut self) -> String {
         self.input = None;
         let ended = tokio::time::timeout(PATIENCE, self.child.wait()).await;
-        // Both readers let go of the channel at the end of the output.
-        let closed = async { while self.output.changed().await.is_ok() {} };
-        let _ = tokio::time::timeout(PATIENCE, closed).await;
-        let output = self.output.borrow().clone();
+        let output = self.rest().await;
         let status = ended.unwrap_or_else(|_| panic!("it did not end but said:\n{output}"));
         let status = status.unwrap();
         assert!(status.success(), "{status}:\n{output}");
         output
+    }
+
+    /// Kills the program with SIGKILL, waits for its end and returns all that it said.
+    pub async fn kill(mut self) -> String {
+        self.child.kill().await.unwrap();
+        self.rest().await
+    }
+
+    /// All that the program has said, when it has ended.
+    async fn rest(&mut self) -> String {
+        // Both readers let go of the channel at the end of the output.
+        let closed = async { while self.output.changed().await.is_ok() {} };
+        let _ = tokio::time::timeout(PATIENCE, closed).await;
+        self.output.borrow().clone()
     }
 }
 

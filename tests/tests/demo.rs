@@ -295,6 +295,7 @@ async fn a_servers_user_is_told_of_a_mistake_in_one_line() {
     let state = place.path("state");
     let garbage = place.path("secret");
     let (state, garbage) = (text(&state), text(&garbage));
+    let garbage_store = format!("file:{garbage}");
     let free = "127.0.0.2:0";
     for (arguments, expected) in [
         (&["--nonsense"][..], "--nonsense"),
@@ -308,6 +309,11 @@ async fn a_servers_user_is_told_of_a_mistake_in_one_line() {
             garbage,
         ),
         (&["--listen", free, "--ticket-keys", garbage], garbage),
+        (&["--listen", free, "--nonce-store", "disk"], "file:PATH"),
+        (
+            &["--listen", free, "--nonce-store", &garbage_store],
+            "not a nonce file",
+        ),
         (
             &["--listen", free, "--key-log", "/nowhere/keys"],
             "/nowhere/keys",

@@ -49,3 +49,19 @@ async fn a_notified_client_resumes_at_the_target_with_early_data() {
         .unwrap();
     assert!(rest.is_empty());
 }
+
+#[tokio::test]
+async fn a_stream_can_migrate_in_a_task_of_its_own() {
+    let service = Service::default();
+    let (mut a, mut b) = (Node::bind("127.0.0.2").await, Node::bind("127.0.0.3").await);
+    a.serve(service.node().target(b.address()), echo_then_notify);
+    b.serve_echo(service.node());
+    let connector = service.connector();
+    let mut stream = connector.connect(server_name(), a.address()).await.unwrap();
+    stream.write_all(b"hello").await.unwrap();
+    expect(&mut stream, b"hello").await;
+    until_notified(&mut stream).await;
+    // Tasks may go from thread to thread.
+    let task = tokio::spawn(async move { stream.migrate(b"early").await.unwrap().at });
+    assert_eq!(task.await.unwrap(), b.address());
+}

@@ -74,7 +74,7 @@ impl MemoryNonceStore {
                 self.expiry
                     .lock()
                     .unwrap_or_else(PoisonError::into_inner)
-                    .entry(last_second(claim.keep_until))
+                    .entry(claim.last_second())
                     .or_default()
                     .push(claim.nonce);
                 Ok(ClaimOutcome::First)
@@ -120,11 +120,6 @@ impl MemoryNonceStore {
             self.live.fetch_sub(expired.len(), Ordering::Relaxed);
         }
     }
-}
-
-/// The last whole second in which the nonce must still be known.
-fn last_second(keep_until: OffsetDateTime) -> i64 {
-    keep_until.unix_timestamp().saturating_add(1)
 }
 
 impl NonceStore for MemoryNonceStore {

@@ -7,6 +7,8 @@
 
 #[cfg(test)]
 mod contract;
+#[cfg(feature = "redb")]
+mod file;
 mod memory;
 
 use std::fmt;
@@ -16,6 +18,8 @@ use std::pin::Pin;
 use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
 
+#[cfg(feature = "redb")]
+pub use file::{FileNonceStore, FileStoreError};
 pub use memory::MemoryNonceStore;
 
 /// A boxed future, so that stores can be used as trait objects.
@@ -58,6 +62,13 @@ pub struct Claim {
     pub keep_until: OffsetDateTime,
     /// The present moment.
     pub now: OffsetDateTime,
+}
+
+impl Claim {
+    /// The last whole second in which the nonce must still be known, since the Unix epoch.
+    fn last_second(&self) -> i64 {
+        self.keep_until.unix_timestamp().saturating_add(1)
+    }
 }
 
 /// The key under which a store keeps a nonce: SHA-256(scope || session_id || nonce).
@@ -138,6 +149,9 @@ pub enum StoreError {
     /// The store holds as many live nonces as it may.
     #[error("the nonce store is full")]
     Full,
+    /// More requests wait for the store than it lets wait. Nothing was recorded.
+    #[error("the nonce store has too many requests waiting")]
+    Busy,
     /// The store could not be reached or failed.
     #[error("the nonce store is unavailable")]
     Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),

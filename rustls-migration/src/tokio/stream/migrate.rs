@@ -132,8 +132,9 @@ impl MigrationStream {
         unread
     }
 
+    /// It takes the stream whole, since what borrows it from another thread must be `Sync` and a transport need not be.
     async fn fall_back(
-        &self,
+        &mut self,
         outcome: EarlyDataOutcome,
         early_data: &[u8],
     ) -> Result<Leg, MigrateError> {
