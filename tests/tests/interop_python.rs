@@ -9,6 +9,7 @@ use migration_tests::program::{Program, python};
 use migration_tests::{CountingStore, NAME, Node, Service, stock};
 use migration_token::MemoryNonceStore;
 use rustls_migration::server::{AcceptError, Arrival, MigrationServerBuilder, Verdict};
+use rustls_migration::tokio::MigrationAcceptor;
 use rustls_migration::{Clock as _, SystemClock};
 use serde_json::Value;
 use time::Duration;
@@ -23,6 +24,7 @@ struct Nodes {
     service: Service,
     a: Node,
     b: Node,
+    at_b: MigrationAcceptor,
 }
 
 impl Nodes {
@@ -31,15 +33,16 @@ impl Nodes {
     }
 
     async fn of(service: Service, a: &str, b: &str) -> Self {
-        let mut nodes = Self {
+        let (mut a, mut b) = (Node::bind(a).await, Node::bind(b).await);
+        let settings = || service.node().clock(SystemClock);
+        a.serve_echo(settings().target(b.address()));
+        let at_b = b.serve(settings(), echo);
+        Self {
             service,
-            a: Node::bind(a).await,
-            b: Node::bind(b).await,
-        };
-        let target = nodes.b.address();
-        nodes.a.serve_echo(nodes.settings().target(target));
-        nodes.b.serve_echo(nodes.settings());
-        nodes
+            a,
+            b,
+            at_b,
+        }
     }
 
     fn settings(&self) -> MigrationServerBuilder {
@@ -234,6 +237,17 @@ async fn each_dishonest_hello_gets_its_verdict_and_a_full_handshake() {
         // Its line arrived once, after the handshake.
         assert_eq!(report.leg("b", "received_prefix"), "two\n", "{change}");
     }
+    let counts = nodes.at_b.counts();
+    for (verdict, times) in [
+        (Verdict::NoPsk, 1),
+        (Verdict::Malformed, 2),
+        (Verdict::UnknownTicket, 1),
+        (Verdict::BadSignature, 1),
+        (Verdict::NotIssued, 3),
+    ] {
+        assert_eq!(counts.declined(verdict), times, "{verdict:?}");
+    }
+    assert_eq!((counts.fresh(), counts.migrated()), (1, 0));
 }
 
 #[tokio::test]
