@@ -25,4 +25,4 @@ pub use node::{Node, Serve};
 pub use pki::Pki;
 pub use record::RecordingDialer;
 pub use service::{NAME, Service, server_name};
-pub use store::{CountingStore, FailingStore, HeldStore};
+pub use store::{CountingStore, FailingStore, HeldStore, StumblingStore};

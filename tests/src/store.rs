@@ -121,3 +121,40 @@ impl NonceStore for HeldStore {
         self.store.remembers_since()
     }
 }
+
+/// A memory store that fails to commit a number of times, and then does.
+#[derive(Debug)]
+pub struct StumblingStore {
+    store: MemoryNonceStore,
+    failures: AtomicUsize,
+}
+
+impl StumblingStore {
+    pub fn new(store: MemoryNonceStore, failures: usize) -> Self {
+        Self {
+            store,
+            failures: AtomicUsize::new(failures),
+        }
+    }
+}
+
+impl NonceStore for StumblingStore {
+    fn claim(&self, claim: Claim) -> BoxFuture<'_, Result<ClaimOutcome, StoreError>> {
+        self.store.claim(claim)
+    }
+
+    fn commit(&self, claim: Claim) -> BoxFuture<'_, Result<CommitOutcome, StoreError>> {
+        let one_less = |left: usize| left.checked_sub(1);
+        let left = self
+            .failures
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_less);
+        match left {
+            Ok(_) => Box::pin(ready(Err(StoreError::Unavailable("stumbled".into())))),
+            Err(_) => self.store.commit(claim),
+        }
+    }
+
+    fn remembers_since(&self) -> Option<OffsetDateTime> {
+        self.store.remembers_since()
+    }
+}

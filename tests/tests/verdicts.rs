@@ -8,7 +8,9 @@ use std::time::Duration as StdDuration;
 
 use migration_tests::client::{echoed, expect};
 use migration_tests::node::echo;
-use migration_tests::{FailingStore, Node, RecordingDialer, Service, TestClock, server_name};
+use migration_tests::{
+    FailingStore, Node, RecordingDialer, Service, StumblingStore, TestClock, server_name,
+};
 use migration_token::MemoryNonceStore;
 use rustls::HandshakeKind;
 use rustls::crypto::CryptoProvider;
@@ -303,6 +305,22 @@ async fn a_connection_whose_commit_is_lost_or_fails_is_closed_before_it_gets_dat
         );
         assert_eq!((counts.migrated(), counts.committed()), (1, 0));
     }
+}
+
+#[tokio::test]
+async fn a_store_that_fails_for_a_moment_costs_no_client_its_connection() {
+    let service = service();
+    let (mut node_a, mut node_b) = (Node::bind("127.0.0.2").await, Node::bind("127.0.0.3").await);
+    node_a.serve_echo(service.node().target(node_b.address()));
+    let since = service.clock.now() - Duration::DAY;
+    let store = StumblingStore::new(MemoryNonceStore::new(10, since), 3);
+    let settings = service.node().nonce_store(Arc::new(store));
+    let at_b = node_b.serve(settings, echo);
+    let (mut stream, _) = moved(&service, &RecordingDialer::default(), &node_a).await;
+    expect(&mut stream, b"first at B").await;
+    echoed(&mut stream, b"more at B").await;
+    let counts = at_b.counts();
+    assert_eq!((counts.committed(), counts.commits_failed()), (1, 0));
 }
 
 #[tokio::test]

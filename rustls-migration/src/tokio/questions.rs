@@ -4,12 +4,16 @@
 //! What an answer means is decided elsewhere.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use migration_token::{Claim, ClaimOutcome, CommitOutcome, StoreError};
 use tokio::sync::Semaphore;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::server::MigrationServer;
+
+/// How long a store that failed to spend a nonce is left alone before it is asked again.
+const BETWEEN_COMMITS: Duration = Duration::from_millis(50);
 
 /// The questions of one acceptor.
 #[derive(Debug)]
@@ -42,12 +46,25 @@ impl Questions {
     }
 
     /// Spends a nonce; `None` when there was no answer in time.
+    ///
+    /// A connection whose nonce is not spent must be closed, so a store that fails is asked again while there is time. One
+    /// that was asked before gives the same answer.
     pub(super) async fn commit(&self, claim: Claim) -> Option<Result<CommitOutcome, StoreError>> {
         let store = self.server.nonce_store();
+        let mut failure = None;
         let asked = async {
             let _place = self.places.acquire().await;
-            store.commit(claim).await
+            loop {
+                match store.commit(claim).await {
+                    Ok(outcome) => return outcome,
+                    Err(error) => failure = Some(error),
+                }
+                sleep(BETWEEN_COMMITS).await;
+            }
         };
-        timeout(self.server.nonce_store_timeout(), asked).await.ok()
+        match timeout(self.server.nonce_store_timeout(), asked).await {
+            Ok(outcome) => Some(Ok(outcome)),
+            Err(_) => failure.map(Err),
+        }
     }
 }
