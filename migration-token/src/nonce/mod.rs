@@ -10,6 +10,8 @@ mod contract;
 #[cfg(feature = "redb")]
 mod file;
 mod memory;
+#[cfg(feature = "redis")]
+mod redis;
 
 use std::fmt;
 use std::future::Future;
@@ -21,6 +23,8 @@ use time::OffsetDateTime;
 #[cfg(feature = "redb")]
 pub use file::{FileNonceStore, FileStoreError};
 pub use memory::MemoryNonceStore;
+#[cfg(feature = "redis")]
+pub use redis::{RedisNonceStore, RedisNonceStoreBuilder, RedisStoreError};
 
 /// A boxed future, so that stores can be used as trait objects.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
