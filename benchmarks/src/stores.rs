@@ -206,6 +206,7 @@ impl Line {
         Claim {
             nonce: NonceKey::new(&[0; 32], &[0; 32], &number.to_be_bytes()),
             id: ClaimId::new(id),
+            issued_after: second(number),
             keep_until: second(number + self.live),
             now: second(number),
         }

@@ -47,7 +47,7 @@ async fn main() -> ExitCode {
 async fn serve(options: &Options) -> Result<(), Failure> {
     let files = Files::below(&options.root)
         .map_err(|error| Failure::usage(format!("--root {}", options.root.display()), &error))?;
-    let mut settings = migration_settings(options)?;
+    let mut settings = migration_settings(options).await?;
 
     let mut listeners = Vec::new();
     for address in &options.listen {
@@ -99,7 +99,7 @@ async fn serve(options: &Options) -> Result<(), Failure> {
 }
 
 /// All settings but for the addresses at which clients arrive.
-fn migration_settings(options: &Options) -> Result<MigrationServerBuilder, Failure> {
+async fn migration_settings(options: &Options) -> Result<MigrationServerBuilder, Failure> {
     let key_log = match &options.key_log {
         None => None,
         Some(path) => {
@@ -116,6 +116,7 @@ fn migration_settings(options: &Options) -> Result<MigrationServerBuilder, Failu
     let nonce_store = options
         .nonce_store
         .open(OffsetDateTime::now_utc())
+        .await
         .map_err(|error| Failure::usage("--nonce-store", &error))?;
     let mut settings = service::node(identity(options)?, keys, key_log)
         .map_err(|error| Failure::usage("certificate and key", &error))?

@@ -2,11 +2,15 @@
 //!
 //! It never falls back from one store to another.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use migration_token::{FileNonceStore, FileStoreError, MemoryNonceStore, NonceStore};
+use migration_token::{
+    FileNonceStore, FileStoreError, MemoryNonceStore, NonceStore, RedisNonceStore, RedisStoreError,
+    StoreError,
+};
 use time::OffsetDateTime;
 
 /// Which nonce store a node has.
@@ -16,6 +20,18 @@ pub enum Choice {
     Memory,
     /// `file:PATH`: a store of this node alone that outlives it.
     File(PathBuf),
+    /// `redis://...` or `unix://...`: a store on a redis server, which nodes share.
+    Redis(RedisAddress),
+}
+
+/// The address of a redis server. It may have a password in it, so it is not shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct RedisAddress(String);
+
+impl fmt::Debug for RedisAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("RedisAddress(..)")
+    }
 }
 
 impl Choice {
@@ -23,8 +39,8 @@ impl Choice {
     ///
     /// # Errors
     ///
-    /// What is wrong with the file.
-    pub fn open(&self, now: OffsetDateTime) -> Result<Arc<dyn NonceStore>, FileStoreError> {
+    /// What is wrong with the file or the server.
+    pub async fn open(&self, now: OffsetDateTime) -> Result<Arc<dyn NonceStore>, Unusable> {
         Ok(match self {
             Self::Memory => Arc::new(MemoryNonceStore::new(
                 MemoryNonceStore::DEFAULT_CAPACITY,
@@ -33,6 +49,11 @@ impl Choice {
             Self::File(path) => {
                 let capacity = FileNonceStore::DEFAULT_CAPACITY;
                 Arc::new(FileNonceStore::open(path, capacity, now)?)
+            }
+            Self::Redis(RedisAddress(address)) => {
+                let store = RedisNonceStore::builder(address).build()?;
+                store.check().await?;
+                Arc::new(store)
             }
         })
     }
@@ -45,6 +66,9 @@ impl FromStr for Choice {
         match text.split_once(':') {
             None if text == "memory" => Ok(Self::Memory),
             Some(("file", path)) if !path.is_empty() => Ok(Self::File(path.into())),
+            Some(("redis" | "unix", place)) if place.starts_with("//") => {
+                Ok(Self::Redis(RedisAddress(text.to_owned())))
+            }
             _ => Err(UnknownStore),
         }
     }
@@ -52,8 +76,22 @@ impl FromStr for Choice {
 
 /// Why a text names no nonce store.
 #[derive(Debug, thiserror::Error)]
-#[error("a nonce store is memory or file:PATH")]
+#[error("a nonce store is memory, file:PATH, redis://[USER:PASSWORD@]HOST[:PORT] or unix:///PATH")]
 pub struct UnknownStore;
+
+/// Why a nonce store cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum Unusable {
+    /// The file cannot.
+    #[error(transparent)]
+    File(#[from] FileStoreError),
+    /// The address of the server makes no sense.
+    #[error(transparent)]
+    Address(#[from] RedisStoreError),
+    /// The server cannot.
+    #[error(transparent)]
+    Server(#[from] StoreError),
+}
 
 #[cfg(test)]
 mod tests {
@@ -64,7 +102,10 @@ mod tests {
         let parsed = |text: &str| text.parse::<Choice>().ok();
         assert_eq!(parsed("memory"), Some(Choice::Memory));
         assert_eq!(parsed("file:a/b:c"), Some(Choice::File("a/b:c".into())));
-        for text in ["", "file", "file:", "memory:", "disk:a", "a/b"] {
+        let redis = parsed("redis://:secret@127.0.0.2/1");
+        assert!(matches!(redis, Some(Choice::Redis(_))));
+        assert!(!format!("{redis:?}").contains("secret"));
+        for text in ["", "file", "file:", "memory:", "disk:a", "a/b", "redis:a"] {
             assert_eq!(parsed(text), None, "{text:?}");
         }
     }

@@ -55,8 +55,8 @@ pub struct Options {
     #[arg(long, value_name = "FILE")]
     pub key_log: Option<PathBuf>,
 
-    /// Where arriving tokens are spent, each once: memory, which the node forgets when it ends, or file:PATH, made on first
-    /// use and for this node alone.
+    /// Where arriving tokens are spent, each once: memory, which the node forgets when it ends; file:PATH, made on first use
+    /// and for this node alone; or redis://[USER:PASSWORD@]HOST[:PORT] or unix:///PATH, a redis server that nodes share.
     #[arg(long, value_name = "STORE", default_value = "memory")]
     pub nonce_store: Choice,
 

@@ -6,7 +6,7 @@
 //! that TLS session. The server at B checks it and spends its nonce in a [`NonceStore`].
 //!
 //! This crate knows no TLS library, no socket and no clock: secrets, randomness and the time come in as
-//! arguments. The wire format and the labels are those of `docs/protocol.md`, sections 2 and 8.
+//! arguments. Only the store of the feature `redis` opens sockets, with tokio. The wire format and the labels are those of `docs/protocol.md`, sections 2 and 8.
 //!
 //! ```
 //! use migration_token::{MigrationToken, TokenHash, TokenKey};
@@ -37,6 +37,8 @@ pub use nonce::{
 };
 #[cfg(feature = "redb")]
 pub use nonce::{FileNonceStore, FileStoreError};
+#[cfg(feature = "redis")]
+pub use nonce::{RedisNonceStore, RedisNonceStoreBuilder, RedisStoreError};
 pub use token::{
     DecodeError, InvalidToken, MAX_OPAQUE_LEN, MIN_NONCE_LEN, MIN_SESSION_ID_LEN,
     MIN_SIGNATURE_LEN, MigrationToken,

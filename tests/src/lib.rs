@@ -15,8 +15,11 @@ pub mod presentations;
 pub mod program;
 pub mod programs;
 pub mod record;
+pub mod redis;
+pub mod relay;
 pub mod service;
 pub mod session;
+pub mod spending;
 pub mod stock;
 pub mod store;
 

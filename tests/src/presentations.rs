@@ -28,6 +28,7 @@ impl Presentation {
         Claim {
             nonce: NonceKey::new(&[0; 32], &[0; 32], &self.nonce.to_be_bytes()),
             id: ClaimId::new(id),
+            issued_after: now,
             keep_until: now + Duration::HOUR,
             now,
         }

@@ -3,6 +3,8 @@
 //! Stores are the real ones; only what stands before them, the handshake, is left out.
 
 use migration_tests::presentations::{Plan, Told};
+use migration_tests::program::Program;
+use migration_tests::redis::RedisServer;
 
 const PRESENT: &str = env!("CARGO_BIN_EXE_present");
 
@@ -15,11 +17,15 @@ const PLAN: Plan = Plan {
     leave_odd: false,
 };
 
-/// Runs the plan in two processes, the first on `store`; the second on what the first owns if it owns it.
+/// Runs the plan in two processes, the first on `store`, the second on what the first owns.
 async fn each_nonce_is_spent_once(store: &str) {
     let mut one = PLAN.start(PRESENT, store).await;
     let owner = one.line_after("listening ").await;
-    let mut two = PLAN.start(PRESENT, &owner).await;
+    let two = PLAN.start(PRESENT, &owner).await;
+    each_nonce_is_spent_once_by(one, two).await;
+}
+
+async fn each_nonce_is_spent_once_by(mut one: Program, mut two: Program) {
     for process in [&mut one, &mut two] {
         process.until("ready\n").await;
     }
@@ -50,4 +56,13 @@ async fn two_processes_that_present_to_a_file_store_spend_each_nonce_once() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("nonces");
     each_nonce_is_spent_once(&format!("file:{}", path.display())).await;
+}
+
+#[tokio::test]
+async fn two_processes_that_share_a_redis_store_spend_each_nonce_once() {
+    let server = RedisServer::start(&[]).await;
+    let store = format!("redis://{}", server.address());
+    let one = PLAN.start(PRESENT, &store).await;
+    let two = PLAN.start(PRESENT, &store).await;
+    each_nonce_is_spent_once_by(one, two).await;
 }

@@ -55,6 +55,7 @@ impl<'a, K: Kind> Subject<'a, K> {
         Claim {
             nonce: NonceKey::new(&[0; 32], &[0; 32], &[nonce; 16]),
             id: ClaimId::new([id; 16]),
+            issued_after: self.kind.start(),
             keep_until: self.kind.start() + Duration::seconds(keep_until),
             now: self.kind.start() + Duration::seconds(now),
         }

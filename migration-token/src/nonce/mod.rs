@@ -10,6 +10,8 @@ mod contract;
 #[cfg(feature = "redb")]
 mod file;
 mod memory;
+#[cfg(feature = "redis")]
+mod redis;
 
 use std::fmt;
 use std::future::Future;
@@ -21,6 +23,8 @@ use time::OffsetDateTime;
 #[cfg(feature = "redb")]
 pub use file::{FileNonceStore, FileStoreError};
 pub use memory::MemoryNonceStore;
+#[cfg(feature = "redis")]
+pub use redis::{RedisNonceStore, RedisNonceStoreBuilder, RedisStoreError};
 
 /// A boxed future, so that stores can be used as trait objects.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -46,8 +50,10 @@ pub trait NonceStore: fmt::Debug + Send + Sync {
     /// [`StoreError`] when the commit could not be recorded. The connection must then be closed.
     fn commit(&self, claim: Claim) -> BoxFuture<'_, Result<CommitOutcome, StoreError>>;
 
-    /// The moment since which this store has forgotten nothing; `None` when that is for ever. Tokens issued
-    /// before it are refused, since they may have been spent in a life that the store does not remember.
+    /// The moment since which this store has forgotten nothing, as far as it knows by now; `None` when that is
+    /// for ever. Tokens issued before it are refused, since they may have been spent in a life that the store does
+    /// not remember. A store that can lose its memory while it is in use judges each claim's
+    /// [`issued_after`](Claim::issued_after) as well.
     fn remembers_since(&self) -> Option<OffsetDateTime>;
 }
 
@@ -58,6 +64,10 @@ pub struct Claim {
     pub nonce: NonceKey,
     /// The connection that asks.
     pub id: ClaimId,
+    /// The nonce was not in use before this moment: when its token was issued, less the allowed difference of
+    /// clocks. A store whose memory may begin later answers with an error, also when it lost its memory between
+    /// the claim and the commit.
+    pub issued_after: OffsetDateTime,
     /// The moment until which the nonce must be remembered.
     pub keep_until: OffsetDateTime,
     /// The present moment.

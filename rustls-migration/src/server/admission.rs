@@ -140,6 +140,7 @@ pub(super) fn examine(
             opened.token.nonce(),
         ),
         id: ClaimId::new(id),
+        issued_after: issued_after(server, sealed.issued_at_ms),
         keep_until: opened
             .token
             .expiry()
@@ -218,13 +219,22 @@ fn check(
     Ok(())
 }
 
-/// Whether a token of this age may have been spent before the store's memory begins. The issuer's clock may be
-/// ahead of ours by the skew.
+/// Whether a token of this age may have been spent before the store's memory begins.
 fn may_be_forgotten(server: &MigrationServer, issued_at_ms: u64) -> bool {
     server.nonce_store.remembers_since().is_some_and(|since| {
-        let since_ms = (since + server.clock_skew).unix_timestamp_nanos() / 1_000_000;
-        i128::from(issued_at_ms) < since_ms
+        unix_milliseconds(issued_after(server, issued_at_ms)) < unix_milliseconds(since)
     })
+}
+
+/// When a token was issued by our clock, at the earliest: the issuer's may be ahead by the skew.
+fn issued_after(server: &MigrationServer, issued_at_ms: u64) -> OffsetDateTime {
+    OffsetDateTime::from_unix_timestamp_nanos(i128::from(issued_at_ms) * 1_000_000)
+        .unwrap_or(OffsetDateTime::UNIX_EPOCH)
+        .saturating_sub(server.clock_skew)
+}
+
+fn unix_milliseconds(moment: OffsetDateTime) -> i128 {
+    moment.unix_timestamp_nanos().div_euclid(1_000_000)
 }
 
 /// Binds a session to a service and a server name: SHA-256 over both, unambiguously.

@@ -1,15 +1,18 @@
 //! `present STORE FROM NONCES TIMES TASKS LEAVE_ODD`: presents nonces to a store, and prints at once whenever it is told
 //! that it is the first or has won.
 //!
-//! STORE is `memory`, `file:PATH`, or the address of another such process that owns the store. An owner prints its
+//! STORE is `memory`, `file:PATH`, `redis://HOST:PORT`, or the address of another such process that owns the store. An owner prints its
 //! address, waits for a line before it begins and for the end of its input before it ends.
 
 use std::io::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use migration_tests::presentations::{Counter, Plan, Presentation, answer_for};
-use migration_token::{ClaimOutcome, CommitOutcome, FileNonceStore, MemoryNonceStore, NonceStore};
+use migration_token::{
+    ClaimOutcome, CommitOutcome, FileNonceStore, MemoryNonceStore, NonceStore, RedisNonceStore,
+};
 use time::OffsetDateTime;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
 use tokio::net::{TcpListener, TcpStream};
@@ -20,7 +23,7 @@ async fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let (store, plan) = arguments.split_first().expect("a store");
     let plan = Plan::from_arguments(plan).expect("FROM NONCES TIMES TASKS LEAVE_ODD");
-    let store = open(store);
+    let store = open(store).await;
 
     let mut counters = Vec::new();
     match &store {
@@ -60,7 +63,7 @@ enum Store {
     At(String),
 }
 
-fn open(name: &str) -> Store {
+async fn open(name: &str) -> Store {
     let now = OffsetDateTime::now_utc();
     let capacity = MemoryNonceStore::DEFAULT_CAPACITY;
     if name == "memory" {
@@ -68,9 +71,26 @@ fn open(name: &str) -> Store {
     } else if let Some(path) = name.strip_prefix("file:") {
         let store = FileNonceStore::open(path, capacity, now).unwrap();
         Store::Own(Arc::new(store))
+    } else if name.starts_with("redis://") {
+        Store::Own(Arc::new(on_redis(name).await))
     } else {
         Store::At(name.to_owned())
     }
+}
+
+/// A store that remembers the present moment.
+async fn on_redis(address: &str) -> RedisNonceStore {
+    let store = RedisNonceStore::builder(address)
+        // Nothing here is about time.
+        .timeout(Duration::from_secs(60))
+        .clock_margin(Duration::from_secs(1))
+        .build()
+        .unwrap();
+    store.check().await.unwrap();
+    while store.remembers_since() > Some(OffsetDateTime::now_utc()) {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    store
 }
 
 /// Takes presentations in order until there are no more. All that are under way are for the same few nonces.

@@ -116,6 +116,7 @@ fn asked_at(nonce: u8, id: u8, now: i64) -> Claim {
     Claim {
         nonce: NonceKey::new(&[0; 32], &[0; 32], &[nonce; 16]),
         id: ClaimId::new([id; 16]),
+        issued_after: START,
         keep_until: START + Duration::seconds(now + 60),
         now: START + Duration::seconds(now),
     }

@@ -1,0 +1,101 @@
+//! What can be wrong with a redis server, or with how a store was told to use it. No error tells a password.
+
+use std::time::Duration;
+
+use redis::RedisError;
+
+use crate::nonce::StoreError;
+
+/// Why a [`RedisNonceStore`](super::RedisNonceStore) could not be built, or could not answer. In the second case it
+/// is the source of a [`StoreError::Unavailable`]. The server or its configuration is at fault, not the client.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RedisStoreError {
+    /// The address is not of a form that is understood. TLS is not supported: tunnel it.
+    #[error(
+        "not redis://[[USER]:PASSWORD@]HOST[:PORT][/DB] nor unix:///PATH[?db=DB][&pass=PASSWORD]"
+    )]
+    Address,
+    /// The prefix is empty or has a brace in it, which would break the keys' hash tag.
+    #[error("the prefix of the keys must not be empty nor contain braces")]
+    Prefix,
+    /// A limit is zero.
+    #[error("connections, waiting requests and the timeout must not be zero")]
+    Limits,
+    /// The server cannot be reached, or refused the user.
+    #[error("cannot connect to the redis server: {0}")]
+    Connect(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The server broke off, or refused a command: it needs redis 6.2 or later, and EVALSHA, SCRIPT LOAD, INFO, TIME,
+    /// GET, SET and, where configured, WAIT and CONFIG GET allowed.
+    #[error("the redis server did not carry out a command: {0}")]
+    Command(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// There was no answer in time.
+    #[error("the redis server did not answer within {} ms", .0.as_millis())]
+    Timeout(Duration),
+    /// The server may throw nonces away when its memory is full.
+    #[error(
+        "the redis server may evict nonces: set its maxmemory-policy to noeviction, it is {policy:?}"
+    )]
+    Evicts {
+        /// Its `maxmemory-policy`.
+        policy: String,
+    },
+    /// The store was told that the server survives restarts, but the server does not write in time.
+    #[error(
+        "the redis server does not persist what it answers: set {setting} to {wanted}, it is {is:?}"
+    )]
+    NotDurable {
+        /// The setting.
+        setting: &'static str,
+        /// What it should be.
+        wanted: &'static str,
+        /// What it is.
+        is: String,
+    },
+    /// The server's clock is further from ours than the margin, or the nonce's time is over.
+    #[error("the clocks of the redis server and of this node differ by more than {} ms, or a nonce came too late",
+        .margin.as_millis())]
+    Clock {
+        /// The allowed difference.
+        margin: Duration,
+    },
+    /// The server is a replica, or does not tell its replication id.
+    #[error("the redis server is not a primary: connect to the one that takes writes")]
+    NotPrimary,
+    /// The server may have forgotten what was spent when this token was issued: it restarted, failed over or was
+    /// flushed. Younger tokens are not affected.
+    #[error("the redis server's memory may begin after the token was issued")]
+    Forgotten,
+    /// Too few replicas have the write.
+    #[error("{acknowledged} of {wanted} replicas acknowledged in time")]
+    Replicas {
+        /// How many the store was told to wait for.
+        wanted: usize,
+        /// How many did.
+        acknowledged: usize,
+    },
+    /// The server answered something that was not asked.
+    #[error("the redis server's answer makes no sense")]
+    Answer,
+}
+
+impl RedisStoreError {
+    pub(super) fn connect(error: RedisError) -> Self {
+        Self::Connect(error.into())
+    }
+}
+
+impl From<RedisStoreError> for StoreError {
+    fn from(error: RedisStoreError) -> Self {
+        Self::Unavailable(error.into())
+    }
+}
+
+/// An error of a command: a full server is not a broken one.
+pub(super) fn of_command(error: RedisError) -> StoreError {
+    if error.code() == Some("OOM") {
+        StoreError::Full
+    } else {
+        RedisStoreError::Command(error.into()).into()
+    }
+}
