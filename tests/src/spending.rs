@@ -163,7 +163,7 @@ impl Shared {
     fn pick(&self) -> (usize, Token) {
         let dice = self.random(usize::MAX);
         let mut tokens = self.tokens.lock();
-        if tokens.is_empty() || dice % 5 == 0 {
+        if tokens.is_empty() || dice.is_multiple_of(5) {
             tokens.push(Token {
                 issued: OffsetDateTime::now_utc(),
                 firsts: 0,
