@@ -19,6 +19,10 @@ pub(crate) enum BenchError {
     Store(#[from] migration_token::StoreError),
     #[error("nonce file: {0}")]
     NonceFile(#[from] migration_token::FileStoreError),
+    #[error("nonce store on redis: {0}")]
+    Redis(#[from] migration_token::RedisStoreError),
+    #[error("redis-server cannot be run ({0}); install it with: apt-get install redis-server")]
+    NoRedis(std::io::Error),
     #[error("token: {0}")]
     Token(#[from] migration_token::InvalidToken),
     #[error("token key: {0}")]

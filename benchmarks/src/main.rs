@@ -9,6 +9,7 @@ mod error;
 mod instructions;
 mod peers;
 mod primitives;
+mod redis;
 mod report;
 mod stall;
 mod stock;

@@ -1,6 +1,7 @@
 //! How many nonces a store claims and commits in a second, and what a live one costs, with few and with many of them live.
 //!
-//! Time is injected: while a store is measured, as many nonces expire as are added. It judges no figure.
+//! Time is injected: while a store is measured, as many nonces expire as are added. A redis server has a clock of its own, so
+//! there none expire. It judges no figure.
 
 use std::cell::Cell;
 use std::fmt;
@@ -23,6 +24,7 @@ use tokio::task::{JoinSet, LocalSet};
 
 use crate::case::name;
 use crate::error::BenchError;
+use crate::redis::Redis;
 
 /// How many nonces are issued in a second of injected time.
 const PER_SECOND: u64 = 100;
@@ -37,6 +39,8 @@ pub(crate) enum Kind {
     Memory,
     /// In a file, each answer on the disk before it is given.
     File,
+    /// On a redis server of this machine, over a unix socket.
+    Redis,
 }
 
 /// How much is measured.
@@ -99,14 +103,20 @@ pub(crate) fn measure(
 /// An open store, and what it grows in.
 struct Subject {
     store: Arc<dyn NonceStore>,
-    /// The folder with its file, if it has one.
-    folder: Option<TempDir>,
+    place: Place,
+}
+
+/// Where a store keeps its nonces.
+enum Place {
+    Memory,
+    Folder(TempDir),
+    Redis(Redis),
 }
 
 const FILE: &str = "nonces";
 
 impl Subject {
-    fn open(kind: Kind, live: u64, folder: &Path) -> Result<Self, BenchError> {
+    async fn open(kind: Kind, live: u64, folder: &Path) -> Result<Self, BenchError> {
         let start = OffsetDateTime::UNIX_EPOCH;
         // Nonces stay for a second or two longer than they must.
         let capacity = live + 4 * PER_SECOND + 2 * TOGETHER;
@@ -114,14 +124,21 @@ impl Subject {
         Ok(match kind {
             Kind::Memory => Self {
                 store: Arc::new(MemoryNonceStore::new(capacity, start)),
-                folder: None,
+                place: Place::Memory,
             },
             Kind::File => {
                 let folder = tempfile::tempdir_in(folder)?;
                 let store = FileNonceStore::open(folder.path().join(FILE), capacity, start)?;
                 Self {
                     store: Arc::new(store),
-                    folder: Some(folder),
+                    place: Place::Folder(folder),
+                }
+            }
+            Kind::Redis => {
+                let redis = Redis::start()?;
+                Self {
+                    store: Arc::new(redis.store().await?),
+                    place: Place::Redis(redis),
                 }
             }
         })
@@ -129,18 +146,26 @@ impl Subject {
 
     /// Bytes that it takes, and in a process's memory also what else is there.
     fn size(&self) -> Result<u64, BenchError> {
-        match &self.folder {
-            Some(folder) => Ok(fs::metadata(folder.path().join(FILE))?.len()),
-            None => resident(),
+        match &self.place {
+            Place::Memory => resident(),
+            Place::Folder(folder) => Ok(fs::metadata(folder.path().join(FILE))?.len()),
+            Place::Redis(redis) => redis.used_memory(),
         }
+    }
+
+    fn has_own_clock(&self) -> bool {
+        matches!(self.place, Place::Redis(_))
     }
 }
 
 fn measure_one(plan: Plan, kind: Kind, live: u64, folder: &Path) -> Result<Figures, BenchError> {
-    let runtime = tokio::runtime::Builder::new_current_thread().build()?;
-    let subject = Subject::open(kind, live, folder)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let subject = runtime.block_on(Subject::open(kind, live, folder))?;
     let line = Rc::new(Line {
         store: Arc::clone(&subject.store),
+        system_time: subject.has_own_clock(),
         live,
         next: Cell::new(0),
     });
@@ -159,6 +184,7 @@ fn measure_one(plan: Plan, kind: Kind, live: u64, folder: &Path) -> Result<Figur
 /// Nonces in the order of their issue.
 struct Line {
     store: Arc<dyn NonceStore>,
+    system_time: bool,
     live: u64,
     next: Cell<u64>,
 }
@@ -201,14 +227,21 @@ impl Line {
             let seconds = i64::try_from(number / PER_SECOND).unwrap_or(i64::MAX);
             OffsetDateTime::UNIX_EPOCH + Duration::seconds(seconds)
         };
+        let (now, keep_until) = match self.system_time {
+            true => {
+                let now = OffsetDateTime::now_utc();
+                (now, now + Duration::DAY)
+            }
+            false => (second(number), second(number + self.live)),
+        };
         let mut id = [0; 16];
         id[..8].copy_from_slice(&number.to_be_bytes());
         Claim {
             nonce: NonceKey::new(&[0; 32], &[0; 32], &number.to_be_bytes()),
             id: ClaimId::new(id),
-            issued_after: second(number),
-            keep_until: second(number + self.live),
-            now: second(number),
+            issued_after: now,
+            keep_until,
+            now,
         }
     }
 }
@@ -237,7 +270,7 @@ impl fmt::Display for Stores {
         )?;
         for one in &self.figures {
             let unit = match one.store {
-                Kind::Memory => "memory",
+                Kind::Memory | Kind::Redis => "memory",
                 Kind::File => "file",
             };
             writeln!(
