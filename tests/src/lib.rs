@@ -14,6 +14,8 @@ pub mod place;
 pub mod presentations;
 pub mod program;
 pub mod programs;
+pub mod raced;
+pub mod racer;
 pub mod record;
 pub mod redis;
 pub mod relay;
