@@ -5,7 +5,7 @@ use std::io;
 use std::sync::Arc;
 
 use migration_tests::peer::{Peer, Setting, acceptor};
-use migration_tests::AnswerLosingStore;
+use migration_tests::{AnswerLosingStore, FailingStore};
 use migration_token::{Claim, ClaimOutcome, CommitOutcome, NonceKey, NonceStore as _};
 use rustls_migration::Clock as _;
 use rustls_migration::server::{Accepting, Arrival, Claimed, MigrationServer, Verdict};
@@ -109,6 +109,21 @@ async fn a_commit_whose_answer_was_lost_ends_the_connection_before_it_gets_data_
             Arrival::Declined(Verdict::Replayed)
         );
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_lost_its_token_to_another_gets_no_successor_of_it() {
+    let setting = Setting::new();
+    let c = "127.0.0.4:443".parse().unwrap();
+    let store = Arc::new(FailingStore::LostToAnother);
+    let at_b = acceptor(setting.node().target(c).nonce_store(store));
+    let (mut loser, io) = setting.moved(b"first").await;
+    let (accepted, ()) = tokio::join!(at_b.accept(io), loser.say(b" and more"));
+    let error = accepted.expect_err("the commit is lost");
+    assert_eq!(error.kind(), io::ErrorKind::ConnectionAborted);
+    let mut rest = Vec::new();
+    loser.io.read_to_end(&mut rest).await.unwrap();
+    assert_eq!(rest, b"", "nothing after the handshake");
 }
 
 fn examined(server: &Arc<MigrationServer>, flight: &[u8]) -> Claimed {
