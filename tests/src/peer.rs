@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use migration_token::MemoryNonceStore;
+use rustls::pki_types::ServerName;
 use rustls_migration::client::{ClientConnection, MigrationClient, Offer};
 use rustls_migration::server::MigrationServerBuilder;
 use rustls_migration::tokio::MigrationAcceptor;
@@ -128,8 +129,17 @@ impl Setting {
 
     /// A client with a token and early data.
     pub async fn moved(&self, early_data: &[u8]) -> (Peer, DuplexStream) {
+        self.moved_as(server_name(), early_data).await
+    }
+
+    /// A client that asks B for another name than it asked A for.
+    pub async fn moved_as(
+        &self,
+        name: ServerName<'static>,
+        early_data: &[u8],
+    ) -> (Peer, DuplexStream) {
         let offer = self.offer().await;
-        let connection = ClientConnection::resume(&self.client, server_name(), offer, early_data);
+        let connection = ClientConnection::resume(&self.client, name, offer, early_data);
         Peer::new(connection.unwrap())
     }
 }
