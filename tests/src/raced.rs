@@ -5,9 +5,8 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
-use tempfile::TempDir;
-
 use rustls_migration::TicketKeys;
+use tempfile::TempDir;
 
 use crate::program::Program;
 use crate::{NAME, Service};
@@ -24,7 +23,7 @@ pub struct Nodes {
 }
 
 impl Nodes {
-    /// Starts a node for each of `stores`, which are named as for the program `present`, and gives `service` the nodes'
+    /// Starts a node for each of `stores`, which are named as on its command line, and gives `service` the nodes'
     /// keys. They answer for `address`.
     pub async fn start(
         program: &str,

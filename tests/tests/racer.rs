@@ -9,6 +9,7 @@ use migration_tests::client::{echoed, expect};
 use migration_tests::node::echo;
 use migration_tests::raced::{Nodes, Seen};
 use migration_tests::racer::{Copied, Racer};
+use migration_tests::redis::RedisServer;
 use migration_tests::{Node, Service, server_name};
 use rustls::HandshakeKind;
 use rustls::time_provider::DefaultTimeProvider;
@@ -152,6 +153,14 @@ async fn a_racer_at_a_node_with_a_file_store_takes_no_session_and_repeats_no_ear
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("nonces");
     race(&[format!("file:{}", path.display())]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_racer_at_two_nodes_that_share_a_redis_store_takes_no_session_and_repeats_no_early_data()
+{
+    let server = RedisServer::start(&[]).await;
+    let store = format!("redis://{}", server.address());
+    race(&[store.clone(), store]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

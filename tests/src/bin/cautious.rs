@@ -3,22 +3,21 @@
 //!
 //! A message has 8 bytes. For each the node prints `early` when it could be read before the handshake was complete,
 //! `confirmed` when that handshake came to be complete, and `late` when the message came after it. At the end of its input
-//! it prints what it has counted, and ends. STORE is as for the program `present`.
+//! it prints what it has counted, and ends. STORE is `memory`, `file:PATH` or `redis://HOST:PORT`.
 
 use std::io::{self, Write as _};
 use std::path::Path;
 use std::sync::Arc;
 
 use migration_tests::node::echo;
-use migration_tests::raced;
-use migration_token::{FileNonceStore, MemoryNonceStore, NonceStore};
+use migration_tests::{named_store, raced};
 use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls_migration::server::{MigrationServer, Verdict};
 use rustls_migration::tokio::{MigrationAcceptor, TlsStream};
 use rustls_migration::{TicketKeys, provider};
-use time::{Duration, OffsetDateTime};
+use time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -33,7 +32,7 @@ async fn main() {
     let server = MigrationServer::builder(config(folder), raced::SERVICE, keys)
         .answers_for([address.parse().unwrap()])
         .clock_skew(Duration::ZERO)
-        .nonce_store(open(store))
+        .nonce_store(named_store::open(store).await.expect("a store"))
         .build();
     let acceptor = MigrationAcceptor::from(server.unwrap());
     let listener = TcpListener::bind("127.0.0.4:0").await.unwrap();
@@ -62,15 +61,6 @@ fn config(folder: &Path) -> ServerConfig {
         .unwrap();
     config.max_early_data_size = 16_384;
     config
-}
-
-fn open(name: &str) -> Arc<dyn NonceStore> {
-    let now = OffsetDateTime::now_utc();
-    if let Some(path) = name.strip_prefix("file:") {
-        return Arc::new(FileNonceStore::open(path, 10_000, now).unwrap());
-    }
-    assert_eq!(name, "memory");
-    Arc::new(MemoryNonceStore::new(10_000, now))
 }
 
 async fn listen(acceptor: MigrationAcceptor, listener: TcpListener) {
