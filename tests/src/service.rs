@@ -5,6 +5,7 @@ use std::sync::Arc;
 use rcgen::SignatureAlgorithm;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::ServerName;
+use rustls::server::WebPkiClientVerifier;
 use rustls::{ClientConfig, ServerConfig};
 use rustls_migration::client::{MigrationClient, MigrationClientBuilder};
 use rustls_migration::server::{MigrationServer, MigrationServerBuilder};
@@ -64,6 +65,23 @@ impl Service {
             .with_safe_default_protocol_versions()
             .unwrap()
             .with_no_client_auth()
+            .with_single_cert(vec![certificate], key)
+            .unwrap();
+        config.max_early_data_size = 16_384;
+        config
+    }
+
+    /// As [`server_config`](Self::server_config), but asks every client for a certificate of the service's authority.
+    pub fn server_config_for_members(&self) -> ServerConfig {
+        let roots = Arc::new(self.pki.roots());
+        let verifier =
+            WebPkiClientVerifier::builder_with_provider(roots, Arc::clone(&self.provider));
+        let (certificate, key) = self.pki.issue(NAME, self.algorithm);
+        let clock = Arc::new(self.clock.clone());
+        let mut config = ServerConfig::builder_with_details(Arc::clone(&self.provider), clock)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_client_cert_verifier(verifier.build().unwrap())
             .with_single_cert(vec![certificate], key)
             .unwrap();
         config.max_early_data_size = 16_384;

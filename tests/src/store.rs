@@ -2,7 +2,7 @@
 
 use std::future::{pending, ready};
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use migration_token::{
     BoxFuture, Claim, ClaimOutcome, CommitOutcome, MemoryNonceStore, NonceStore, StoreError,
@@ -151,6 +151,56 @@ impl NonceStore for StumblingStore {
         match left {
             Ok(_) => Box::pin(ready(Err(StoreError::Unavailable("stumbled".into())))),
             Err(_) => self.store.commit(claim),
+        }
+    }
+
+    fn remembers_since(&self) -> Option<OffsetDateTime> {
+        self.store.remembers_since()
+    }
+}
+
+/// A memory store that records what it is asked, but whose first answer to one of the two questions never arrives.
+#[derive(Debug)]
+pub struct AnswerLosingStore {
+    store: MemoryNonceStore,
+    loses_claim: AtomicBool,
+    loses_commit: AtomicBool,
+}
+
+impl AnswerLosingStore {
+    /// Loses the answer to the first claim.
+    pub fn of_a_claim(store: MemoryNonceStore) -> Self {
+        Self {
+            store,
+            loses_claim: AtomicBool::new(true),
+            loses_commit: AtomicBool::new(false),
+        }
+    }
+
+    /// Loses the answer to the first commit.
+    pub fn of_a_commit(store: MemoryNonceStore) -> Self {
+        Self {
+            store,
+            loses_claim: AtomicBool::new(false),
+            loses_commit: AtomicBool::new(true),
+        }
+    }
+}
+
+impl NonceStore for AnswerLosingStore {
+    fn claim(&self, claim: Claim) -> BoxFuture<'_, Result<ClaimOutcome, StoreError>> {
+        let answer = self.store.claim(claim);
+        match self.loses_claim.swap(false, Ordering::SeqCst) {
+            true => Box::pin(pending()),
+            false => answer,
+        }
+    }
+
+    fn commit(&self, claim: Claim) -> BoxFuture<'_, Result<CommitOutcome, StoreError>> {
+        let answer = self.store.commit(claim);
+        match self.loses_commit.swap(false, Ordering::SeqCst) {
+            true => Box::pin(pending()),
+            false => answer,
         }
     }
 

@@ -8,7 +8,8 @@ use migration_tests::client::echoed;
 use migration_tests::node::echo;
 use migration_tests::{Node, RecordingDialer, Service, server_name};
 use migration_token::MemoryNonceStore;
-use rustls::HandshakeKind;
+use rustls::crypto::{CryptoProvider, GetRandomFailed, SecureRandom};
+use rustls::{HandshakeKind, ServerConfig};
 use rustls_migration::client::ClientConnection;
 use rustls_migration::server::{Arrival, Verdict};
 use rustls_migration::tokio::MigrationConnector;
@@ -38,15 +39,23 @@ fn alert(answer: &[u8]) -> u8 {
     }
 }
 
-/// A first flight with ticket, token and early data for the node, which has not been spent: it never arrived.
+/// A hello with ticket and token for the node, which have not been spent: it never arrived.
 async fn unspent_flight(service: &Service, target: SocketAddr) -> Vec<u8> {
+    unspent_flight_of(service, service.connector(), target).await
+}
+
+async fn unspent_flight_of(
+    service: &Service,
+    connector: MigrationConnector,
+    target: SocketAddr,
+) -> Vec<u8> {
     let dialer = RecordingDialer::default();
     let mut a = Node::bind("127.0.0.2").await;
     let mut decoy = Node::bind("127.0.0.4").await;
     a.serve_echo(service.node().target(target));
     decoy.serve_echo(service.node());
     dialer.redirect(target, decoy.address());
-    let connector = service.connector().dialer(dialer.clone());
+    let connector = connector.dialer(dialer.clone());
     let mut stream = connector.connect(server_name(), a.address()).await.unwrap();
     echoed(&mut stream, b"hello").await;
     stream.migrate(b"early").await.unwrap();
@@ -55,7 +64,7 @@ async fn unspent_flight(service: &Service, target: SocketAddr) -> Vec<u8> {
         decoy.arrival().await,
         Arrival::Declined(Verdict::WrongTarget)
     ));
-    // The hello's record, and the record of early data behind it.
+    // The hello's record, without the record of early data behind it.
     let hello = 5 + usize::from(u16::from_be_bytes([sent[3], sent[4]]));
     sent[..hello].to_vec()
 }
@@ -114,9 +123,15 @@ async fn a_hello_with_any_byte_changed_spends_nothing() {
         }
         assert_eq!(store.len(), 0, "byte {at}");
     }
-    // And the unchanged one is in order.
+    // And the unchanged one is in order, its early data too.
     present(node.address(), &hello).await;
-    node.accepted().await;
+    assert!(matches!(
+        node.arrival().await,
+        Arrival::Migrated {
+            early_data: true,
+            ..
+        }
+    ));
     assert_eq!(store.len(), 1);
 }
 
@@ -131,6 +146,63 @@ async fn a_wrong_binder_is_a_decrypt_error() {
     assert_eq!(alert(&present(node.address(), &hello).await), DECRYPT_ERROR);
     let counts = acceptor.counts();
     assert_eq!((counts.bad_binders(), counts.migrated()), (1, 0));
+}
+
+/// Random bytes that are not: a client that has one answer where 32 bytes are asked for, its session id among them.
+#[derive(Debug)]
+struct Chosen([u8; 32]);
+
+impl SecureRandom for Chosen {
+    fn fill(&self, buf: &mut [u8]) -> Result<(), GetRandomFailed> {
+        if buf.len() == self.0.len() {
+            buf.copy_from_slice(&self.0);
+            return Ok(());
+        }
+        let honest = rustls::crypto::ring::default_provider().secure_random;
+        honest.fill(buf)
+    }
+}
+
+#[tokio::test]
+async fn a_session_of_tls12_does_not_pass_for_the_one_of_the_token() {
+    let service = Service::default();
+    let mut config = ServerConfig::builder_with_details(
+        Arc::clone(&service.provider),
+        Arc::new(service.clock.clone()),
+    )
+    .with_protocol_versions(&[&rustls::version::TLS12])
+    .unwrap()
+    .with_no_client_auth()
+    .with_cert_resolver(Arc::clone(&service.server_config().cert_resolver));
+    config.max_early_data_size = 16_384;
+    let mut node = Node::bind("127.0.0.3").await;
+    let acceptor = node.serve(service.node_with(config), echo);
+
+    // A first session there, and its id.
+    let dialer = RecordingDialer::default();
+    let connector = service.connector().dialer(dialer.clone());
+    let mut stream = connector
+        .connect(server_name(), node.address())
+        .await
+        .unwrap();
+    echoed(&mut stream, b"hello").await;
+    // Behind the headers of record and message, the version and the random.
+    let session_id = dialer.last().received[5 + 4 + 2 + 32..][1..33].try_into();
+
+    // The hello has the id, which the node knows, and a token with its ticket, which is another session's.
+    let mut provider = CryptoProvider::clone(&service.provider);
+    provider.secure_random = Box::leak(Box::new(Chosen(session_id.unwrap())));
+    let config = service.client_config_with(Arc::new(provider));
+    let connector = service.client_with(config).build().unwrap().into();
+    let hello = unspent_flight_of(&service, connector, node.address()).await;
+    present(node.address(), &hello).await;
+    node.arrival().await;
+    node.accepted().await.arrival.unwrap_err();
+    let counts = acceptor.counts();
+    assert_eq!(
+        (counts.migrated(), counts.declined(Verdict::NotResumed)),
+        (0, 1)
+    );
 }
 
 #[tokio::test]

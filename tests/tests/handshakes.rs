@@ -8,7 +8,6 @@ use migration_tests::client::{echoed, expect, until_notified};
 use migration_tests::node::{ServerStream, echo, echo_then_notify};
 use migration_tests::{Node, RecordingDialer, Service, server_name};
 use rustls::crypto::{CryptoProvider, SupportedKxGroup, aws_lc_rs, ring};
-use rustls::server::WebPkiClientVerifier;
 use rustls::{ClientConfig, HandshakeKind, ServerConfig};
 use rustls_migration::server::{Arrival, MigrationServerBuilder};
 use rustls_migration::tokio::{EarlyDataOutcome, Landing, MigrationConnector, MigrationStream};
@@ -145,24 +144,7 @@ async fn identify(mut stream: ServerStream) -> std::io::Result<()> {
 async fn a_client_certificate_survives_the_migration() {
     let service = Service::default();
     let (certificate, key) = service.pki.issue("client", &rcgen::PKCS_ECDSA_P256_SHA256);
-    let server_config = || {
-        let roots = Arc::new(service.pki.roots());
-        let verifier = WebPkiClientVerifier::builder_with_provider(roots, service.provider.clone());
-        let (chain, key) = service
-            .pki
-            .issue(migration_tests::NAME, &rcgen::PKCS_ED25519);
-        let mut config = ServerConfig::builder_with_details(
-            Arc::clone(&service.provider),
-            Arc::new(service.clock.clone()),
-        )
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_client_cert_verifier(verifier.build().unwrap())
-        .with_single_cert(vec![chain], key)
-        .unwrap();
-        config.max_early_data_size = 16_384;
-        config
-    };
+    let server_config = || service.server_config_for_members();
     let mut config = ClientConfig::builder_with_provider(Arc::clone(&service.provider))
         .with_safe_default_protocol_versions()
         .unwrap()

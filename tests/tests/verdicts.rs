@@ -8,18 +8,22 @@ use std::time::Duration as StdDuration;
 
 use migration_tests::client::{echoed, expect};
 use migration_tests::node::echo;
+use migration_tests::peer::{Setting, acceptor};
 use migration_tests::{
-    FailingStore, Node, RecordingDialer, Service, StumblingStore, TestClock, server_name,
+    CountingStore, FailingStore, Node, RecordingDialer, Service, StumblingStore, TestClock,
+    server_name,
 };
 use migration_token::MemoryNonceStore;
-use rustls::HandshakeKind;
 use rustls::crypto::CryptoProvider;
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, HandshakeKind};
 use rustls_migration::server::{Arrival, MigrationServerBuilder, Verdict};
 use rustls_migration::tokio::{
     EarlyDataOutcome, Landing, MigrationAcceptor, MigrationConnector, MigrationStream,
 };
 use rustls_migration::{Clock as _, Codepoints, TicketKeys};
 use time::Duration;
+use tokio::io::AsyncReadExt as _;
 
 type Shape = Vec<(u8, usize)>;
 
@@ -171,6 +175,62 @@ async fn a_ticket_of_another_service_is_refused() {
 }
 
 #[tokio::test]
+async fn a_ticket_of_another_server_name_is_refused() {
+    let setting = Setting::new();
+    let store = Arc::new(CountingStore::new(setting.store()));
+    let at_b = acceptor(setting.node().nonce_store(store.clone()));
+    for name in ["other.example", "127.0.0.3"] {
+        let name = ServerName::try_from(name).unwrap();
+        let (mut client, io) = setting.moved_as(name, b"early").await;
+        client.send().await;
+        let start = at_b.start(io, None, None).await.unwrap();
+        assert_eq!(*start.arrival(), declined(Verdict::WrongScope));
+    }
+    assert_eq!(store.claims(), 0);
+}
+
+#[tokio::test]
+async fn a_session_does_not_move_to_where_other_certificates_are_asked_for() {
+    let service = service();
+    let (certificate, key) = service.pki.issue("client", &rcgen::PKCS_ECDSA_P256_SHA256);
+    let roots = service.pki.roots();
+    let mut member = ClientConfig::builder_with_provider(Arc::clone(&service.provider))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_client_auth_cert(vec![certificate], key)
+        .unwrap();
+    member.enable_early_data = true;
+    let anyone = || service.node();
+    let members = || {
+        let config = service.server_config_for_members();
+        service.node_of(config, "files for members", service.keys.clone())
+    };
+    for (from, to, client, lands) in [
+        (anyone(), members(), service.client_config(), false),
+        (members(), anyone(), member, true),
+    ] {
+        let (mut node_a, mut node_b) =
+            (Node::bind("127.0.0.2").await, Node::bind("127.0.0.3").await);
+        node_a.serve_echo(from.target(node_b.address()));
+        let at_b = node_b.serve(to, echo);
+        let connector = MigrationConnector::from(service.client_with(client).build().unwrap());
+        let mut stream = connector
+            .connect(server_name(), node_a.address())
+            .await
+            .unwrap();
+        echoed(&mut stream, b"at A").await;
+        stream.migrate(b"first at B").await.unwrap();
+        // Who has no certificate learns that after its own handshake.
+        let mut answer = [0; 10];
+        let answered = stream.read_exact(&mut answer).await;
+        assert_eq!(answered.is_ok(), lands, "{answered:?}");
+        assert_eq!(node_b.accepted().await.arrival.is_ok(), lands);
+        assert_counted(&at_b, &[&declined(Verdict::WrongScope)]);
+    }
+}
+
+#[tokio::test]
 async fn a_token_for_an_address_that_is_not_this_nodes_is_refused() {
     assert_eq!(wrong_target().await.0, declined(Verdict::WrongTarget));
 }
@@ -294,7 +354,7 @@ async fn a_connection_whose_commit_is_lost_or_fails_is_closed_before_it_gets_dat
         // The client's handshake completes before B has judged its Finished, so its first read tells.
         stream.migrate(b"first at B").await.unwrap();
         let mut byte = [0; 1];
-        let read = tokio::io::AsyncReadExt::read(&mut stream, &mut byte).await;
+        let read = stream.read(&mut byte).await;
         assert!(read.is_err(), "{read:?}");
         let refused = node_b.accepted().await.arrival.unwrap_err();
         assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionAborted);

@@ -155,7 +155,7 @@ impl Claimed {
             None => &configs.stock,
         };
         let decided = match (self.candidate, self.declined) {
-            (Some(candidate), _) => Some(candidate.decide(answer)),
+            (Some(candidate), _) => Some(candidate.decide(answer, server.clock.now())),
             (None, Some(verdict)) => Some(Err(verdict)),
             (None, None) => None,
         };

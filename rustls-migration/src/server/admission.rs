@@ -78,10 +78,17 @@ impl Candidate {
     }
 
     /// Step 12, with the store's answer; `None` when it gave none in time.
+    ///
+    /// An answer that comes when the nonce may have been forgotten says nothing. No timeout prevents that: a process, or its
+    /// machine, may stand still between the question and the answer.
     pub(super) fn decide(
         self,
         answer: Option<Result<ClaimOutcome, StoreError>>,
+        now: OffsetDateTime,
     ) -> Result<Admitted, Verdict> {
+        if now > self.claim.keep_until {
+            return Err(Verdict::Expired);
+        }
         let early_data = match answer {
             Some(Ok(ClaimOutcome::First)) => true,
             Some(Ok(ClaimOutcome::Pending)) => false,

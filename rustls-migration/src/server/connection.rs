@@ -1,6 +1,6 @@
 //! A server's connection without its I/O, from the moment when its hello has been judged.
 //!
-//! No byte of 1-RTT data reaches the application before the token's nonce is committed.
+//! No byte of 1-RTT data reaches the application before the token's nonce is committed, and no ticket the client.
 
 use std::fmt;
 use std::io::{self, BufRead as _, Read, Write};
@@ -130,8 +130,8 @@ impl ServerConnection {
         self.tls.early_data().is_some()
     }
 
-    /// What to ask [`NonceStore::commit`](migration_token::NonceStore::commit) now, before anything else can be read;
-    /// `None` when there is nothing to ask.
+    /// What to ask [`NonceStore::commit`](migration_token::NonceStore::commit) now, before anything else can be read or
+    /// leaves; `None` when there is nothing to ask.
     pub fn commit(&self) -> Option<Claim> {
         self.to_commit.filter(|_| !self.tls.is_handshaking())
     }
@@ -251,8 +251,10 @@ impl Connection for ServerConnection {
         self.tls.wants_read()
     }
 
+    /// Nothing leaves between the client's Finished and the commit: tickets, and the token in them, are for the connection
+    /// that has spent its own.
     fn wants_write(&self) -> bool {
-        self.tls.wants_write()
+        self.tls.wants_write() && self.commit().is_none()
     }
 
     fn is_handshaking(&self) -> bool {

@@ -1,7 +1,7 @@
 //! The server's stream. Early data can be read before the handshake is complete, and answered in the server's first
 //! flight; a client can be told to move, and is handed over when it has closed its side.
 //!
-//! 1-RTT data never passes before the token's nonce has been committed.
+//! 1-RTT data never passes before the token's nonce has been committed, in either direction.
 
 use std::fmt;
 use std::future::Future;
@@ -275,6 +275,8 @@ where
                     "the migration token could not be committed",
                 )));
             }
+            // The tickets have waited for this.
+            self.driver.write_in_passing(cx);
         }
         if !self.driver.connection().is_handshaking() {
             self.handshaking = None;
@@ -368,6 +370,7 @@ where
         let this = self.get_mut();
         let waker = this.wakers.writing(cx);
         let cx = &mut Context::from_waker(&waker);
+        ready!(this.poll_commit(cx))?;
         this.obey(cx)?;
         this.driver.poll_write(cx, buf)
     }
@@ -375,14 +378,18 @@ where
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let waker = this.wakers.writing(cx);
-        this.driver.poll_flush(&mut Context::from_waker(&waker))
+        let cx = &mut Context::from_waker(&waker);
+        ready!(this.poll_commit(cx))?;
+        this.driver.poll_flush(cx)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let waker = this.wakers.writing(cx);
+        let cx = &mut Context::from_waker(&waker);
+        ready!(this.poll_commit(cx))?;
         this.hand_over()?;
-        this.driver.poll_shutdown(&mut Context::from_waker(&waker))
+        this.driver.poll_shutdown(cx)
     }
 }
 

@@ -7,13 +7,10 @@
 use std::io::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
+use migration_tests::named_store;
 use migration_tests::presentations::{Counter, Plan, Presentation, answer_for};
-use migration_token::{
-    ClaimOutcome, CommitOutcome, FileNonceStore, MemoryNonceStore, NonceStore, RedisNonceStore,
-};
-use time::OffsetDateTime;
+use migration_token::{ClaimOutcome, CommitOutcome, NonceStore};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
@@ -64,33 +61,10 @@ enum Store {
 }
 
 async fn open(name: &str) -> Store {
-    let now = OffsetDateTime::now_utc();
-    let capacity = MemoryNonceStore::DEFAULT_CAPACITY;
-    if name == "memory" {
-        Store::Own(Arc::new(MemoryNonceStore::new(capacity, now)))
-    } else if let Some(path) = name.strip_prefix("file:") {
-        let store = FileNonceStore::open(path, capacity, now).unwrap();
-        Store::Own(Arc::new(store))
-    } else if name.starts_with("redis://") {
-        Store::Own(Arc::new(on_redis(name).await))
-    } else {
-        Store::At(name.to_owned())
+    match named_store::open(name).await {
+        Some(store) => Store::Own(store),
+        None => Store::At(name.to_owned()),
     }
-}
-
-/// A store that remembers the present moment.
-async fn on_redis(address: &str) -> RedisNonceStore {
-    let store = RedisNonceStore::builder(address)
-        // Nothing here is about time.
-        .timeout(Duration::from_secs(60))
-        .clock_margin(Duration::from_secs(1))
-        .build()
-        .unwrap();
-    store.check().await.unwrap();
-    while store.remembers_since() > Some(OffsetDateTime::now_utc()) {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    store
 }
 
 /// Takes presentations in order until there are no more. All that are under way are for the same few nonces.

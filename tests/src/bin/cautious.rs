@@ -1,0 +1,99 @@
+//! `cautious FOLDER ADDRESS STORE`: a node that answers for ADDRESS with the keys and the certificate in FOLDER, and prints
+//! each message that its application sees. It acts on early data only when the handshake is complete.
+//!
+//! A message has 8 bytes. For each the node prints `early` when it could be read before the handshake was complete,
+//! `confirmed` when that handshake came to be complete, and `late` when the message came after it. At the end of its input
+//! it prints what it has counted, and ends. STORE is `memory`, `file:PATH` or `redis://HOST:PORT`.
+
+use std::io::{self, Write as _};
+use std::path::Path;
+use std::sync::Arc;
+
+use migration_tests::node::echo;
+use migration_tests::{named_store, raced};
+use rustls::ServerConfig;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls_migration::server::{MigrationServer, Verdict};
+use rustls_migration::tokio::{MigrationAcceptor, TlsStream};
+use rustls_migration::{TicketKeys, provider};
+use time::Duration;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+
+#[tokio::main]
+async fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let [folder, address, store] = &arguments[..] else {
+        panic!("FOLDER ADDRESS STORE");
+    };
+    let folder = Path::new(folder);
+    let keys = TicketKeys::load(folder.join(raced::KEYS)).unwrap();
+    let server = MigrationServer::builder(config(folder), raced::SERVICE, keys)
+        .answers_for([address.parse().unwrap()])
+        .clock_skew(Duration::ZERO)
+        .nonce_store(named_store::open(store).await.expect("a store"))
+        .build();
+    let acceptor = MigrationAcceptor::from(server.unwrap());
+    let listener = TcpListener::bind("127.0.0.4:0").await.unwrap();
+    say(format_args!("listening {}", listener.local_addr().unwrap()));
+    tokio::spawn(listen(acceptor.clone(), listener));
+    tokio::io::stdin()
+        .read_to_end(&mut Vec::new())
+        .await
+        .unwrap();
+    let counts = acceptor.counts();
+    let replayed = counts.declined(Verdict::Replayed);
+    let (committed, lost) = (counts.committed(), counts.commits_lost());
+    say(format_args!("replayed {replayed}"));
+    say(format_args!("committed {committed}"));
+    say(format_args!("lost {lost}"));
+}
+
+fn config(folder: &Path) -> ServerConfig {
+    let chain = CertificateDer::from_pem_file(folder.join(raced::CERTIFICATE)).unwrap();
+    let key = PrivateKeyDer::from_pem_file(folder.join(raced::PRIVATE_KEY)).unwrap();
+    let mut config = ServerConfig::builder_with_provider(Arc::new(provider::ring()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![chain], key)
+        .unwrap();
+    config.max_early_data_size = 16_384;
+    config
+}
+
+async fn listen(acceptor: MigrationAcceptor, listener: TcpListener) {
+    loop {
+        let (tcp, _) = listener.accept().await.unwrap();
+        tcp.set_nodelay(true).unwrap();
+        let acceptor = acceptor.clone();
+        tokio::spawn(async move {
+            // Who does not complete the handshake is not served.
+            if let Ok(stream) = acceptor.accept(tcp).await {
+                let _ = serve(stream).await;
+            }
+        });
+    }
+}
+
+/// Reads one message, acts on it when it is sure who sent it, and goes on as an echo.
+async fn serve(mut stream: TlsStream<TcpStream>) -> io::Result<()> {
+    let message = stream.read_u64().await?;
+    if stream.get_ref().1.is_handshaking() {
+        say(format_args!("early {message}"));
+        stream.handshake().await?;
+        say(format_args!("confirmed {message}"));
+    } else {
+        say(format_args!("late {message}"));
+    }
+    stream.write_u64(message).await?;
+    stream.flush().await?;
+    echo(stream).await
+}
+
+fn say(line: std::fmt::Arguments<'_>) {
+    let mut out = io::stdout().lock();
+    writeln!(out, "{line}").unwrap();
+    out.flush().unwrap();
+}

@@ -1,0 +1,150 @@
+//! A client whose every step a test decides, for tests whose time is tokio's: it stands still while anybody has something to
+//! do.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use migration_token::MemoryNonceStore;
+use rustls::pki_types::ServerName;
+use rustls_migration::client::{ClientConnection, MigrationClient, Offer};
+use rustls_migration::server::MigrationServerBuilder;
+use rustls_migration::tokio::MigrationAcceptor;
+use rustls_migration::{Clock as _, Connection as _};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
+
+use crate::node::echo;
+use crate::{Service, server_name};
+
+/// A client whose every step a test decides.
+pub struct Peer {
+    pub connection: ClientConnection,
+    pub io: DuplexStream,
+}
+
+impl Peer {
+    /// The client, and the server's end of its transport.
+    fn new(connection: ClientConnection) -> (Self, DuplexStream) {
+        let (io, server) = duplex(1 << 20);
+        (Self { connection, io }, server)
+    }
+
+    /// Sends what the connection wants to send, and returns it.
+    pub async fn send(&mut self) -> Vec<u8> {
+        let mut out = Vec::new();
+        while self.connection.wants_write() {
+            self.connection.write_tls(&mut out).unwrap();
+        }
+        self.io.write_all(&out).await.unwrap();
+        out
+    }
+
+    /// Receives once.
+    pub async fn receive(&mut self) {
+        let mut buf = [0; 16_384];
+        let len = self.io.read(&mut buf).await.unwrap();
+        assert_ne!(len, 0, "the server closed");
+        self.connection.read_tls(&mut &buf[..len]).unwrap();
+        self.connection.process_new_packets().unwrap();
+    }
+
+    /// Completes the handshake and sends `plaintext`.
+    pub async fn say(&mut self, plaintext: &[u8]) {
+        self.send().await;
+        while self.connection.is_handshaking() {
+            self.receive().await;
+            self.send().await;
+        }
+        self.connection.write(plaintext).unwrap();
+        self.send().await;
+    }
+
+    /// Reads until there is plaintext.
+    pub async fn hear(&mut self) -> Vec<u8> {
+        loop {
+            match self.connection.fill_buf() {
+                Ok(plaintext) => {
+                    let plaintext = plaintext.to_vec();
+                    self.connection.consume(plaintext.len());
+                    return plaintext;
+                }
+                Err(error) => assert_eq!(error.kind(), io::ErrorKind::WouldBlock),
+            }
+            self.receive().await;
+        }
+    }
+}
+
+/// A service with a client, which is moved from a node A to an address B.
+pub struct Setting {
+    pub service: Service,
+    client: Arc<MigrationClient>,
+    pub b: SocketAddr,
+}
+
+impl Default for Setting {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Setting {
+    pub fn new() -> Self {
+        let service = Service::default();
+        let client = service.client_with(service.client_config());
+        Self {
+            client: Arc::new(client.build().unwrap()),
+            service,
+            b: "127.0.0.3:443".parse().unwrap(),
+        }
+    }
+
+    /// The settings of B.
+    pub fn node(&self) -> MigrationServerBuilder {
+        self.service.node().answers_for([self.b])
+    }
+
+    pub fn store(&self) -> MemoryNonceStore {
+        MemoryNonceStore::new(10, self.service.clock.now() - time::Duration::DAY)
+    }
+
+    pub fn fresh(&self) -> (Peer, DuplexStream) {
+        let connection = ClientConnection::new(&self.client, server_name(), self.b);
+        Peer::new(connection.unwrap())
+    }
+
+    /// What A offers.
+    async fn offer(&self) -> Offer {
+        let at_a = self.service.node().target(self.b).build().unwrap();
+        let (mut peer, io) = self.fresh();
+        let served = tokio::spawn(async move {
+            let stream = MigrationAcceptor::from(at_a).accept(io).await.unwrap();
+            let _ = echo(stream).await;
+        });
+        peer.say(b"hello").await;
+        assert_eq!(peer.hear().await, b"hello");
+        served.abort();
+        peer.connection.take_offer().unwrap()
+    }
+
+    /// A client with a token and early data.
+    pub async fn moved(&self, early_data: &[u8]) -> (Peer, DuplexStream) {
+        self.moved_as(server_name(), early_data).await
+    }
+
+    /// A client that asks B for another name than it asked A for.
+    pub async fn moved_as(
+        &self,
+        name: ServerName<'static>,
+        early_data: &[u8],
+    ) -> (Peer, DuplexStream) {
+        let offer = self.offer().await;
+        let connection = ClientConnection::resume(&self.client, name, offer, early_data);
+        Peer::new(connection.unwrap())
+    }
+}
+
+/// A node with these settings.
+pub fn acceptor(settings: MigrationServerBuilder) -> MigrationAcceptor {
+    MigrationAcceptor::from(settings.build().unwrap())
+}
