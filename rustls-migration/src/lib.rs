@@ -66,8 +66,9 @@
 //! - **A memory nonce store refuses tokens from before its start**, and for the [clock
 //!   skew](server::MigrationServerBuilder::clock_skew) after it. Clients then land by a full handshake.
 //! - **[`migrate`](tokio::MigrationStream::migrate) drops what was not read.** Say in its early data where to go on.
-//! - **Early data can be read before the handshake is complete.** It runs at most once, which plain TLS 1.3 does not
-//!   promise, but has no forward secrecy against the ticket keys.
+//! - **Early data can be read before the handshake is complete.** It is accepted at most once, which plain TLS 1.3 does not
+//!   promise, but perhaps in a copy of the client's hello; the client then sends it again after its handshake. Who must
+//!   not act twice calls [`handshake`](tokio::TlsStream::handshake) before. It has no forward secrecy against the ticket keys.
 //! - **A server that drops a stream with unread bytes resets the connection.** Shut down and read to the end.
 
 pub mod client;

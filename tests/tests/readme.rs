@@ -1,8 +1,10 @@
-//! The adoption diff of the README is the difference of two programs that are compiled.
+//! Documents name what there is: the adoption diff of the README is the difference of two programs that are compiled, and
+//! SECURITY.md names tests that exist.
 
 const STOCK: &str = include_str!("../../rustls-migration/examples/stock_service.rs");
 const MIGRATING: &str = include_str!("../../rustls-migration/examples/migrating_service.rs");
 const README: &str = include_str!("../../README.md");
+const SECURITY: &str = include_str!("../../SECURITY.md");
 
 /// The lines of `text` that `other` does not have, without the header comment.
 fn lines_missing_in<'a>(text: &'a str, other: &str) -> Vec<&'a str> {
@@ -37,5 +39,36 @@ fn the_adoption_diff_is_true_and_takes_less_than_ten_lines() {
     assert_eq!(diff_lines('+').len(), added.len());
     for line in added {
         assert!(diff_lines('+').contains(&line), "{line}");
+    }
+}
+
+/// The tests that a row of a table names, each with its file: `one`, `another` (`file.rs`).
+fn named_tests(row: &'static str) -> Vec<(&'static str, &'static str)> {
+    let shown_by = row.trim_end_matches('|').rsplit('|').next().unwrap();
+    let (mut tests, mut waiting) = (Vec::new(), Vec::new());
+    for name in shown_by.split('`').skip(1).step_by(2) {
+        if name.ends_with(".rs") {
+            tests.extend(waiting.drain(..).map(|test| (test, name)));
+        } else {
+            waiting.push(name);
+        }
+    }
+    assert!(waiting.is_empty(), "no file for {waiting:?}");
+    tests
+}
+
+#[test]
+fn the_tests_that_are_said_to_show_what_is_promised_exist() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
+    let rows = SECURITY.lines().filter(|line| line.starts_with("| "));
+    let rows: Vec<_> = rows.skip(1).collect();
+    assert!(rows.len() >= 8, "a row for each adversary");
+    for row in rows {
+        let tests = named_tests(row);
+        assert_eq!(tests.is_empty(), row.contains("| none"), "{row}");
+        for (test, file) in tests {
+            let text = std::fs::read_to_string(folder.join(file)).unwrap();
+            assert!(text.contains(&format!("fn {test}(")), "{test} in {file}");
+        }
     }
 }

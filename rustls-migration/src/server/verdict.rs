@@ -98,7 +98,8 @@ pub enum Arrival {
     Fresh,
     /// With a token that was accepted.
     Migrated {
-        /// Whether early data is accepted. It runs at most once, here or nowhere.
+        /// Whether early data is accepted. For each token it is at most once. Until the handshake is complete, who
+        /// sends it may have copied it.
         early_data: bool,
         /// What the issuing server's application sealed into the ticket, up to 8192 bytes.
         state: Zeroizing<Vec<u8>>,

@@ -85,8 +85,9 @@ where
 
     /// Completes the handshake, and spends the token if the client came with one.
     ///
-    /// Only after early data is there something to wait for. What was read before it is early data; what is read
-    /// after it has been sent by a client that is present.
+    /// Only after early data is there something to wait for. What was read before it is early data, which somebody may have
+    /// copied: the client sends it again on its own connection then. What is read after it, the rest of the early data
+    /// too, has been sent by a client that is present, and comes once.
     ///
     /// # Errors
     ///
