@@ -35,7 +35,12 @@ pub(super) struct Member {
     received: AtomicU64,
 }
 
-/// The members that may have something to receive, in order.
+/// Buffers that one member may fill at once while there are others. A packet that 128 later ones overtake is lost:
+/// quinn takes it for a duplicate. So a busy socket must not run ahead of the others.
+const FAIR_SHARE: usize = 4;
+
+/// The members that may have something to receive, in order: those that have just signalled before those that were
+/// read already.
 #[derive(Debug, Default)]
 struct Ready {
     queue: Mutex<ReadyQueue>,
@@ -59,7 +64,7 @@ impl Wake for MemberWaker {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        if let Some(endpoint) = self.ready.push(self.id) {
+        if let Some(endpoint) = self.ready.signal(self.id) {
             endpoint.wake();
         }
     }
@@ -67,13 +72,21 @@ impl Wake for MemberWaker {
 
 impl Ready {
     /// Answers with the endpoint's waker when the member was not queued yet.
-    fn push(&self, id: PathId) -> Option<Waker> {
+    fn signal(&self, id: PathId) -> Option<Waker> {
         let mut queue = self.queue.lock();
         if queue.order.contains(&id) {
             return None;
         }
-        queue.order.push_back(id);
+        queue.order.push_front(id);
         queue.endpoint.clone()
+    }
+
+    /// The member may have more.
+    fn requeue(&self, id: PathId) {
+        let mut queue = self.queue.lock();
+        if !queue.order.contains(&id) {
+            queue.order.push_back(id);
+        }
     }
 
     fn pop(&self) -> Option<PathId> {
@@ -167,6 +180,15 @@ impl SocketSet {
         meta: &mut [RecvMeta],
     ) -> Poll<io::Result<(PathId, usize)>> {
         self.ready.register(cx.waker());
+        let share = if self.len() > 1 {
+            buffers.len().min(meta.len()).min(FAIR_SHARE)
+        } else {
+            buffers.len().min(meta.len())
+        };
+        let (buffers, meta) = match (buffers.get_mut(..share), meta.get_mut(..share)) {
+            (Some(buffers), Some(meta)) => (buffers, meta),
+            _ => return Poll::Pending,
+        };
         while let Some(id) = self.ready.pop() {
             let Some(member) = self.member(id) else {
                 continue;
@@ -179,7 +201,7 @@ impl SocketSet {
                 Poll::Pending => {}
                 Poll::Ready(Ok(count)) => {
                     // There may be more; the caller comes back until everything is pending.
-                    self.ready.push(id);
+                    self.ready.requeue(id);
                     let received = meta
                         .iter()
                         .take(count)
@@ -191,7 +213,7 @@ impl SocketSet {
                 Poll::Ready(Err(error))
                     if id == PathId::FIRST || error.kind() == io::ErrorKind::ConnectionReset =>
                 {
-                    self.ready.push(id);
+                    self.ready.requeue(id);
                     return Poll::Ready(Err(error));
                 }
                 Poll::Ready(Err(error)) => {

@@ -48,12 +48,7 @@ impl Inbox {
             .recent
             .iter()
             .filter(|offer| range.contains(&offer.sequence));
-        expired.map(|offer| NewConnectionId {
-            sequence: offer.sequence,
-            retire_prior_to: VarInt::default(),
-            id: offer.id,
-            token: offer.token.clone(),
-        })
+        expired.map(AlternateAddress::connection_id)
     }
 
     fn sort(&self, offer: &AlternateAddress) -> Sorted {
