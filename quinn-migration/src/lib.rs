@@ -57,7 +57,7 @@
 //! - The client's congestion window and RTT estimate are not reset by a move (RFC 9000 section 9.4); the server's are.
 //! - A challenge has the size of the old path's MTU, up to 1452 bytes. A new path with a smaller MTU looks unreachable;
 //!   lower `TransportConfig::mtu_discovery_config` where that can happen.
-//! - quinn takes a packet for a duplicate that 128 later ones have overtaken. A challenge is lost that way when the client
+//! - quinn takes a packet for a duplicate when 128 later ones have overtaken it. A challenge is lost that way when the client
 //!   sends so many packets on the old path while the challenge is on its way on a slower one: a busy upload's move can end
 //!   with [`Failure::Unreachable`]. Advertise again.
 //! - The advertised connection ID must be as long as the others. Servers with zero-length connection IDs cannot

@@ -1,18 +1,20 @@
 //! A changing set of sockets behind one: receives from whichever has something, reports writability of those that
 //! were not.
 //!
-//! Never spins and never polls a socket that has not signalled, so idle sockets cost nothing.
+//! Never spins. Sockets that have not signalled are asked only while another one keeps the endpoint busy, so idle
+//! sockets cost next to nothing.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::io::{self, IoSliceMut};
+use std::net::UdpSocket;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 
 use parking_lot::{Mutex, RwLock};
-use quinn::udp::{RecvMeta, Transmit};
+use quinn::udp::{RecvMeta, Transmit, UdpSocketState};
 use quinn::{AsyncUdpSocket, UdpPoller};
 
 use super::{PathId, Traffic, datagrams};
@@ -25,11 +27,14 @@ pub(super) struct SocketSet {
     ready: Arc<Ready>,
     /// Sockets whose last send would have blocked.
     blocked: Mutex<BTreeSet<PathId>>,
+    /// Packets received since all members were asked.
+    run: AtomicU64,
 }
 
 #[derive(Debug)]
 pub(super) struct Member {
     socket: Socket,
+    direct: Option<Direct>,
     waker: Arc<MemberWaker>,
     sent: AtomicU64,
     received: AtomicU64,
@@ -38,6 +43,28 @@ pub(super) struct Member {
 /// Buffers that one member may fill at once while there are others. A packet that 128 later ones overtake is lost:
 /// quinn takes it for a duplicate. So a busy socket must not run ahead of the others.
 const FAIR_SHARE: usize = 4;
+/// After this many packets in a row the sockets that have not signalled are asked too: on a busy host the signal itself
+/// may be late.
+const RUN: u64 = 32;
+
+/// Another way to a member's socket, which needs no signal.
+#[derive(Debug)]
+pub(super) struct Direct {
+    socket: UdpSocket,
+    state: UdpSocketState,
+}
+
+impl Direct {
+    pub(super) fn to(socket: &UdpSocket) -> io::Result<Self> {
+        let socket = socket.try_clone()?;
+        let state = UdpSocketState::new((&socket).into())?;
+        Ok(Self { socket, state })
+    }
+
+    fn receive(&self, buffers: &mut [IoSliceMut<'_>], meta: &mut [RecvMeta]) -> io::Result<usize> {
+        self.state.recv((&self.socket).into(), buffers, meta)
+    }
+}
 
 /// The members that may have something to receive, in order: those that have just signalled before those that were
 /// read already.
@@ -89,6 +116,10 @@ impl Ready {
         }
     }
 
+    fn is_queued(&self, id: PathId) -> bool {
+        self.queue.lock().order.contains(&id)
+    }
+
     fn pop(&self) -> Option<PathId> {
         self.queue.lock().order.pop_front()
     }
@@ -107,13 +138,14 @@ impl Ready {
 
 impl SocketSet {
     /// Adds a socket, or replaces the one with this number.
-    pub(super) fn insert(&self, id: PathId, socket: Socket) {
+    pub(super) fn insert(&self, id: PathId, socket: Socket, direct: Option<Direct>) {
         let waker = Arc::new(MemberWaker {
             id,
             ready: Arc::clone(&self.ready),
         });
         let member = Member {
             socket,
+            direct,
             waker: Arc::clone(&waker),
             sent: AtomicU64::new(0),
             received: AtomicU64::new(0),
@@ -189,6 +221,9 @@ impl SocketSet {
             (Some(buffers), Some(meta)) => (buffers, meta),
             _ => return Poll::Pending,
         };
+        if let Some(received) = self.receive_unsignalled(buffers, meta) {
+            return Poll::Ready(Ok(received));
+        }
         while let Some(id) = self.ready.pop() {
             let Some(member) = self.member(id) else {
                 continue;
@@ -202,12 +237,7 @@ impl SocketSet {
                 Poll::Ready(Ok(count)) => {
                     // There may be more; the caller comes back until everything is pending.
                     self.ready.requeue(id);
-                    let received = meta
-                        .iter()
-                        .take(count)
-                        .map(|one| datagrams(one.len, one.stride))
-                        .sum();
-                    member.received.fetch_add(received, Ordering::Relaxed);
+                    self.count(&member, meta, count);
                     return Poll::Ready(Ok((id, count)));
                 }
                 Poll::Ready(Err(error))
@@ -222,7 +252,39 @@ impl SocketSet {
                 }
             }
         }
+        self.run.store(0, Ordering::Relaxed);
         Poll::Pending
+    }
+
+    fn count(&self, member: &Member, meta: &[RecvMeta], count: usize) {
+        let packets = meta.iter().take(count);
+        let packets = packets.map(|one| datagrams(one.len, one.stride)).sum();
+        member.received.fetch_add(packets, Ordering::Relaxed);
+        self.run.fetch_add(packets, Ordering::Relaxed);
+    }
+
+    /// After a long run on some sockets, receives from one of the others.
+    fn receive_unsignalled(
+        &self,
+        buffers: &mut [IoSliceMut<'_>],
+        meta: &mut [RecvMeta],
+    ) -> Option<(PathId, usize)> {
+        if self.run.load(Ordering::Relaxed) < RUN {
+            return None;
+        }
+        self.run.store(0, Ordering::Relaxed);
+        let members = self.members.read();
+        members.iter().find_map(|(id, member)| {
+            let direct = member.direct.as_ref()?;
+            if self.ready.is_queued(*id) {
+                return None;
+            }
+            // An error shows when the socket signals.
+            let count = direct.receive(buffers, meta).ok()?;
+            self.count(member, meta, count);
+            self.ready.requeue(*id);
+            Some((*id, count))
+        })
     }
 
     pub(super) fn poller(self: &Arc<Self>) -> Pin<Box<dyn UdpPoller>> {
@@ -270,5 +332,58 @@ impl UdpPoller for SetPoller {
         } else {
             Poll::Ready(Ok(()))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::future::poll_fn;
+
+    use quinn::{Runtime as _, TokioRuntime};
+
+    fn bound(address: &str) -> (UdpSocket, Socket, Direct) {
+        let socket = UdpSocket::bind(address).unwrap();
+        let direct = Direct::to(&socket).unwrap();
+        let wrapped = TokioRuntime
+            .wrap_udp_socket(socket.try_clone().unwrap())
+            .unwrap();
+        (socket, wrapped, direct)
+    }
+
+    fn receive(set: &SocketSet, cx: &Context<'_>) -> Poll<(PathId, usize)> {
+        let mut memory = [[0; 64]; 32];
+        let mut buffers = memory.each_mut().map(|buffer| IoSliceMut::new(buffer));
+        let mut meta = [RecvMeta::default(); 32];
+        set.poll_recv(cx, &mut buffers, &mut meta)
+            .map(Result::unwrap)
+    }
+
+    /// The runtime reports no socket as readable while the task does not yield.
+    #[tokio::test]
+    async fn a_busy_socket_does_not_keep_the_packets_of_another_one_waiting() {
+        let set = SocketSet::default();
+        let (busy, wrapped, direct) = bound("127.0.0.2:0");
+        set.insert(PathId::FIRST, wrapped, Some(direct));
+        let (other, wrapped, direct) = bound("127.0.0.3:0");
+        set.insert(PathId(1), wrapped, Some(direct));
+        let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let send = |to: &UdpSocket| sender.send_to(b"x", to.local_addr().unwrap()).unwrap();
+        send(&busy);
+        poll_fn(|cx| receive(&set, cx)).await;
+        for _ in 0..200 {
+            send(&busy);
+        }
+        send(&other);
+        let cx = Context::from_waker(Waker::noop());
+        let mut overtaken = 0;
+        loop {
+            match receive(&set, &cx) {
+                Poll::Ready((PathId::FIRST, packets)) => overtaken += packets,
+                other => break assert_eq!(other, Poll::Ready((PathId(1), 1))),
+            }
+        }
+        assert!((1..=64).contains(&overtaken), "{overtaken} packets");
+        assert_eq!(set.traffic(PathId(1)).unwrap().received, 1);
     }
 }
