@@ -1,9 +1,13 @@
 //! A connection moves to another address of its server: the straight paths.
 
+use std::sync::Arc;
+
 use quinn_migration::{AdvertiseError, Alternate, AttachError, Event, Failure, Outcome, Policy};
 
+use tokio::task::JoinSet;
+
 use crate::support::transfer::Transfer;
-use crate::support::{Identity, Server, World, client, connect, settled, tireless, within};
+use crate::support::{Identity, Server, World, client, connect, echo, settled, tireless, within};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_idle_connection_moves_and_leaves_the_old_address_silent() {
@@ -89,6 +93,36 @@ async fn ten_moves(mut world: World, addresses: usize) {
         3,
         "the endpoint's, the path in use and the one before"
     );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_connections_of_one_client_move_there_and_back_at_once() {
+    let identity = Identity::new();
+    let server = Arc::new(Server::on(&identity, &["127.0.0.2:0", "127.0.0.3:0"]));
+    let client = client(&identity);
+    let mut moves = JoinSet::new();
+    for _ in 0..32 {
+        let (ours, theirs) = connect(client.endpoint(), &server, server.address(0)).await;
+        let mut migrator = client.attach(&ours, tireless()).unwrap();
+        let server = Arc::clone(&server);
+        moves.spawn(async move {
+            for index in [1, 0] {
+                let to = server.address(index);
+                let advertise = server.inner.advertise(&theirs, Alternate::from(to));
+                let advertised = advertise.await.unwrap();
+                let event = settled(&mut migrator).await;
+                assert!(
+                    matches!(event, Event::Migrated { to: reached, .. } if reached == to),
+                    "{event:?}"
+                );
+                assert_eq!(within(advertised.outcome()).await.unwrap(), Outcome::Moved);
+                echo(&ours, &theirs).await;
+            }
+        });
+    }
+    while let Some(moved) = within(moves.join_next()).await {
+        moved.unwrap();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

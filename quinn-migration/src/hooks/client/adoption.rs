@@ -56,10 +56,12 @@ impl ClientHook {
         let Phase::Probing(probe) = &self.phase else {
             return false;
         };
-        if !probe.is_answered_by(body) {
+        let mut asked = std::iter::once(probe).chain(&self.unanswered);
+        let Some(answered) = asked.find(|probe| probe.is_answered_by(body)) else {
             return false;
-        }
-        self.phase = Phase::Adopting(Adoption::after(probe));
+        };
+        self.phase = Phase::Adopting(Adoption::after(answered));
+        self.unanswered.clear();
         true
     }
 

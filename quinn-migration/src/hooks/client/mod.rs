@@ -68,6 +68,9 @@ pub(crate) struct ClientHook {
     retirement: Retirement,
     phase: Phase,
     watch: Watch,
+    /// What earlier paths were asked since the path in use is silent. A peer that hears nothing either says little, so
+    /// its answers may take long.
+    unanswered: VecDeque<Probe>,
     /// Present while a task drives this hook.
     driven: Option<Driven>,
     events: VecDeque<Event>,
@@ -124,6 +127,7 @@ impl ClientHook {
             inbox: Inbox::default(),
             retirement: Retirement::default(),
             phase: Phase::Settled,
+            unanswered: VecDeque::new(),
             watch: Watch::default(),
             driven: None,
             events: VecDeque::new(),

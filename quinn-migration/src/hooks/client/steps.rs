@@ -29,6 +29,9 @@ pub(crate) enum Action {
     Wait(Option<Instant>),
 }
 
+/// Challenges to earlier paths that are remembered, in one silence.
+const UNANSWERED: usize = 32;
+
 /// What quinn sends at most now, in bytes.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Sizes {
@@ -269,10 +272,16 @@ impl ClientHook {
 
     /// No earlier path has answered: asks the next one, unless the path in use is alive.
     fn end_return(&mut self, silence: Duration, now: Instant, sizes: Sizes) {
-        self.phase = Phase::Settled;
-        if sizes.datagram > 0 && !self.watch.is_alive() {
-            self.on_silence(silence, now);
+        let ended = std::mem::replace(&mut self.phase, Phase::Settled);
+        if sizes.datagram == 0 || self.watch.is_alive() {
+            self.unanswered.clear();
+            return;
         }
+        if let Phase::Probing(probe) = ended {
+            self.unanswered.push_front(probe);
+            self.unanswered.truncate(UNANSWERED);
+        }
+        self.on_silence(silence, now);
     }
 
     fn send_challenge(&mut self, sizes: Sizes) -> Action {

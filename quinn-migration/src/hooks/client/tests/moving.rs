@@ -316,6 +316,40 @@ fn a_silent_path_is_left_for_the_one_before_once_that_has_answered() {
 }
 
 #[test]
+fn an_earlier_path_may_answer_any_challenge_of_the_same_silence() {
+    let (mut bench, id) = moved(&[2]);
+    let (first, _) = silent(&mut bench, &id);
+    for _ in 0..5 {
+        silent(&mut bench, &id);
+    }
+    let answer = [&[0x1b], &first.payload[1..9]].concat();
+    assert!(bench.receive(&answer).len() > answer.len());
+    bench.send_with(&ConnectionId::new(&[2; 8]), vec![1]);
+    let (events, _) = bench.events();
+    assert!(
+        matches!(events.last(), Some(Event::FellBack { .. })),
+        "{events:?}"
+    );
+}
+
+#[test]
+fn an_advertisement_before_the_first_packet_of_this_side_is_followed() {
+    let mut hook = ClientHook::new(Codepoints::default());
+    hook.on_peer_parameters(&[]).unwrap();
+    hook.attach(Policy::default(), ORIGIN.parse().unwrap());
+    let mut bench = Bench {
+        received: 0,
+        hook,
+        now: Instant::now(),
+        number: 0,
+    };
+    bench.receive(&[&frame(&offer(1, "198.51.100.1:1"))[..], &[0x1e]].concat());
+    let (events, action) = bench.events();
+    assert_eq!(refusals(&events), []);
+    assert!(matches!(action, Action::Open(_)), "{action:?}");
+}
+
+#[test]
 fn a_path_that_was_silent_for_a_while_is_not_left() {
     let (mut bench, id) = moved(&[2]);
     silent(&mut bench, &id);
