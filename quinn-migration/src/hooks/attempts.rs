@@ -79,6 +79,15 @@ impl Attempts {
         };
     }
 
+    /// Whether one more is wanted, queued or not.
+    pub(super) fn is_wanted(&self) -> bool {
+        let open = matches!(
+            self.state,
+            State::Due | State::Queued(_) | State::JustSpoiled
+        );
+        open && self.sent < self.limit
+    }
+
     /// Whether a queued carrier belongs to this.
     pub(super) fn is_queued(&self) -> bool {
         matches!(self.state, State::Queued(_))

@@ -191,7 +191,10 @@ impl ClientHook {
                     overwrite(payload, frame.whole, PING_FRAME);
                     contents.carriers_alone = false;
                 }
-                Found::Other => contents.carriers_alone &= frame.kind == kind::PADDING,
+                Found::Other => {
+                    let dispensable = [kind::PADDING, kind::PING, kind::IMMEDIATE_ACK];
+                    contents.carriers_alone &= dispensable.contains(&frame.kind);
+                }
             }
         }
         contents.carriers_alone &= at == payload.len();
@@ -317,7 +320,7 @@ impl ClientHook {
 struct Contents {
     first_carrier: Option<Frame>,
     carriers: usize,
-    /// There is nothing but carriers and PADDING.
+    /// There is nothing but carriers, PADDING, PING and IMMEDIATE_ACK, none of which is missed when it does not leave.
     carriers_alone: bool,
     ack_eliciting: bool,
 }

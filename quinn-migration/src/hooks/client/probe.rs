@@ -29,6 +29,8 @@ pub(super) struct Probe {
     attempts: Attempts,
     /// Carriers of this attempt that have not come by.
     carriers: usize,
+    /// Bytes that the next attempt leaves to frames that can be dispensed with.
+    spare: usize,
 }
 
 /// Why a path is validated.
@@ -73,6 +75,7 @@ impl Probe {
             challenges: Vec::new(),
             attempts: Attempts::open_until(challenges, now + time),
             carriers: 0,
+            spare: 0,
         }
     }
 
@@ -84,14 +87,20 @@ impl Probe {
         self.attempts.poll(now, patience(rtt))
     }
 
-    /// Size of the packet to fill with a challenge, in bytes.
-    pub(super) fn packet_size(&self, mtu: usize) -> usize {
-        match self.purpose {
+    /// Bytes to fill with carriers for a challenge, in a packet with this overhead.
+    ///
+    /// In turns there is room for none, one and both of PING and IMMEDIATE_ACK, which quinn puts first in a packet that
+    /// it sends because nothing is heard.
+    pub(super) fn next_room(&mut self, mtu: usize, overhead: usize) -> usize {
+        let spare = self.spare;
+        self.spare = (spare + 1) % 3;
+        let size = match self.purpose {
             // Full, so that quinn puts nothing else into it.
             Purpose::Advertised => mtu,
             // The path in use is silent: what quinn sends then has this size, and is often all that it may send.
             Purpose::Return(_) => SMALLEST_DATAGRAM,
-        }
+        };
+        size.saturating_sub(overhead).saturating_sub(spare)
     }
 
     /// These many carriers were queued for the next challenge.
@@ -106,25 +115,27 @@ impl Probe {
         carrier: &Frame,
         contents: &Contents,
     ) -> Filling {
-        if !self.attempts.is_queued() {
-            return Filling::NotDue;
-        }
+        let due = self.attempts.is_queued();
         self.carriers = self.carriers.saturating_sub(contents.carriers);
         let mut data = [0; CHALLENGE_LENGTH];
         let large = packet.datagram_length() >= SMALLEST_DATAGRAM;
-        if !contents.carriers_alone
-            || !large
-            || getrandom::fill(&mut data).is_err()
-            || !self.write(packet, carrier, data)
+        if self.attempts.is_wanted()
+            && contents.carriers_alone
+            && large
+            && getrandom::fill(&mut data).is_ok()
+            && self.write(packet, carrier, data)
         {
-            if self.carriers == 0 {
-                self.attempts.on_spoiled();
-            }
-            return Filling::Spoiled;
+            self.challenges.push(data);
+            self.attempts.on_sent();
+            return Filling::Challenge;
         }
-        self.challenges.push(data);
-        self.attempts.on_sent();
-        Filling::Challenge
+        if !due {
+            return Filling::NotDue;
+        }
+        if self.carriers == 0 {
+            self.attempts.on_spoiled();
+        }
+        Filling::Spoiled
     }
 
     fn write(
@@ -136,6 +147,8 @@ impl Probe {
         let mut challenge = Vec::with_capacity(1 + CHALLENGE_LENGTH);
         challenge.extend(u8::try_from(kind::PATH_CHALLENGE));
         challenge.extend_from_slice(&data);
+        // Everything else in it makes the packet more than a probe, and can be dispensed with.
+        packet.payload.fill(0);
         // The header last: without the challenge the packet must keep to its path.
         overwrite(packet.payload, carrier.whole.clone(), &challenge)
             && packet.set_destination(&self.new.id)

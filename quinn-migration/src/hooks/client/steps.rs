@@ -288,7 +288,7 @@ impl ClientHook {
         let Phase::Probing(probe) = &mut self.phase else {
             return Action::Wait(None);
         };
-        let room = probe.packet_size(sizes.mtu).saturating_sub(self.overhead);
+        let room = probe.next_room(sizes.mtu, self.overhead);
         let carriers = self.carriers.filling(room, sizes.datagram);
         probe.on_queued(carriers.as_ref().map_or(0, Vec::len));
         self.send(carriers)

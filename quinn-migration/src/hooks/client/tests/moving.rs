@@ -51,6 +51,45 @@ fn a_probe_is_a_large_packet_with_a_challenge_and_the_advertised_connection_id()
     assert!(sent.effects.long_number);
 }
 
+/// When nothing is heard, quinn sends packets of 1200 bytes with PING and IMMEDIATE_ACK first, and each carrier that does
+/// not fill one goes with the next.
+#[test]
+fn an_earlier_path_is_asked_in_the_packets_that_quinn_sends_when_nothing_is_heard() {
+    for first in [vec![], vec![0x01], vec![0x1f], vec![0x01, 0x1f]] {
+        ask_with(&first);
+    }
+}
+
+fn ask_with(first: &[u8]) {
+    let (mut bench, id) = moved(&[2]);
+    let mut queue: VecDeque<Bytes> = VecDeque::new();
+    for _ in 0..100 {
+        bench.send_with(&id, vec![1]);
+        let (_, action) = bench.events();
+        if let Action::Send(carriers) = action {
+            queue.extend(carriers);
+        }
+        for _ in 0..2 {
+            let mut payload = first.to_vec();
+            while let Some(carrier) = queue.front()
+                && 11 + payload.len() + datagram(carrier).len() + 16 <= 1200
+            {
+                payload.extend(datagram(carrier));
+                queue.pop_front();
+            }
+            let sent = bench.send_with(&id, payload);
+            if sent.effects.long_number {
+                assert_eq!(sent.payload.len(), 1200 - 27);
+                let shown = sent.payload.iter().position(|byte| *byte != 0).unwrap();
+                assert_eq!((shown, sent.payload[shown]), (first.len(), 0x1a));
+                return;
+            }
+        }
+        bench.now += Duration::from_millis(200);
+    }
+    panic!("nobody asks the path before");
+}
+
 /// quinn sends what is pending with the first carrier; the other two make the next packet.
 #[test]
 fn a_probe_fills_its_packet_to_the_last_byte_with_the_first_two_carriers_or_the_last_two() {
@@ -60,13 +99,12 @@ fn a_probe_fills_its_packet_to_the_last_byte_with_the_first_two_carriers_or_the_
             bench.receive(&frame(&offer(1, "198.51.100.1:1")));
             bench.events();
             bench.hook.opened(path(1), bench.now);
-            bench.events();
             let sizes = Sizes {
                 mtu,
                 datagram: mtu - 38,
             };
-            bench.hook.poll(bench.now, RTT, sizes);
-            bench.now += Duration::from_secs(1);
+            let begun = bench.hook.poll(bench.now, RTT, sizes);
+            assert!(matches!(begun, Action::Report(Event::Validating { .. })));
             let Action::Send(carriers) = bench.hook.poll(bench.now, RTT, sizes) else {
                 panic!("not sent")
             };
