@@ -68,8 +68,8 @@ pub enum Event {
         /// How long nothing came from the old one.
         silence: Duration,
     },
-    /// The address in use stopped answering, and no earlier one answers or there is no unused connection ID to try it
-    /// with. The connection stays, and goes on when any of them comes back before quinn's idle timeout.
+    /// The address in use stopped answering, and no earlier one has answered in a second, or there is no unused connection
+    /// ID to try it with. The connection stays, and goes on when any of them answers before quinn's idle timeout.
     Stranded {
         /// The address that stopped answering.
         on: SocketAddr,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use quinn_migration::{Alternate, Event, Failure, Outcome};
+use quinn_migration::{Alternate, Event, Failure, Migrator, Outcome};
 
 use crate::support::relay::Relay;
 use crate::support::transfer::Transfer;
@@ -165,6 +165,17 @@ async fn many_failures_in_a_row_do_not_use_up_the_connection_ids() {
     world.echo().await;
 }
 
+/// The next event, but for [`Event::Stranded`]: on a busy host an earlier path may take longer to answer than it has
+/// before that is reported.
+async fn returned(migrator: &mut Migrator) -> Event {
+    loop {
+        let event = settled(migrator).await;
+        if !matches!(event, Event::Stranded { .. }) {
+            return event;
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_path_that_dies_after_the_move_is_left_for_the_old_one() {
     let (mut world, old, new) = relayed(Duration::ZERO, Duration::ZERO).await;
@@ -182,7 +193,7 @@ async fn a_path_that_dies_after_the_move_is_left_for_the_old_one() {
     })
     .await;
     new.silence();
-    let event = settled(&mut world.migrator).await;
+    let event = returned(&mut world.migrator).await;
     assert!(
         matches!(event, Event::FellBack { from, to, .. } if from == new.address && to == old.address),
         "{event:?}"
@@ -237,7 +248,7 @@ async fn clients_on_an_address_that_the_server_removes_go_back() {
     let (first, to) = (world.server.address(0), world.server.address(1));
     world.move_to(to).await;
     assert!(world.server.inner.remove_address(world.server.id(1)));
-    let event = settled(&mut world.migrator).await;
+    let event = returned(&mut world.migrator).await;
     assert!(
         matches!(event, Event::FellBack { to, .. } if to == first),
         "{event:?}"
@@ -253,7 +264,7 @@ async fn after_falling_back_the_connection_can_move_again() {
     let (second, third) = (world.server.address(1), world.server.address(2));
     world.move_to(second).await;
     world.server.inner.remove_address(world.server.id(1));
-    let event = settled(&mut world.migrator).await;
+    let event = returned(&mut world.migrator).await;
     assert!(matches!(event, Event::FellBack { .. }), "{event:?}");
     world.move_to(third).await;
     transfer.check().await;
