@@ -60,9 +60,10 @@ impl Probe {
         challenges: u32,
         now: Instant,
     ) -> Self {
-        let time = match purpose {
-            Purpose::Advertised => NEW_PATH_TIME,
-            Purpose::Return(_) => KNOWN_PATH_TIME,
+        // On a silent path quinn mostly sends IMMEDIATE_ACK alone.
+        let (time, spare) = match purpose {
+            Purpose::Advertised => (NEW_PATH_TIME, 0),
+            Purpose::Return(_) => (KNOWN_PATH_TIME, 1),
         };
         Self {
             new: NewConnectionId {
@@ -75,7 +76,7 @@ impl Probe {
             challenges: Vec::new(),
             attempts: Attempts::open_until(challenges, now + time),
             carriers: 0,
-            spare: 0,
+            spare,
         }
     }
 
