@@ -9,6 +9,7 @@ mod handoff;
 mod legs;
 mod options;
 mod output;
+mod quic_handoff;
 mod record;
 mod replay;
 mod report;
@@ -33,5 +34,6 @@ async fn main() -> ExitCode {
     program::end(match &options.command {
         Command::Get(options) => get::run(options).await,
         Command::Handoff(options) => handoff::run(options).await,
+        Command::QuicHandoff(options) => quic_handoff::run(options).await,
     })
 }

@@ -23,6 +23,8 @@ pub(crate) enum Command {
     Get(Get),
     /// Shows hand-offs between nodes of its own, on 127.0.0.2, 127.0.0.3 and so on, and that a used token is refused.
     Handoff(Handoff),
+    /// Moves a QUIC connection between 127.0.0.2 and 127.0.0.3 while data flows in both directions.
+    QuicHandoff(QuicHandoff),
 }
 
 #[derive(Debug, Args)]
@@ -106,6 +108,20 @@ pub(crate) struct Handoff {
     /// File to download, and to upload with all its bits inverted; a few bytes for each node at least [default: this program's own].
     #[arg(long, value_name = "FILE")]
     pub(crate) file: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub(crate) common: Common,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct QuicHandoff {
+    /// How often the connection moves, from one address to the other, from 1 to 1000.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(crate) hops: u32,
+
+    /// MiB to transfer in each direction, at least: data flows until the last move is over.
+    #[arg(long, value_name = "MIB", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=65536))]
+    pub(crate) mib: u32,
 
     #[command(flatten)]
     pub(crate) common: Common,

@@ -6,6 +6,7 @@
 
 mod local;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -51,6 +52,7 @@ enum Ends {
     Migration {
         server: MigrationServer,
         client: MigrationClient,
+        addresses: [SocketAddr; 2],
     },
 }
 
@@ -96,9 +98,11 @@ async fn stock() -> Result<Link> {
 async fn migration() -> Result<Link> {
     let (server_tls, client_tls) = local::tls()?;
     let codepoints = Codepoints::default();
-    let first = local::bind("127.0.0.2:0")?;
+    let (first, second) = (local::bind("127.0.0.2:0")?, local::bind("127.0.0.3:0")?);
+    let addresses = [first.local_addr()?, second.local_addr()?];
     let server =
         MigrationServer::bind(Arc::new(server_tls), codepoints, Default::default(), first)?;
+    server.add_address(second)?;
     let socket = local::bind("0.0.0.0:0")?;
     let client =
         MigrationClient::bind(Arc::new(client_tls), codepoints, Default::default(), socket)?;
@@ -106,7 +110,11 @@ async fn migration() -> Result<Link> {
     Ok(Link {
         ours,
         theirs,
-        _ends: Ends::Migration { server, client },
+        _ends: Ends::Migration {
+            server,
+            client,
+            addresses,
+        },
     })
 }
 
@@ -188,13 +196,14 @@ fn processor_time() -> Result<Duration> {
 async fn compare_stall(moves: usize) -> Result<()> {
     const WINDOW: Duration = Duration::from_millis(100);
     let link = migration().await?;
-    let Ends::Migration { server, client } = &link._ends else {
+    let Ends::Migration {
+        server,
+        client,
+        addresses,
+    } = &link._ends
+    else {
         return Ok(());
     };
-    let mut addresses = vec![server.endpoint().local_addr()?];
-    let second = local::bind("127.0.0.3:0")?;
-    addresses.push(second.local_addr()?);
-    server.add_address(second)?;
     let mut policy = Policy::default();
     policy.moves = u32::try_from(moves)?;
     let _migrator = client.attach(&link.ours, policy)?;

@@ -68,7 +68,8 @@ pub enum Event {
         /// How long nothing came from the old one.
         silence: Duration,
     },
-    /// The address in use stopped answering and there is no unused connection ID to leave it with.
+    /// The address in use stopped answering, and no earlier one has answered in a second, or there is no unused connection
+    /// ID to try it with. The connection stays, and goes on when any of them answers before quinn's idle timeout.
     Stranded {
         /// The address that stopped answering.
         on: SocketAddr,
@@ -87,8 +88,8 @@ pub enum Failure {
         /// Challenges that were sent.
         challenges: u32,
     },
-    /// No challenge could be sent: quinn's datagram queue did not move, or DATAGRAM is switched off
-    /// (`TransportConfig::datagram_receive_buffer_size(None)`).
+    /// No challenge could be sent: quinn's datagram queue did not move, DATAGRAM is switched off
+    /// (`TransportConfig::datagram_receive_buffer_size(None)`), or the server takes only DATAGRAM frames below 1150 bytes.
     #[error("no challenge could be sent; is the datagram buffer off or full?")]
     NotSent,
     /// No socket could be opened for the address.

@@ -41,24 +41,25 @@
 //! | what is lost | what happens |
 //! |---|---|
 //! | the advertisement, or its acknowledgement | sent again after 3 RTT + 50 ms, then linearly later, 8 packets at most; a repetition is recognised |
-//! | a challenge or its answer | the next challenge, with the same back-off, [`Policy::challenges`] in all |
+//! | a challenge or its answer | the next challenge, with the same back-off, [`Policy::challenges`] in all; answers count for 3 s at least |
 //! | the advertised connection ID, because the server's lifetimes made quinn go on to a later one | [`Refusal::Superseded`], [`Failure::Withdrawn`] or [`AdvertiseError::NotAcknowledged`]; the next advertisement has a fresh one |
 //! | all of them | [`Event::Failed`]; the connection ID is given back, and the next advertisement can use another one |
-//! | the path after the move | after 3 times 3 RTT + 50 ms without an answer: back to the path before, else to the first address, with an unused connection ID: [`Event::FellBack`] |
-//! | that too, and no connection ID is left | [`Event::Stranded`]; quinn's idle timeout decides |
+//! | the path after the move | after 3 times 3 RTT + 50 ms without an answer: challenges to the path before and to the first address in turns, with an unused connection ID; back to the one that answers: [`Event::FellBack`] |
+//! | that too, or no connection ID is left | [`Event::Stranded`]; both paths are tried on until quinn's idle timeout, and the one in use is kept when it comes back |
 //!
 //! # Limits
 //!
 //! What stock quinn does not allow, and what it means:
 //!
 //! - The frame is repeated on the crate's own timer, not by quinn's loss detection. Lost challenges count as losses of
-//!   the old path in quinn's congestion control.
+//!   the old path in quinn's congestion control and black hole detection. Challenges are repeated sooner than RFC 9000
+//!   section 8.2.1 recommends, but only [`Policy::challenges`] times.
 //! - The client's congestion window and RTT estimate are not reset by a move (RFC 9000 section 9.4); the server's are.
 //! - A challenge has the size of the old path's MTU, up to 1452 bytes. A new path with a smaller MTU looks unreachable;
 //!   lower `TransportConfig::mtu_discovery_config` where that can happen.
-//! - quinn sizes packet numbers for little reordering (RFC 9000 section 17.1). A challenge that arrives after 128 or more
-//!   later packets of the old path may not be readable, so a move to a much slower path, or between busy hosts, can end
-//!   with [`Failure::Unreachable`]; advertise again.
+//! - quinn takes a packet for a duplicate when 128 later ones have overtaken it. A challenge is lost that way when the client
+//!   sends so many packets on the old path while the challenge is on its way on a slower one: a busy upload's move can end
+//!   with [`Failure::Unreachable`]. Advertise again.
 //! - The advertised connection ID must be as long as the others. Servers with zero-length connection IDs cannot
 //!   advertise ([`AdvertiseError::NoConnectionId`]).
 //! - quinn accepts DATAGRAM frames for sending although the peer did not announce them, because carriers need that.
@@ -70,8 +71,12 @@
 //! - quinn 0.11.19 can end a connection with CONNECTION_ID_LIMIT_ERROR when the *client* uses connection ID lifetimes and
 //!   its path changes, also without this crate. Lifetimes at the server are safe.
 //!
-//! Closed here, although stock quinn leaves it open: the answer to a challenge carries a fresh connection ID of the
-//! client instead of the old path's, so the two paths share no connection ID in either direction.
+//! Closed here, although stock quinn leaves it open:
+//!
+//! - The answer to a challenge carries a fresh connection ID of the client instead of the old path's, so the two paths
+//!   share no connection ID in either direction.
+//! - Challenges and their answers have packet numbers of four bytes, so that packets on the other path may overtake them
+//!   (RFC 9000 section 17.1), and at least 1200 bytes whatever quinn's path MTU is.
 //!
 //! # Fuzzing
 //!
@@ -82,8 +87,8 @@
 //! # Versions
 //!
 //! Relied on without a promise by quinn's version number: a packet is sealed once, before header protection; the order
-//! of frames in a packet (checked for every probe); the handling of "retire prior to". The tests of this crate show a
-//! breach of any of them.
+//! of frames in a packet (checked for every probe); the size of a DATAGRAM frame; the handling of "retire prior to". The
+//! tests of this crate show a breach of any of them.
 #![forbid(unsafe_code)]
 
 mod client;

@@ -12,7 +12,7 @@ use tokio::task::AbortHandle;
 use tokio::time::sleep_until;
 
 use crate::event::{Event, Failure};
-use crate::hooks::client::{Action, ClientHook};
+use crate::hooks::client::{Action, ClientHook, Sizes};
 use crate::session::Handle;
 use crate::socket::Traffic;
 
@@ -77,20 +77,17 @@ impl Driver {
         loop {
             wakes.mark_unchanged();
             // quinn's lock comes before the hook's, so ask quinn first.
-            let (rtt, largest) = (
-                self.connection.rtt(),
-                self.connection.max_datagram_size().unwrap_or(0),
-            );
+            let (rtt, sizes) = (self.connection.rtt(), self.sizes());
             match self
                 .handle
-                .with_hook(|hook| hook.poll(Instant::now(), rtt, largest))
+                .with_hook(|hook| hook.poll(Instant::now(), rtt, sizes))
             {
                 Action::Report(event) => self.report(event),
                 Action::Open(server) => self.open(server),
                 Action::Close(path) => self
                     .with_routes(|routes| routes.close(path))
                     .unwrap_or_default(),
-                Action::Send(carrier) => self.send(carrier),
+                Action::Send(carriers) => self.send(carriers),
                 Action::Wait(until) => {
                     let timer = async {
                         match until {
@@ -116,14 +113,9 @@ impl Driver {
         let believed = self.connection.remote_address();
         let opened = self.with_routes(|routes| routes.open(server, believed, &TokioRuntime));
         match opened {
-            Some(Ok(path)) => {
-                // The route comes before the first challenge.
-                if let Some(id) = self.handle.with_hook(|hook| hook.opening_id()) {
-                    self.with_routes(|routes| routes.set(id, path));
-                }
-                self.handle
-                    .with_hook(|hook| hook.opened(path, Instant::now()));
-            }
+            Some(Ok(path)) => self
+                .handle
+                .with_hook(|hook| hook.opened(path, Instant::now())),
             Some(Err(error)) => self.handle.with_hook(|hook| hook.not_opened(error.kind())),
             None => self
                 .handle
@@ -131,12 +123,21 @@ impl Driver {
         }
     }
 
-    fn send(&self, carrier: Bytes) {
-        // Never at the cost of the application's datagrams: without room the hook asks again later.
-        if self.connection.datagram_send_buffer_space() >= carrier.len()
-            && let Err(error) = self.connection.send_datagram(carrier)
-        {
-            tracing::debug!(%error, "carrier not queued");
+    fn sizes(&self) -> Sizes {
+        Sizes {
+            mtu: self.connection.stats().path.current_mtu.into(),
+            datagram: self.connection.max_datagram_size().unwrap_or(0),
+        }
+    }
+
+    fn send(&self, carriers: Vec<Bytes>) {
+        for carrier in carriers {
+            // Never at the cost of the application's datagrams: without room the hook asks again later.
+            if self.connection.datagram_send_buffer_space() >= carrier.len()
+                && let Err(error) = self.connection.send_datagram(carrier)
+            {
+                tracing::debug!(%error, "carrier not queued");
+            }
         }
     }
 

@@ -7,7 +7,7 @@ use std::net::{SocketAddr, SocketAddrV4, SocketAddrV6, UdpSocket};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use quinn::{ConnectionError, EndpointConfig, Runtime, SendDatagramError, TokioRuntime};
+use quinn::{ConnectionError, EndpointConfig, SendDatagramError, TokioRuntime};
 use quinn_proto::VarInt;
 use tokio::time::timeout_at;
 
@@ -127,7 +127,7 @@ impl MigrationServer {
         let handles = Handles::new();
         let crypto = Arc::new(ServerCrypto::new(tls, codepoints, handles.clone())?);
         let runtime = Arc::new(TokioRuntime);
-        let socket = Arc::new(ServerSocket::new(runtime.wrap_udp_socket(socket)?)?);
+        let socket = Arc::new(ServerSocket::new(socket, &*runtime)?);
         let config = quinn::ServerConfig::with_crypto(crypto.clone());
         let endpoint = quinn::Endpoint::new_with_abstract_socket(
             endpoint,
@@ -162,9 +162,8 @@ impl MigrationServer {
         if socket.local_addr()?.ip().is_unspecified() {
             return Err(AddressError::Unspecified);
         }
-        let socket = TokioRuntime.wrap_udp_socket(socket)?;
         self.socket
-            .add(socket)
+            .add(socket, &TokioRuntime)?
             .map(AddressId)
             .ok_or(AddressError::TooMany)
     }

@@ -4,14 +4,19 @@
 
 use std::time::{Duration, Instant};
 
-/// A queue in quinn that does not move for this many patiences has dropped what was in it.
+/// A queue in quinn that does not move for this many patiences may have dropped what was in it; every time it takes
+/// that much longer, because it may also be full.
 const QUEUE_PATIENCE: u32 = 4;
 /// Attempts that were lost before they left are repeated this often.
 const SPOILED_LIMIT: u32 = 20;
+/// After this many of them in a row there is a pause of one patience: what spoils them may pass.
+const SPOILED_AT_ONCE: u32 = 4;
 
 #[derive(Debug)]
 pub(super) struct Attempts {
     limit: u32,
+    /// Not given up before this while an answer may come.
+    open_until: Option<Instant>,
     sent: u32,
     spoiled: u32,
     state: State,
@@ -22,7 +27,8 @@ enum State {
     Due,
     Queued(Instant),
     JustSent,
-    InFlight(Instant),
+    JustSpoiled,
+    Waiting(Instant),
 }
 
 /// What the driving task does next.
@@ -37,9 +43,18 @@ impl Attempts {
     pub(super) fn new(limit: u32) -> Self {
         Self {
             limit,
+            open_until: None,
             sent: 0,
             spoiled: 0,
             state: State::Due,
+        }
+    }
+
+    /// Like [`Attempts::new`], and an answer to the last one may take until `end`.
+    pub(super) fn open_until(limit: u32, end: Instant) -> Self {
+        Self {
+            open_until: Some(end),
+            ..Self::new(limit)
         }
     }
 
@@ -54,10 +69,23 @@ impl Attempts {
         self.state = State::JustSent;
     }
 
-    /// Its packet could not be used; try again at once.
+    /// Its packet could not be used; try again, at once for the first few times.
     pub(super) fn on_spoiled(&mut self) {
         self.spoiled = self.spoiled.saturating_add(1);
-        self.state = State::Due;
+        self.state = if self.spoiled.is_multiple_of(SPOILED_AT_ONCE) {
+            State::JustSpoiled
+        } else {
+            State::Due
+        };
+    }
+
+    /// Whether one more is wanted, queued or not.
+    pub(super) fn is_wanted(&self) -> bool {
+        let open = matches!(
+            self.state,
+            State::Due | State::Queued(_) | State::JustSpoiled
+        );
+        open && self.sent < self.limit
     }
 
     /// Whether a queued carrier belongs to this.
@@ -69,7 +97,8 @@ impl Attempts {
         match self.state {
             State::Due => self.send_or_give_up(now),
             State::Queued(since) => {
-                let until = since + patience.saturating_mul(QUEUE_PATIENCE);
+                let times = self.spoiled.saturating_add(1);
+                let until = since + patience.saturating_mul(QUEUE_PATIENCE.saturating_mul(times));
                 if now < until {
                     return Step::Wait(until);
                 }
@@ -79,12 +108,19 @@ impl Attempts {
             State::JustSent => {
                 // Linear back-off: the n-th attempt waits n times as long.
                 let until = now + patience.saturating_mul(self.sent);
-                self.state = State::InFlight(until);
-                Step::Wait(until)
+                let last = self.sent >= self.limit;
+                let end = self.open_until.filter(|end| last && *end > until);
+                self.wait(end.unwrap_or(until))
             }
-            State::InFlight(until) if now < until => Step::Wait(until),
-            State::InFlight(_) => self.send_or_give_up(now),
+            State::JustSpoiled => self.wait(now + patience),
+            State::Waiting(until) if now < until => Step::Wait(until),
+            State::Waiting(_) => self.send_or_give_up(now),
         }
+    }
+
+    fn wait(&mut self, until: Instant) -> Step {
+        self.state = State::Waiting(until);
+        Step::Wait(until)
     }
 
     fn send_or_give_up(&mut self, now: Instant) -> Step {
@@ -118,16 +154,32 @@ mod tests {
     }
 
     #[test]
-    fn a_spoiled_attempt_is_repeated_at_once_and_does_not_count_as_sent() {
-        let now = Instant::now();
-        let mut attempts = Attempts::new(1);
-        for _ in 1..SPOILED_LIMIT {
+    fn the_answer_to_the_last_attempt_may_take_until_the_end() {
+        let mut now = Instant::now();
+        let end = now + PATIENCE * 10;
+        let mut attempts = Attempts::open_until(2, end);
+        for until in [now + PATIENCE, end] {
             assert_eq!(attempts.poll(now, PATIENCE), Step::Send);
-            attempts.on_spoiled();
+            attempts.on_sent();
+            assert_eq!(attempts.poll(now, PATIENCE), Step::Wait(until));
+            now = until;
+        }
+        assert_eq!(attempts.poll(now, PATIENCE), Step::GiveUp);
+    }
+
+    #[test]
+    fn spoiled_attempts_are_repeated_four_at_a_time_and_do_not_count_as_sent() {
+        let mut now = Instant::now();
+        let mut attempts = Attempts::new(1);
+        for _ in 0..SPOILED_LIMIT / SPOILED_AT_ONCE {
+            for _ in 0..SPOILED_AT_ONCE {
+                assert_eq!(attempts.poll(now, PATIENCE), Step::Send);
+                attempts.on_spoiled();
+            }
+            assert_eq!(attempts.poll(now, PATIENCE), Step::Wait(now + PATIENCE));
+            now += PATIENCE;
         }
         assert_eq!(attempts.sent(), 0);
-        assert_eq!(attempts.poll(now, PATIENCE), Step::Send);
-        attempts.on_spoiled();
         assert_eq!(attempts.poll(now, PATIENCE), Step::GiveUp);
     }
 
@@ -137,6 +189,8 @@ mod tests {
         let mut attempts = Attempts::new(1);
         assert_eq!(attempts.poll(now, PATIENCE), Step::Send);
         assert_eq!(attempts.poll(now, PATIENCE), Step::Wait(now + PATIENCE * 4));
-        assert_eq!(attempts.poll(now + PATIENCE * 4, PATIENCE), Step::Send);
+        let now = now + PATIENCE * 4;
+        assert_eq!(attempts.poll(now, PATIENCE), Step::Send);
+        assert_eq!(attempts.poll(now, PATIENCE), Step::Wait(now + PATIENCE * 8));
     }
 }

@@ -10,9 +10,14 @@ use crate::wire::{Frame, Reader, kind};
 
 const MARK_LENGTH: usize = 32;
 
+/// Bytes of a DATAGRAM frame before its payload when that has 64 bytes or more: type and length (RFC 9221 section 4).
+const LONG_FRAME: usize = 3;
+/// The same for fewer than 64 bytes.
+const SHORT_FRAME: usize = 2;
+
 /// Smallest carrier, in bytes of DATAGRAM payload: room for a SERVER_ALTERNATE_ADDRESS frame with the longest
 /// connection ID and sequence number.
-pub(crate) const SMALL_CARRIER: usize = 96;
+const SMALL_CARRIER: usize = 96;
 
 #[derive(Debug)]
 pub(super) struct Carriers {
@@ -53,12 +58,30 @@ impl Carriers {
         }
     }
 
-    /// The bytes to pass to `send_datagram`: at least `length` of them, and never fewer than [`SMALL_CARRIER`].
-    pub(super) fn payload(&self, length: usize) -> Option<Bytes> {
+    /// The bytes to pass to `send_datagram` for a frame that may share its packet.
+    pub(super) fn small(&self) -> Option<Bytes> {
+        self.payload(SMALL_CARRIER)
+    }
+
+    /// Carriers that fill a packet with `room` bytes for frames to the last byte, so that quinn can add nothing to it.
+    ///
+    /// quinn accepts no DATAGRAM of that size, so there is a large carrier and one that fills the rest. A third one
+    /// stands in for the first when quinn sends that with an ACK frame: the last two fill the next packet.
+    pub(super) fn filling(&self, room: usize, largest: usize) -> Option<Vec<Bytes>> {
+        let large = room
+            .checked_sub(MARK_LENGTH + SHORT_FRAME + LONG_FRAME)?
+            .min(largest);
+        [MARK_LENGTH, large, MARK_LENGTH]
+            .map(|length| self.payload(length))
+            .into_iter()
+            .collect()
+    }
+
+    fn payload(&self, length: usize) -> Option<Bytes> {
         let mark = self.mark.as_ref()?;
         let mut bytes = Vec::with_capacity(length);
         bytes.extend_from_slice(mark.0.as_slice());
-        bytes.resize(length.max(SMALL_CARRIER), 0);
+        bytes.resize(length.max(MARK_LENGTH), 0);
         Some(bytes.into())
     }
 

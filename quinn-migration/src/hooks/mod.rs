@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use quinn_proto::ConnectionId;
 
-pub(crate) use packet::{Incoming, Outgoing};
+pub(crate) use packet::{Incoming, Outgoing, widen_number};
 
 use crate::socket::PathId;
 use crate::wire::ParametersError;
@@ -39,6 +39,8 @@ pub(crate) struct Effects {
     pub(crate) wake: bool,
     /// Datagrams with this connection ID belong on this path.
     pub(crate) route: Option<(ConnectionId, PathId)>,
+    /// The packet leaves the path that quinn chose its packet number's length for: see [`widen_number`].
+    pub(crate) long_number: bool,
 }
 
 /// The peer's transport parameters break a rule of the extension.

@@ -1,6 +1,6 @@
 //! A packet between quinn and the AEAD: plain header, plain payload.
 //!
-//! Never changes a length: the header is authenticated, and quinn has accounted for every byte.
+//! Never changes the length of a packet that is sent: quinn has accounted for every byte.
 
 use bytes::BytesMut;
 use quinn_proto::ConnectionId;
@@ -49,6 +49,11 @@ impl Outgoing<'_> {
         true
     }
 
+    /// Bytes of the packet that are not for frames: the header and the AEAD tag.
+    pub(crate) fn overhead(&self) -> usize {
+        self.header.len() + self.tag
+    }
+
     /// Size of the datagram that this packet fills when it is alone in it, in bytes.
     pub(crate) fn datagram_length(&self) -> usize {
         self.header.len() + self.payload.len() + self.tag
@@ -81,6 +86,38 @@ impl Largest {
     }
 }
 
+/// Longest packet number (RFC 9000 section 17.1), in bytes.
+const LONGEST_NUMBER: usize = 4;
+
+/// Gives a 1-RTT packet the longest packet number, at the cost of PADDING at its end; answers with the header's new
+/// length.
+///
+/// quinn takes the shortest number that its own path needs. A packet on another path may arrive long after later
+/// ones, and the receiver could not tell its number any more (RFC 9000 appendix A.3).
+pub(crate) fn widen_number(packet: &mut [u8], header: usize, tag: usize, number: u64) -> usize {
+    widened(packet, header, tag, number).unwrap_or(header)
+}
+
+fn widened(packet: &mut [u8], header: usize, tag: usize, number: u64) -> Option<usize> {
+    let first = *packet.first().filter(|first| *first & 0x80 == 0)?;
+    let length = usize::from(first & 0x03) + 1;
+    let more = LONGEST_NUMBER.checked_sub(length)?;
+    let (end, start) = (packet.len().checked_sub(tag)?, header.checked_sub(length)?);
+    let padding = packet.get(end.checked_sub(more)?..end)?;
+    // The frames must keep a byte at least: quinn's packets have more.
+    if header.checked_add(more)? >= end || padding.iter().any(|byte| *byte != 0) {
+        return None;
+    }
+    packet.copy_within(header..end - more, header + more);
+    let low = number.to_be_bytes();
+    let low = low.get(low.len() - LONGEST_NUMBER..)?;
+    packet
+        .get_mut(start..start + LONGEST_NUMBER)?
+        .copy_from_slice(low);
+    *packet.first_mut()? = first | 0x03;
+    Some(header + more)
+}
+
 fn is_short(header: &[u8]) -> bool {
     header.first().is_some_and(|first| first & 0x80 == 0)
 }
@@ -108,6 +145,35 @@ mod tests {
             header.extend_from_slice(&id);
             header.extend_from_slice(&number);
             prop_assert_eq!(destination(&header), Some(ConnectionId::new(&id)));
+        }
+
+        #[test]
+        fn a_widened_number_replaces_padding_and_moves_the_frames(id in prop::collection::vec(any::<u8>(), 0..=20), length in 1..=4usize, number in 0..1u64 << 62, frames in prop::collection::vec(1u8.., 1..30)) {
+            let low = number.to_be_bytes();
+            let mut packet = vec![0x40 | (u8::try_from(length).unwrap() - 1)];
+            packet.extend_from_slice(&id);
+            packet.extend_from_slice(&low[8 - length..]);
+            let header = packet.len();
+            packet.extend_from_slice(&frames);
+            packet.extend_from_slice(&[0; 10]);
+            packet.extend_from_slice(&[0xee; 16]);
+            let mut expected = vec![0x43];
+            expected.extend_from_slice(&id);
+            expected.extend_from_slice(&low[4..]);
+            expected.extend_from_slice(&frames);
+            expected.extend(std::iter::repeat_n(0, 6 + length));
+            expected.extend_from_slice(&[0xee; 16]);
+            prop_assert_eq!(widen_number(&mut packet, header, 16, number), header + 4 - length);
+            prop_assert_eq!(destination(&packet[..header + 4 - length]), Some(ConnectionId::new(&id)));
+            prop_assert_eq!(packet, expected);
+        }
+
+        #[test]
+        fn any_packet_is_widened_without_a_panic(mut packet in prop::collection::vec(any::<u8>(), 0..40), header in 0..50usize, tag in 0..50usize) {
+            let before = packet.clone();
+            if widen_number(&mut packet, header, tag, 7) == header && before.first().is_some_and(|first| first & 3 != 3) {
+                prop_assert_eq!(packet, before);
+            }
         }
 
         #[test]

@@ -82,12 +82,6 @@ impl PeerIds {
         self.known.range(floor..).next().map(|(_, new)| new)
     }
 
-    /// Like [`PeerIds::next`], and forgets it.
-    pub(super) fn take_next(&mut self) -> Option<NewConnectionId> {
-        let sequence = self.next()?.sequence;
-        self.known.remove(&sequence)
-    }
-
     /// Whether the peer issued this sequence number or this connection ID in a NEW_CONNECTION_ID frame.
     pub(super) fn contains(&self, sequence: VarInt, id: &ConnectionId) -> bool {
         self.known

@@ -11,7 +11,7 @@ use bytes::{Bytes, BytesMut};
 use quinn_proto::{ConnectionId, VarInt};
 
 use super::attempts::{Attempts, Step};
-use super::carrier::{Carriers, Found, SMALL_CARRIER};
+use super::carrier::{Carriers, Found};
 use super::packet::Largest;
 use super::peer_ids::PeerIds;
 use super::{Effects, Hook, Incoming, Outgoing, ParameterFault, patience};
@@ -183,7 +183,7 @@ impl ServerHook {
             }
         }
         match advert.attempts.poll(now, patience(rtt)) {
-            Step::Send => match self.carriers.payload(SMALL_CARRIER) {
+            Step::Send => match self.carriers.small() {
                 Some(carrier) => AdvertStep::Send(carrier),
                 None => AdvertStep::Lost,
             },
@@ -402,8 +402,14 @@ impl Hook for ServerHook {
             self.client_ids.on_used(&id);
             self.last_id = used;
         }
-        self.unlink_answer(&mut packet, only_response.filter(|_| alone));
-        Effects { wake, route: None }
+        let only_response = only_response.filter(|_| alone);
+        self.unlink_answer(&mut packet, only_response);
+        Effects {
+            wake,
+            route: None,
+            // quinn sends an answer alone when it goes off the path in use.
+            long_number: only_response.is_some(),
+        }
     }
 
     fn on_receive(&mut self, packet: Incoming<'_>) -> Effects {
@@ -443,7 +449,10 @@ impl Hook for ServerHook {
         if self.received.is_new(packet.number) && !probing {
             self.retire_orphans(packet.payload);
         }
-        Effects { wake, route: None }
+        Effects {
+            wake,
+            ..Effects::default()
+        }
     }
 
     fn on_peer_parameters(&mut self, list: &[u8]) -> Result<Vec<u8>, ParameterFault> {

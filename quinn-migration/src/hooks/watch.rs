@@ -24,8 +24,10 @@ pub(super) struct Watch {
     silence: Duration,
     /// The task sleeps without a timer and wants to know of the next packet.
     dozing: bool,
-    /// Nothing can be done about the silence, so nobody looks.
-    stopped: bool,
+    /// Silences in a row.
+    silences: u32,
+    /// The application knows of them.
+    reported: bool,
 }
 
 /// What a look at the path says.
@@ -48,12 +50,27 @@ impl Watch {
 
     pub(super) fn on_received(&mut self) {
         self.received = self.received.saturating_add(1);
-        self.stopped = false;
+        self.silences = 0;
+        self.reported = false;
     }
 
-    /// Stops looking until something is received.
-    pub(super) fn stop(&mut self) {
-        self.stopped = true;
+    /// A look found the path dead. Answers how many did so in a row, and begins to watch anew.
+    pub(super) fn on_silence(&mut self) -> u32 {
+        self.alive = None;
+        self.looked = None;
+        self.silence = Duration::ZERO;
+        self.silences = self.silences.saturating_add(1);
+        self.silences
+    }
+
+    /// Whether something was received since [`Watch::on_silence`].
+    pub(super) fn is_alive(&self) -> bool {
+        self.silences == 0
+    }
+
+    /// Whether the application has not been told of this silence; it is told now.
+    pub(super) fn is_news(&mut self) -> bool {
+        !std::mem::replace(&mut self.reported, true)
     }
 
     pub(super) fn look(&mut self, now: Instant, patience: Duration) -> Look {
@@ -62,7 +79,7 @@ impl Watch {
         let passed = self.looked.replace(now).map_or(Duration::ZERO, since);
         let fresh = (self.sent, self.received);
         let (sent, received) = *self.alive.get_or_insert(fresh);
-        if sent == self.sent || self.stopped {
+        if sent == self.sent {
             self.alive = Some(fresh);
             self.looked = None;
             self.silence = Duration::ZERO;

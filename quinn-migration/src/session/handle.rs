@@ -84,8 +84,9 @@ impl<H: Hook> Handle<H> {
         work(&mut self.0.hook.lock())
     }
 
-    /// Runs a hook on a packet and does what it asks for.
-    pub(super) fn apply(&self, work: impl FnOnce(&mut H) -> Effects) {
+    /// Runs a hook on a packet and does what it asks for. Answers whether the packet is to have a long number, which
+    /// is the caller's part.
+    pub(super) fn apply(&self, work: impl FnOnce(&mut H) -> Effects) -> bool {
         let effects = self.with_hook(work);
         if let (Some((id, path)), Some(routes)) = (effects.route, &self.0.routes) {
             routes.set(id, path);
@@ -93,6 +94,7 @@ impl<H: Hook> Handle<H> {
         if effects.wake {
             self.wake();
         }
+        effects.long_number
     }
 
     pub(crate) fn routes(&self) -> Option<&Routes> {

@@ -6,7 +6,7 @@ use bytes::BytesMut;
 use quinn_proto::crypto::{CryptoError, PacketKey};
 
 use super::Handle;
-use crate::hooks::{Hook, Incoming, Outgoing};
+use crate::hooks::{Hook, Incoming, Outgoing, widen_number};
 
 pub(super) struct HookedKey<H> {
     /// quinn implements its own trait for this type.
@@ -19,20 +19,21 @@ impl<H: Hook> HookedKey<H> {
         Self { key, handle }
     }
 
-    /// quinn passes header, payload and room for the tag in one buffer.
-    fn before_sealing(&self, number: u64, packet: &mut [u8], header_length: usize) {
+    /// quinn passes header, payload and room for the tag in one buffer. Answers with the header's length, which a
+    /// longer packet number changes: quinn protects the number by the length that the header itself states.
+    fn before_sealing(&self, number: u64, packet: &mut [u8], header_length: usize) -> usize {
         let tag = self.key.tag_len();
         let Some((header, rest)) = packet.split_at_mut_checked(header_length) else {
-            return;
+            return header_length;
         };
         let Some(payload) = rest
             .len()
             .checked_sub(tag)
             .and_then(|length| rest.get_mut(..length))
         else {
-            return;
+            return header_length;
         };
-        self.handle.apply(|hook| {
+        let long_number = self.handle.apply(|hook| {
             hook.on_send(Outgoing {
                 number,
                 header,
@@ -40,12 +41,17 @@ impl<H: Hook> HookedKey<H> {
                 tag,
             })
         });
+        if long_number {
+            widen_number(packet, header_length, tag, number)
+        } else {
+            header_length
+        }
     }
 }
 
 impl<H: Hook> PacketKey for HookedKey<H> {
     fn encrypt(&self, number: u64, packet: &mut [u8], header_length: usize) {
-        self.before_sealing(number, packet, header_length);
+        let header_length = self.before_sealing(number, packet, header_length);
         PacketKey::encrypt(&self.key, number, packet, header_length);
     }
 

@@ -22,7 +22,9 @@ pub(crate) struct ClientSocket {
 
 impl ClientSocket {
     pub(crate) fn new(first: Arc<dyn AsyncUdpSocket>, router: Arc<Router>) -> Self {
-        router.sockets.insert(PathId::FIRST, Arc::clone(&first));
+        router
+            .sockets
+            .insert(PathId::FIRST, Arc::clone(&first), None);
         Self { first, router }
     }
 

@@ -66,7 +66,7 @@ impl Router {
                 .max(1),
         );
         self.table.write().paths.insert(id, endpoints);
-        self.sockets.insert(id, socket);
+        self.sockets.insert(id, socket, None);
         Ok(id)
     }
 

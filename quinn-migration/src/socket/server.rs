@@ -3,17 +3,17 @@
 //! Never answers from another address than the one a client is on.
 
 use std::io::{self, IoSliceMut};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, UdpSocket};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::{Context, Poll};
 
 use quinn::udp::{RecvMeta, Transmit};
-use quinn::{AsyncUdpSocket, UdpPoller};
+use quinn::{AsyncUdpSocket, Runtime, UdpPoller};
 
 use super::alias::{HIGHEST, alias, unalias};
-use super::set::SocketSet;
+use super::set::{Direct, SocketSet};
 use super::{PathId, Traffic};
 
 #[derive(Debug)]
@@ -33,7 +33,9 @@ struct Properties {
 }
 
 impl ServerSocket {
-    pub(crate) fn new(first: Arc<dyn AsyncUdpSocket>) -> io::Result<Self> {
+    pub(crate) fn new(first: UdpSocket, runtime: &dyn Runtime) -> io::Result<Self> {
+        let direct = Direct::to(&first)?;
+        let first = runtime.wrap_udp_socket(first)?;
         let properties = Properties {
             address: first.local_addr()?,
             transmit_segments: first.max_transmit_segments(),
@@ -41,7 +43,7 @@ impl ServerSocket {
             may_fragment: first.may_fragment(),
         };
         let sockets = Arc::new(SocketSet::default());
-        sockets.insert(PathId::FIRST, first);
+        sockets.insert(PathId::FIRST, first, Some(direct));
         Ok(Self {
             first: properties,
             sockets,
@@ -50,15 +52,21 @@ impl ServerSocket {
     }
 
     /// `None` when every number has been used.
-    pub(crate) fn add(&self, socket: Arc<dyn AsyncUdpSocket>) -> Option<PathId> {
+    pub(crate) fn add(
+        &self,
+        socket: UdpSocket,
+        runtime: &dyn Runtime,
+    ) -> io::Result<Option<PathId>> {
+        let direct = Direct::to(&socket)?;
+        let socket = runtime.wrap_udp_socket(socket)?;
         let next = |number: u32| (number <= HIGHEST).then(|| number.saturating_add(1));
-        let number = self
+        let taken = self
             .next
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, next)
-            .ok()?;
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);
+        let Ok(number) = taken else { return Ok(None) };
         let id = PathId(number);
-        self.sockets.insert(id, socket);
-        Some(id)
+        self.sockets.insert(id, socket, Some(direct));
+        Ok(Some(id))
     }
 
     pub(crate) fn remove(&self, id: PathId) -> bool {

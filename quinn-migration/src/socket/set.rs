@@ -1,18 +1,20 @@
 //! A changing set of sockets behind one: receives from whichever has something, reports writability of those that
 //! were not.
 //!
-//! Never spins and never polls a socket that has not signalled, so idle sockets cost nothing.
+//! Never spins. Sockets that have not signalled are asked only while another one keeps the endpoint busy, so idle
+//! sockets cost next to nothing.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::io::{self, IoSliceMut};
+use std::net::UdpSocket;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 
 use parking_lot::{Mutex, RwLock};
-use quinn::udp::{RecvMeta, Transmit};
+use quinn::udp::{RecvMeta, Transmit, UdpSocketState};
 use quinn::{AsyncUdpSocket, UdpPoller};
 
 use super::{PathId, Traffic, datagrams};
@@ -25,17 +27,47 @@ pub(super) struct SocketSet {
     ready: Arc<Ready>,
     /// Sockets whose last send would have blocked.
     blocked: Mutex<BTreeSet<PathId>>,
+    /// Packets received since all members were asked.
+    run: AtomicU64,
 }
 
 #[derive(Debug)]
 pub(super) struct Member {
     socket: Socket,
+    direct: Option<Direct>,
     waker: Arc<MemberWaker>,
     sent: AtomicU64,
     received: AtomicU64,
 }
 
-/// The members that may have something to receive, in order.
+/// Buffers that one member may fill at once while there are others. A packet that 128 later ones overtake is lost:
+/// quinn takes it for a duplicate. So a busy socket must not run ahead of the others.
+const FAIR_SHARE: usize = 4;
+/// After this many packets in a row the sockets that have not signalled are asked too: on a busy host the signal itself
+/// may be late.
+const RUN: u64 = 32;
+
+/// Another way to a member's socket, which needs no signal.
+#[derive(Debug)]
+pub(super) struct Direct {
+    socket: UdpSocket,
+    state: UdpSocketState,
+}
+
+impl Direct {
+    pub(super) fn to(socket: &UdpSocket) -> io::Result<Self> {
+        let socket = socket.try_clone()?;
+        let state = UdpSocketState::new((&socket).into())?;
+        Ok(Self { socket, state })
+    }
+
+    fn receive(&self, buffers: &mut [IoSliceMut<'_>], meta: &mut [RecvMeta]) -> io::Result<usize> {
+        self.state.recv((&self.socket).into(), buffers, meta)
+    }
+}
+
+/// The members that may have something to receive, in order: those that have just signalled before those that were
+/// read already.
 #[derive(Debug, Default)]
 struct Ready {
     queue: Mutex<ReadyQueue>,
@@ -59,7 +91,7 @@ impl Wake for MemberWaker {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        if let Some(endpoint) = self.ready.push(self.id) {
+        if let Some(endpoint) = self.ready.signal(self.id) {
             endpoint.wake();
         }
     }
@@ -67,13 +99,25 @@ impl Wake for MemberWaker {
 
 impl Ready {
     /// Answers with the endpoint's waker when the member was not queued yet.
-    fn push(&self, id: PathId) -> Option<Waker> {
+    fn signal(&self, id: PathId) -> Option<Waker> {
         let mut queue = self.queue.lock();
         if queue.order.contains(&id) {
             return None;
         }
-        queue.order.push_back(id);
+        queue.order.push_front(id);
         queue.endpoint.clone()
+    }
+
+    /// The member may have more.
+    fn requeue(&self, id: PathId) {
+        let mut queue = self.queue.lock();
+        if !queue.order.contains(&id) {
+            queue.order.push_back(id);
+        }
+    }
+
+    fn is_queued(&self, id: PathId) -> bool {
+        self.queue.lock().order.contains(&id)
     }
 
     fn pop(&self) -> Option<PathId> {
@@ -94,13 +138,14 @@ impl Ready {
 
 impl SocketSet {
     /// Adds a socket, or replaces the one with this number.
-    pub(super) fn insert(&self, id: PathId, socket: Socket) {
+    pub(super) fn insert(&self, id: PathId, socket: Socket, direct: Option<Direct>) {
         let waker = Arc::new(MemberWaker {
             id,
             ready: Arc::clone(&self.ready),
         });
         let member = Member {
             socket,
+            direct,
             waker: Arc::clone(&waker),
             sent: AtomicU64::new(0),
             received: AtomicU64::new(0),
@@ -167,6 +212,18 @@ impl SocketSet {
         meta: &mut [RecvMeta],
     ) -> Poll<io::Result<(PathId, usize)>> {
         self.ready.register(cx.waker());
+        let share = if self.len() > 1 {
+            buffers.len().min(meta.len()).min(FAIR_SHARE)
+        } else {
+            buffers.len().min(meta.len())
+        };
+        let (buffers, meta) = match (buffers.get_mut(..share), meta.get_mut(..share)) {
+            (Some(buffers), Some(meta)) => (buffers, meta),
+            _ => return Poll::Pending,
+        };
+        if let Some(received) = self.receive_unsignalled(buffers, meta) {
+            return Poll::Ready(Ok(received));
+        }
         while let Some(id) = self.ready.pop() {
             let Some(member) = self.member(id) else {
                 continue;
@@ -179,19 +236,14 @@ impl SocketSet {
                 Poll::Pending => {}
                 Poll::Ready(Ok(count)) => {
                     // There may be more; the caller comes back until everything is pending.
-                    self.ready.push(id);
-                    let received = meta
-                        .iter()
-                        .take(count)
-                        .map(|one| datagrams(one.len, one.stride))
-                        .sum();
-                    member.received.fetch_add(received, Ordering::Relaxed);
+                    self.ready.requeue(id);
+                    self.count(&member, meta, count);
                     return Poll::Ready(Ok((id, count)));
                 }
                 Poll::Ready(Err(error))
                     if id == PathId::FIRST || error.kind() == io::ErrorKind::ConnectionReset =>
                 {
-                    self.ready.push(id);
+                    self.ready.requeue(id);
                     return Poll::Ready(Err(error));
                 }
                 Poll::Ready(Err(error)) => {
@@ -200,7 +252,39 @@ impl SocketSet {
                 }
             }
         }
+        self.run.store(0, Ordering::Relaxed);
         Poll::Pending
+    }
+
+    fn count(&self, member: &Member, meta: &[RecvMeta], count: usize) {
+        let packets = meta.iter().take(count);
+        let packets = packets.map(|one| datagrams(one.len, one.stride)).sum();
+        member.received.fetch_add(packets, Ordering::Relaxed);
+        self.run.fetch_add(packets, Ordering::Relaxed);
+    }
+
+    /// After a long run on some sockets, receives from one of the others.
+    fn receive_unsignalled(
+        &self,
+        buffers: &mut [IoSliceMut<'_>],
+        meta: &mut [RecvMeta],
+    ) -> Option<(PathId, usize)> {
+        if self.run.load(Ordering::Relaxed) < RUN {
+            return None;
+        }
+        self.run.store(0, Ordering::Relaxed);
+        let members = self.members.read();
+        members.iter().find_map(|(id, member)| {
+            let direct = member.direct.as_ref()?;
+            if self.ready.is_queued(*id) {
+                return None;
+            }
+            // An error shows when the socket signals.
+            let count = direct.receive(buffers, meta).ok()?;
+            self.count(member, meta, count);
+            self.ready.requeue(*id);
+            Some((*id, count))
+        })
     }
 
     pub(super) fn poller(self: &Arc<Self>) -> Pin<Box<dyn UdpPoller>> {
@@ -248,5 +332,58 @@ impl UdpPoller for SetPoller {
         } else {
             Poll::Ready(Ok(()))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::future::poll_fn;
+
+    use quinn::{Runtime as _, TokioRuntime};
+
+    fn bound(address: &str) -> (UdpSocket, Socket, Direct) {
+        let socket = UdpSocket::bind(address).unwrap();
+        let direct = Direct::to(&socket).unwrap();
+        let wrapped = TokioRuntime
+            .wrap_udp_socket(socket.try_clone().unwrap())
+            .unwrap();
+        (socket, wrapped, direct)
+    }
+
+    fn receive(set: &SocketSet, cx: &Context<'_>) -> Poll<(PathId, usize)> {
+        let mut memory = [[0; 64]; 32];
+        let mut buffers = memory.each_mut().map(|buffer| IoSliceMut::new(buffer));
+        let mut meta = [RecvMeta::default(); 32];
+        set.poll_recv(cx, &mut buffers, &mut meta)
+            .map(Result::unwrap)
+    }
+
+    /// The runtime reports no socket as readable while the task does not yield.
+    #[tokio::test]
+    async fn a_busy_socket_does_not_keep_the_packets_of_another_one_waiting() {
+        let set = SocketSet::default();
+        let (busy, wrapped, direct) = bound("127.0.0.2:0");
+        set.insert(PathId::FIRST, wrapped, Some(direct));
+        let (other, wrapped, direct) = bound("127.0.0.3:0");
+        set.insert(PathId(1), wrapped, Some(direct));
+        let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let send = |to: &UdpSocket| sender.send_to(b"x", to.local_addr().unwrap()).unwrap();
+        send(&busy);
+        poll_fn(|cx| receive(&set, cx)).await;
+        for _ in 0..200 {
+            send(&busy);
+        }
+        send(&other);
+        let cx = Context::from_waker(Waker::noop());
+        let mut overtaken = 0;
+        let mut received = receive(&set, &cx);
+        while let Poll::Ready((PathId::FIRST, packets)) = received {
+            overtaken += packets;
+            received = receive(&set, &cx);
+        }
+        assert_eq!(received, Poll::Ready((PathId(1), 1)));
+        assert!((1..=64).contains(&overtaken), "{overtaken} packets");
+        assert_eq!(set.traffic(PathId(1)).unwrap().received, 1);
     }
 }

@@ -8,7 +8,7 @@ use quinn_proto::{ConnectionId, VarInt};
 use thiserror::Error;
 
 use super::connection_id::read_connection_id;
-use super::{Reader, ResetToken, put_varint};
+use super::{NewConnectionId, Reader, ResetToken, put_varint};
 
 /// Another address of the server, with the connection ID and reset token to use there.
 ///
@@ -67,6 +67,16 @@ impl AlternateAddress {
             id,
             token,
         })
+    }
+
+    /// The connection ID in it, as a NEW_CONNECTION_ID frame (RFC 9000 section 19.15) that retires none.
+    pub fn connection_id(&self) -> NewConnectionId {
+        NewConnectionId {
+            sequence: self.sequence,
+            retire_prior_to: VarInt::default(),
+            id: self.id,
+            token: self.token.clone(),
+        }
     }
 
     /// Appends the whole frame with type `frame_type`.

@@ -41,8 +41,7 @@ pub fn next_frame(payload: &[u8], at: usize, alternate: VarInt) -> Option<Frame>
 fn skip_body(kind: u64, reader: &mut Reader<'_>, payload: &[u8], alternate: VarInt) -> Option<()> {
     match kind {
         kind::PADDING => skip_padding(reader, payload),
-        // PING, HANDSHAKE_DONE, IMMEDIATE_ACK
-        kind::PING | kind::HANDSHAKE_DONE | 0x1f => Some(()),
+        kind::PING | kind::HANDSHAKE_DONE | kind::IMMEDIATE_ACK => Some(()),
         kind::ACK | kind::ACK_ECN => skip_ack(kind, reader),
         // MAX_DATA, MAX_STREAMS, DATA_BLOCKED, STREAMS_BLOCKED, RETIRE_CONNECTION_ID
         0x10 | 0x12 | 0x13 | 0x14 | 0x16 | 0x17 | kind::RETIRE_CONNECTION_ID => {

@@ -39,6 +39,7 @@ pub(crate) mod kind {
     pub(crate) const CONNECTION_CLOSE: u64 = 0x1c;
     pub(crate) const APPLICATION_CLOSE: u64 = 0x1d;
     pub(crate) const HANDSHAKE_DONE: u64 = 0x1e;
+    pub(crate) const IMMEDIATE_ACK: u64 = 0x1f;
     pub(crate) const DATAGRAM: u64 = 0x30;
     pub(crate) const DATAGRAM_WITH_LENGTH: u64 = 0x31;
 }

@@ -10,7 +10,10 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use quinn::EndpointConfig;
+use quinn_migration::Codepoints;
+use quinn_migration::wire::next_frame;
 
+use crate::opened::Opener;
 use crate::support::{Identity, PATIENCE, Server, World, client_with};
 
 const INSTALL: &str = "tshark is missing or may not capture: as root, `apt-get install tshark`";
@@ -30,6 +33,27 @@ impl rustls::KeyLog for KeyLog {
         )
         .unwrap();
     }
+}
+
+/// tshark learns connection IDs from NEW_CONNECTION_ID frames, and the advertised one is in none, so tshark cannot tell
+/// whose packets those of the client on the new path are. This test opens the first of them with the logged secret.
+fn check_challenge(packets: &[Packet], new: SocketAddr, opener: &Opener) {
+    let towards = |packet: &&Packet| packet.destination == new.to_string();
+    let challenge = packets.iter().find(towards).expect("no challenge");
+    let datagram = base16ct::lower::decode_vec(&challenge.payload).unwrap();
+    let opened = opener.open(&datagram, 8);
+    assert_eq!(
+        opened.number_length, 4,
+        "packets on the other path may overtake it"
+    );
+    let alternate = Codepoints::default().frame();
+    let frame = next_frame(&opened.payload, 0, alternate).unwrap();
+    assert_eq!(frame.kind, PATH_CHALLENGE);
+    let rest = &opened.payload[frame.whole.end..];
+    assert!(rest.iter().all(|byte| *byte == 0), "more than a challenge");
+    let data = base16ct::lower::encode_string(&opened.payload[frame.body]);
+    let answered = |packet: &Packet| packet.source == new.to_string() && packet.responses == data;
+    assert!(packets.iter().any(answered), "{data} is not answered");
 }
 
 /// A running capture on the loopback interface.
@@ -92,6 +116,8 @@ struct Packet {
     destination: String,
     frames: Vec<u64>,
     parameters: Vec<u64>,
+    /// Data of the PATH_RESPONSE frames, in hexadecimal digits.
+    responses: String,
     /// The datagram in hexadecimal digits.
     payload: String,
 }
@@ -122,6 +148,7 @@ fn decode(capture: &Path, keys: &Path, ports: &[u16]) -> Vec<Packet> {
         "udp.dstport",
         "quic.frame_type",
         "tls.quic.parameter.type",
+        "quic.path_response.data",
         "udp.payload",
     ];
     command.args(fields.iter().flat_map(|field| ["-e", field]));
@@ -140,7 +167,17 @@ fn decode(capture: &Path, keys: &Path, ports: &[u16]) -> Vec<Packet> {
 
 fn packet(line: &str) -> Packet {
     let fields: Vec<&str> = line.split(';').collect();
-    let [source, from, destination, to, frames, parameters, payload] = fields[..] else {
+    let [
+        source,
+        from,
+        destination,
+        to,
+        frames,
+        parameters,
+        responses,
+        payload,
+    ] = fields[..]
+    else {
         panic!("{line}")
     };
     let numbers = |list: &str| {
@@ -158,6 +195,7 @@ fn packet(line: &str) -> Packet {
         destination: format!("{destination}:{to}"),
         frames: numbers(frames),
         parameters: numbers(parameters),
+        responses: responses.to_owned(),
         payload: payload.to_owned(),
     }
 }
@@ -188,10 +226,12 @@ async fn tshark_decodes_the_parameter_the_frame_the_challenge_and_the_response()
     world.ours.close(0u32.into(), b"");
     world.client.endpoint().wait_idle().await;
     capture.stop().await;
-    std::fs::write(&keys, &*log.0.lock()).unwrap();
+    let secrets = log.0.lock().clone();
+    std::fs::write(&keys, &secrets).unwrap();
     let packets = decode(&file, &keys, &[old.port(), new.port()]);
     check_handshake_and_frame(&packets, old);
     check_new_path(&packets, new, old);
+    check_challenge(&packets, new, &Opener::of_client(&secrets));
 }
 
 fn check_handshake_and_frame(packets: &[Packet], old: SocketAddr) {
@@ -250,8 +290,6 @@ fn check_handshake_and_frame(packets: &[Packet], old: SocketAddr) {
 fn check_new_path(packets: &[Packet], new: SocketAddr, old: SocketAddr) {
     let at =
         |wanted: &dyn Fn(&Packet) -> bool| packets.iter().position(wanted).expect("no such packet");
-    // tshark learns connection IDs from NEW_CONNECTION_ID frames, and the advertised one is in none: it cannot decode
-    // what the client sends on the new path. It decodes the answer, and the server's own challenge.
     let first = at(&|packet| packet.destination == new.to_string());
     assert!(
         packets[first].payload.len() / 2 >= 1200,

@@ -55,8 +55,7 @@ async fn moves_work_while_the_server_retires_connection_ids_by_lifetime() {
         };
         until("connection IDs are retired", going_on).await;
         let to = world.server.address(hop % 2);
-        // A retirement may overtake the advertisement: then it is withdrawn, and the next one counts. On a loaded
-        // machine challenges may arrive too late to be read (see the crate's limits).
+        // A retirement may overtake the advertisement: then it is withdrawn, and the next one counts.
         let mut attempts = 0;
         loop {
             attempts += 1;
@@ -76,7 +75,7 @@ async fn moves_work_while_the_server_retires_connection_ids_by_lifetime() {
             match event {
                 Event::Migrated { to: reached, .. } if reached == to => break,
                 Event::Failed {
-                    reason: Failure::Withdrawn | Failure::Unreachable { .. },
+                    reason: Failure::Withdrawn,
                     ..
                 }
                 | Event::Refused { .. } => {}
@@ -182,6 +181,10 @@ async fn a_rebind_without_the_migration_client_is_noticed_and_the_connection_sur
         "{event:?}"
     );
     assert_eq!(world.migrator.server(), Some(first));
+    until("the sockets of the paths are closed", || {
+        world.client.open_sockets() == 1
+    })
+    .await;
     transfer.check().await;
 }
 
@@ -238,8 +241,12 @@ fn a_restarted_server_ends_a_moved_connection_by_the_advertised_reset_token() {
         }
         drop(socket);
         let _restarted = Server::with(identity.server_tls(), resettable(), &[&second]);
-        let mut stream = ours.open_uni().await.unwrap();
-        let writing = async { while stream.write_all(&[0; 4096]).await.is_ok() {} };
+        // quinn may have sent something by itself already, and been reset.
+        let writing = async {
+            if let Ok(mut stream) = ours.open_uni().await {
+                while stream.write_all(&[0; 4096]).await.is_ok() {}
+            }
+        };
         let (_, reason) = within(async { tokio::join!(writing, ours.closed()) }).await;
         assert_eq!(reason, ConnectionError::Reset);
     });

@@ -19,5 +19,6 @@ mod identifiers;
 mod interop;
 mod lifecycle;
 mod moving;
+mod opened;
 mod recovery;
 mod support;

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use quinn_proto::VarInt;
 
 use super::super::peer_ids::PeerIds;
+use super::probe::{Probe, Purpose};
 use super::{ClientHook, Path, Phase, plus};
 use crate::event::Event;
 use crate::wire::{Frame, NewConnectionId};
@@ -21,25 +22,21 @@ const HELD: usize = 16;
 pub(super) struct Adoption {
     pub(super) new: NewConnectionId,
     pub(super) path: Path,
-    /// Use the connection ID at once, before quinn knows of it: nothing comes back on the path in use.
-    pub(super) forced: bool,
-    pub(super) reason: Reason,
+    pub(super) purpose: Purpose,
+    started: Instant,
+    challenges: u32,
     packets: u64,
 }
 
-#[derive(Debug)]
-pub(super) enum Reason {
-    Advertised { started: Instant, challenges: u32 },
-    Silence(Duration),
-}
-
 impl Adoption {
-    pub(super) fn new(new: NewConnectionId, path: Path, forced: bool, reason: Reason) -> Self {
+    /// Of a path that was validated.
+    fn after(probe: &Probe) -> Self {
         Self {
-            new,
-            path,
-            forced,
-            reason,
+            new: probe.new.clone(),
+            path: probe.path,
+            purpose: probe.purpose,
+            started: probe.started,
+            challenges: probe.sent(),
             packets: 0,
         }
     }
@@ -59,14 +56,12 @@ impl ClientHook {
         let Phase::Probing(probe) = &self.phase else {
             return false;
         };
-        if !probe.is_answered_by(body) {
+        let mut asked = std::iter::once(probe).chain(&self.unanswered);
+        let Some(answered) = asked.find(|probe| probe.is_answered_by(body)) else {
             return false;
-        }
-        let reason = Reason::Advertised {
-            started: probe.started,
-            challenges: probe.sent(),
         };
-        self.phase = Phase::Adopting(Adoption::new(probe.adopted_id(), probe.path, false, reason));
+        self.phase = Phase::Adopting(Adoption::after(answered));
+        self.unanswered.clear();
         true
     }
 
@@ -79,25 +74,26 @@ impl ClientHook {
             return;
         };
         let left = std::mem::replace(&mut driven.active, adoption.path);
-        let event = match adoption.reason {
-            Reason::Advertised {
-                challenges,
-                started,
-            } => {
-                self.validating_since = Some(started);
+        let event = match adoption.purpose {
+            Purpose::Advertised => {
+                self.validating_since = Some(adoption.started);
                 let older = driven.previous.replace(left);
                 self.closing.extend(older.map(|path| path.id));
                 Event::Migrated {
                     sequence: adoption.new.sequence,
                     from: left.server,
                     to: adoption.path.server,
-                    challenges,
+                    challenges: adoption.challenges,
                     // The step that reports it knows the time.
                     validation: Duration::ZERO,
                 }
             }
-            Reason::Silence(silence) => {
+            Purpose::Return(silence) => {
+                // What was left before is where the connection is now, or as dead as the path that is left now.
+                let older = driven.previous.take();
+                let older = older.filter(|path| path.id != adoption.path.id);
                 self.closing.push_back(left.id);
+                self.closing.extend(older.map(|path| path.id));
                 Event::FellBack {
                     from: left.server,
                     to: adoption.path.server,
@@ -106,28 +102,28 @@ impl ClientHook {
             }
         };
         self.watch = super::Watch::default();
+        self.held.forget(adoption.new.sequence);
         self.server_ids.learn(adoption.new);
         self.report(event);
     }
 
-    /// Leaves a path that stopped answering. Answers `false` when there is no way out.
-    pub(super) fn fall_back(&mut self, silence: Duration) -> bool {
-        let Some(driven) = &mut self.driven else {
+    /// Asks an earlier path whether it still answers, because the one in use does not: the path left last, and the
+    /// first one in turns. Nothing but challenges goes there before it has answered, because the server may have left
+    /// it. Answers `false` when that cannot be.
+    pub(super) fn begin_return(&mut self, silence: Duration, round: u32, now: Instant) -> bool {
+        let Some(driven) = &self.driven else {
             return false;
         };
-        let back = driven.previous.take().unwrap_or(driven.first);
-        if back == driven.active {
-            return false;
-        }
-        // Taken, so that a second attempt uses another one.
-        let Some(spare) = self.server_ids.take_next().or_else(|| self.held.take()) else {
+        let back = match driven.previous {
+            Some(previous) if !round.is_multiple_of(2) => previous,
+            Some(_) | None => driven.first,
+        };
+        let Some(spare) = self.server_ids.next().or_else(|| self.held.any()).cloned() else {
             return false;
         };
-        let new = NewConnectionId {
-            retire_prior_to: spare.sequence,
-            ..spare
-        };
-        self.phase = Phase::Adopting(Adoption::new(new, back, true, Reason::Silence(silence)));
+        // One for each path in turn: on a silent path quinn lets little out.
+        let probe = Probe::new(spare, back, Purpose::Return(silence), 1, now);
+        self.phase = Phase::Probing(probe);
         true
     }
 }
@@ -184,9 +180,14 @@ impl HeldIds {
         self.0.extract_if(.., |held| fits(held, known)).collect()
     }
 
+    /// quinn has heard of it in another way.
+    fn forget(&mut self, sequence: VarInt) {
+        self.0.retain(|held| held.sequence != sequence);
+    }
+
     /// Any one, for a path change that makes room by itself.
-    pub(super) fn take(&mut self) -> Option<NewConnectionId> {
-        self.0.pop()
+    pub(super) fn any(&self) -> Option<&NewConnectionId> {
+        self.0.last()
     }
 }
 

@@ -48,12 +48,7 @@ impl Inbox {
             .recent
             .iter()
             .filter(|offer| range.contains(&offer.sequence));
-        expired.map(|offer| NewConnectionId {
-            sequence: offer.sequence,
-            retire_prior_to: VarInt::default(),
-            id: offer.id,
-            token: offer.token.clone(),
-        })
+        expired.map(AlternateAddress::connection_id)
     }
 
     fn sort(&self, offer: &AlternateAddress) -> Sorted {
@@ -140,7 +135,9 @@ impl ClientHook {
         if sorted != Sorted::New {
             return sorted;
         }
-        let (current, offered) = (self.current_id_length(), offer.id.len());
+        // Before this side's first 1-RTT packet the length is not known.
+        let offered = offer.id.len();
+        let current = self.last_id.map_or(offered, |id| id.len());
         if self.last_id == Some(offer.id) || self.server_ids.contains(offer.sequence, &offer.id) {
             Sorted::Refused(Refusal::Reused)
         } else if current != offered {

@@ -37,7 +37,7 @@ use crate::wire::{
     find_parameter, kind, next_frame, overwrite,
 };
 
-pub(crate) use steps::Action;
+pub(crate) use steps::{Action, Sizes};
 
 /// Events that wait for the application at most; a flood is counted, not kept.
 const EVENT_LIMIT: usize = 32;
@@ -54,18 +54,23 @@ pub(crate) struct ClientHook {
     codepoints: Codepoints,
     carriers: Carriers,
     /// Carriers handed to quinn that have not come by yet.
-    queued_carriers: u32,
+    queued_carriers: usize,
     server_ids: PeerIds,
     held: HeldIds,
     received: Largest,
     /// Destination connection ID of the last packet.
     last_id: Option<ConnectionId>,
+    /// Bytes of the last packet that were not for frames.
+    overhead: usize,
     /// HANDSHAKE_DONE has arrived: migration is allowed (RFC 9000 section 9).
     confirmed: bool,
     inbox: Inbox,
     retirement: Retirement,
     phase: Phase,
     watch: Watch,
+    /// What earlier paths were asked since the path in use is silent. A peer that hears nothing either says little, so
+    /// its answers may take long.
+    unanswered: VecDeque<Probe>,
     /// Present while a task drives this hook.
     driven: Option<Driven>,
     events: VecDeque<Event>,
@@ -88,6 +93,16 @@ struct Driven {
     first: Path,
 }
 
+impl Driven {
+    /// How many other paths there are to go back to.
+    fn earlier_paths(&self) -> u32 {
+        match self.previous {
+            Some(previous) if previous != self.first => 2,
+            Some(_) | None => 1,
+        }
+    }
+}
+
 #[derive(Debug)]
 enum Phase {
     Settled,
@@ -107,10 +122,12 @@ impl ClientHook {
             held: HeldIds::default(),
             received: Largest::default(),
             last_id: None,
+            overhead: 0,
             confirmed: false,
             inbox: Inbox::default(),
             retirement: Retirement::default(),
             phase: Phase::Settled,
+            unanswered: VecDeque::new(),
             watch: Watch::default(),
             driven: None,
             events: VecDeque::new(),
@@ -142,8 +159,9 @@ impl ClientHook {
     /// Walks an outgoing packet: finds a carrier, drops DATAGRAM frames that the peer would not accept.
     fn inspect(&mut self, payload: &mut [u8]) -> Contents {
         let mut contents = Contents {
-            carrier: None,
-            carrier_alone: true,
+            first_carrier: None,
+            carriers: 0,
+            carriers_alone: true,
             ack_eliciting: false,
         };
         let mut at = 0;
@@ -158,53 +176,63 @@ impl ClientHook {
             ];
             contents.ack_eliciting |= !silent.contains(&frame.kind);
             match self.carriers.inspect(payload, &frame) {
-                Found::Carrier if contents.carrier.is_none() => contents.carrier = Some(frame),
                 Found::Carrier => {
-                    self.queued_carriers = self.queued_carriers.saturating_sub(1);
-                    overwrite(payload, frame.whole, PING_FRAME);
+                    contents.carriers += 1;
+                    if contents.first_carrier.is_some() {
+                        overwrite(payload, frame.whole, &[]);
+                    } else {
+                        contents.first_carrier = Some(frame);
+                    }
                 }
                 Found::Unwanted => {
                     tracing::warn!(
                         "application DATAGRAM dropped: the peer does not accept DATAGRAM frames"
                     );
                     overwrite(payload, frame.whole, PING_FRAME);
-                    contents.carrier_alone = false;
+                    contents.carriers_alone = false;
                 }
-                Found::Other => contents.carrier_alone &= frame.kind == kind::PADDING,
+                Found::Other => {
+                    let dispensable = [kind::PADDING, kind::PING, kind::IMMEDIATE_ACK];
+                    contents.carriers_alone &= dispensable.contains(&frame.kind);
+                }
             }
         }
-        contents.carrier_alone &= at == payload.len();
+        contents.carriers_alone &= at == payload.len();
+        self.queued_carriers = self.queued_carriers.saturating_sub(contents.carriers);
         contents
     }
 
-    /// Puts a challenge, a retirement or nothing in the place of a carrier. Answers whether the packet is a probe now.
-    fn fill(&mut self, packet: &mut Outgoing<'_>, carrier: &Frame, alone: bool) -> bool {
-        self.queued_carriers = self.queued_carriers.saturating_sub(1);
+    /// Puts a challenge, a retirement or nothing in the place of the first carrier; the others are PADDING. When the
+    /// packet is a probe now, answers with its route.
+    fn fill(
+        &mut self,
+        packet: &mut Outgoing<'_>,
+        carrier: &Frame,
+        contents: &Contents,
+    ) -> Option<(ConnectionId, PathId)> {
         if let Phase::Probing(probe) = &mut self.phase {
-            match probe.fill(packet, carrier, alone) {
-                Filling::Challenge => return true,
+            match probe.fill(packet, carrier, contents) {
+                Filling::Challenge => return Some((probe.new.id, probe.path.id)),
                 Filling::Spoiled => {}
                 Filling::NotDue => {
                     self.retirement.fill(packet, carrier);
-                    return false;
+                    return None;
                 }
             }
         } else if self.retirement.fill(packet, carrier) {
-            return false;
+            return None;
         }
         overwrite(packet.payload, carrier.whole.clone(), PING_FRAME);
-        false
+        None
     }
 
     /// Follows the connection ID that quinn uses, and moves to the new path when it is the adopted one.
-    fn follow_id(&mut self, packet: &mut Outgoing<'_>, effects: &mut Effects) {
-        if let Phase::Adopting(adoption) = &self.phase {
-            if packet.destination() == Some(adoption.new.id) {
-                effects.wake = true;
-                self.finish_adoption();
-            } else if adoption.forced {
-                packet.set_destination(&adoption.new.id);
-            }
+    fn follow_id(&mut self, packet: &Outgoing<'_>, effects: &mut Effects) {
+        if let Phase::Adopting(adoption) = &self.phase
+            && packet.destination() == Some(adoption.new.id)
+        {
+            effects.wake = true;
+            self.finish_adoption();
         }
         let used = packet.destination();
         if used == self.last_id {
@@ -214,12 +242,8 @@ impl ClientHook {
         let Some(id) = used else { return };
         self.server_ids.on_used(&id);
         effects.wake |= self.is_overtaken();
-        let path = match (&self.phase, &self.driven) {
-            (Phase::Adopting(adoption), _) if adoption.new.id == id => adoption.path.id,
-            (_, Some(driven)) => driven.active.id,
-            (_, None) => PathId::FIRST,
-        };
-        effects.route = Some((id, path));
+        let path = self.driven.as_ref().map(|driven| driven.active.id);
+        effects.route = Some((id, path.unwrap_or(PathId::FIRST)));
     }
 
     fn on_frame(&mut self, payload: &mut [u8], frame: &Frame) -> bool {
@@ -294,9 +318,10 @@ impl ClientHook {
 
 /// What a walk over an outgoing packet found.
 struct Contents {
-    carrier: Option<Frame>,
-    /// There is nothing but the carrier and PADDING.
-    carrier_alone: bool,
+    first_carrier: Option<Frame>,
+    carriers: usize,
+    /// There is nothing but carriers, PADDING, PING and IMMEDIATE_ACK, none of which is missed when it does not leave.
+    carriers_alone: bool,
     ack_eliciting: bool,
 }
 
@@ -308,10 +333,14 @@ impl Hook for ClientHook {
             if !packet.is_short() {
                 return effects;
             }
-            if let Some(carrier) = contents.carrier {
+            if let Some(carrier) = &contents.first_carrier {
                 effects.wake = true;
-                if self.fill(&mut packet, &carrier, contents.carrier_alone) {
-                    return effects;
+                if let Some(route) = self.fill(&mut packet, carrier, &contents) {
+                    return Effects {
+                        wake: true,
+                        route: Some(route),
+                        long_number: true,
+                    };
                 }
             }
             if contents.ack_eliciting && self.is_watching() {
@@ -319,7 +348,8 @@ impl Hook for ClientHook {
             }
         }
         if packet.is_short() {
-            self.follow_id(&mut packet, &mut effects);
+            self.overhead = packet.overhead();
+            self.follow_id(&packet, &mut effects);
         }
         effects
     }
@@ -346,6 +376,7 @@ impl Hook for ClientHook {
         }
         effects.wake |= self.report_malformed_rest(packet.payload, at);
         self.watch.on_received();
+        effects.wake |= self.is_returning();
         // The packet with the answer to a challenge may be late, but it is no duplicate: the challenge is fresh.
         self.inject(held, packet.payload);
         effects

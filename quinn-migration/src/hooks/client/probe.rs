@@ -2,44 +2,81 @@
 //!
 //! Never lets anything but a challenge and PADDING go to the new address.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::super::attempts::{Attempts, Step};
 use super::super::{Outgoing, patience};
-use super::Path;
-use crate::wire::{AlternateAddress, Frame, NewConnectionId, kind, overwrite};
+use super::{Contents, Path};
+use crate::wire::{Frame, NewConnectionId, kind, overwrite};
 
 /// Smallest datagram that may carry a challenge (RFC 9000 section 8.2.1), in bytes.
 const SMALLEST_DATAGRAM: usize = 1200;
+/// How long a new path has at least: three times the probe timeout of a path whose RTT is not known (RFC 9000 section
+/// 8.2.4; RFC 9002 section 6.2.2: RTT 333 ms).
+const NEW_PATH_TIME: Duration = Duration::from_secs(3);
+/// The same for a path that was in use before.
+const KNOWN_PATH_TIME: Duration = Duration::from_secs(1);
 const CHALLENGE_LENGTH: usize = 8;
 
 #[derive(Debug)]
 pub(super) struct Probe {
-    pub(super) offer: AlternateAddress,
+    /// The connection ID to use there. Its frame makes quinn switch to it.
+    pub(super) new: NewConnectionId,
     pub(super) path: Path,
+    pub(super) purpose: Purpose,
     pub(super) started: Instant,
     challenges: Vec<[u8; CHALLENGE_LENGTH]>,
     attempts: Attempts,
+    /// Carriers of this attempt that have not come by.
+    carriers: usize,
+    /// Bytes that the next attempt leaves to frames that can be dispensed with.
+    spare: usize,
+}
+
+/// Why a path is validated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// The server advertised it.
+    Advertised,
+    /// Nothing has come on the path in use for this long, and this one was in use before.
+    Return(Duration),
 }
 
 /// What became of a carrier.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Filling {
     Challenge,
-    /// It was meant for a challenge, but its packet cannot be a probe.
+    /// It was meant for a challenge, but its packet cannot be a probe. There is another try.
     Spoiled,
     /// It was not meant for a challenge.
     NotDue,
 }
 
 impl Probe {
-    pub(super) fn new(offer: AlternateAddress, path: Path, challenges: u32, now: Instant) -> Self {
+    pub(super) fn new(
+        id: NewConnectionId,
+        path: Path,
+        purpose: Purpose,
+        challenges: u32,
+        now: Instant,
+    ) -> Self {
+        // On a silent path quinn mostly sends IMMEDIATE_ACK alone.
+        let (time, spare) = match purpose {
+            Purpose::Advertised => (NEW_PATH_TIME, 0),
+            Purpose::Return(_) => (KNOWN_PATH_TIME, 1),
+        };
         Self {
-            offer,
+            new: NewConnectionId {
+                retire_prior_to: id.sequence,
+                ..id
+            },
             path,
+            purpose,
             started: now,
             challenges: Vec::new(),
-            attempts: Attempts::new(challenges),
+            attempts: Attempts::open_until(challenges, now + time),
+            carriers: 0,
+            spare,
         }
     }
 
@@ -47,8 +84,29 @@ impl Probe {
         self.attempts.sent()
     }
 
-    pub(super) fn poll(&mut self, now: Instant, rtt: std::time::Duration) -> Step {
+    pub(super) fn poll(&mut self, now: Instant, rtt: Duration) -> Step {
         self.attempts.poll(now, patience(rtt))
+    }
+
+    /// Bytes to fill with carriers for a challenge, in a packet with this overhead.
+    ///
+    /// In turns there is room for none, one and both of PING and IMMEDIATE_ACK, which quinn puts first in a packet that
+    /// it sends because nothing is heard.
+    pub(super) fn next_room(&mut self, mtu: usize, overhead: usize) -> usize {
+        let spare = self.spare;
+        self.spare = (spare + 1) % 3;
+        let size = match self.purpose {
+            // Full, so that quinn puts nothing else into it.
+            Purpose::Advertised => mtu,
+            // The path in use is silent: what quinn sends then has this size, and is often all that it may send.
+            Purpose::Return(_) => SMALLEST_DATAGRAM,
+        };
+        size.saturating_sub(overhead).saturating_sub(spare)
+    }
+
+    /// These many carriers were queued for the next challenge.
+    pub(super) fn on_queued(&mut self, carriers: usize) {
+        self.carriers = carriers;
     }
 
     /// Turns the packet into a probe, if its contents and its size allow it.
@@ -56,24 +114,29 @@ impl Probe {
         &mut self,
         packet: &mut Outgoing<'_>,
         carrier: &Frame,
-        alone: bool,
+        contents: &Contents,
     ) -> Filling {
-        if !self.attempts.is_queued() {
-            return Filling::NotDue;
-        }
+        let due = self.attempts.is_queued();
+        self.carriers = self.carriers.saturating_sub(contents.carriers);
         let mut data = [0; CHALLENGE_LENGTH];
         let large = packet.datagram_length() >= SMALLEST_DATAGRAM;
-        if !alone
-            || !large
-            || getrandom::fill(&mut data).is_err()
-            || !self.write(packet, carrier, data)
+        if self.attempts.is_wanted()
+            && contents.carriers_alone
+            && large
+            && getrandom::fill(&mut data).is_ok()
+            && self.write(packet, carrier, data)
         {
-            self.attempts.on_spoiled();
-            return Filling::Spoiled;
+            self.challenges.push(data);
+            self.attempts.on_sent();
+            return Filling::Challenge;
         }
-        self.challenges.push(data);
-        self.attempts.on_sent();
-        Filling::Challenge
+        if !due {
+            return Filling::NotDue;
+        }
+        if self.carriers == 0 {
+            self.attempts.on_spoiled();
+        }
+        Filling::Spoiled
     }
 
     fn write(
@@ -85,22 +148,14 @@ impl Probe {
         let mut challenge = Vec::with_capacity(1 + CHALLENGE_LENGTH);
         challenge.extend(u8::try_from(kind::PATH_CHALLENGE));
         challenge.extend_from_slice(&data);
+        // Everything else in it makes the packet more than a probe, and can be dispensed with.
+        packet.payload.fill(0);
         // The header last: without the challenge the packet must keep to its path.
         overwrite(packet.payload, carrier.whole.clone(), &challenge)
-            && packet.set_destination(&self.offer.id)
+            && packet.set_destination(&self.new.id)
     }
 
     pub(super) fn is_answered_by(&self, body: &[u8]) -> bool {
         self.challenges.iter().any(|data| data == body)
-    }
-
-    /// The NEW_CONNECTION_ID frame that makes quinn switch to the advertised connection ID.
-    pub(super) fn adopted_id(&self) -> NewConnectionId {
-        NewConnectionId {
-            sequence: self.offer.sequence,
-            retire_prior_to: self.offer.sequence,
-            id: self.offer.id,
-            token: self.offer.token.clone(),
-        }
     }
 }

@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::super::attempts::Step;
-use super::super::carrier::SMALL_CARRIER;
 use super::super::patience;
 use super::super::watch::Look;
+use super::probe::Purpose;
 use super::{ClientHook, Driven, Path, Phase, Probe};
 use crate::event::{Event, Failure};
 use crate::policy::{Gate, Policy, Refusal};
@@ -23,10 +23,22 @@ pub(crate) enum Action {
     /// Open a socket for this address, then call [`ClientHook::opened`] or [`ClientHook::not_opened`].
     Open(SocketAddr),
     Close(PathId),
-    /// Queue this carrier.
-    Send(Bytes),
+    /// Queue these carriers, one after the other.
+    Send(Vec<Bytes>),
     /// Nothing until then, or until the hook wakes the task.
     Wait(Option<Instant>),
+}
+
+/// Challenges to earlier paths that are remembered, in one silence.
+const UNANSWERED: usize = 32;
+
+/// What quinn sends at most now, in bytes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Sizes {
+    /// UDP payload.
+    pub(crate) mtu: usize,
+    /// DATAGRAM payload; 0 when it takes none.
+    pub(crate) datagram: usize,
 }
 
 impl ClientHook {
@@ -60,9 +72,7 @@ impl ClientHook {
         self.driven.as_ref().map(|driven| driven.active.id)
     }
 
-    /// `largest` is the largest DATAGRAM payload that quinn accepts now: a carrier of that size is alone in its
-    /// packet.
-    pub(crate) fn poll(&mut self, now: Instant, rtt: Duration, largest: usize) -> Action {
+    pub(crate) fn poll(&mut self, now: Instant, rtt: Duration, sizes: Sizes) -> Action {
         self.on_overtaken();
         while let Some(path) = self.closing.pop_front() {
             if path != PathId::FIRST {
@@ -76,15 +86,15 @@ impl ClientHook {
             return Action::Wait(None);
         }
         if matches!(self.phase, Phase::Settled) && self.inbox.has_mail() {
-            return self.consider(now, rtt, largest);
+            return self.consider(now, rtt, sizes);
         }
-        match self.poll_probe(now, rtt, largest) {
-            Some(Step::Send) => return self.send(largest),
+        match self.poll_probe(now, rtt, sizes) {
+            Some(Step::Send) => return self.send_challenge(sizes),
             Some(Step::Wait(until)) => return Action::Wait(Some(until)),
-            Some(Step::GiveUp) => return self.poll(now, rtt, largest),
+            Some(Step::GiveUp) => return self.poll(now, rtt, sizes),
             None => {}
         }
-        self.poll_settled(now, rtt, largest)
+        self.poll_settled(now, rtt, sizes)
     }
 
     fn next_event(&mut self, now: Instant) -> Option<Event> {
@@ -100,7 +110,7 @@ impl ClientHook {
         (missed > 0).then_some(Event::Missed(missed))
     }
 
-    fn consider(&mut self, now: Instant, rtt: Duration, largest: usize) -> Action {
+    fn consider(&mut self, now: Instant, rtt: Duration, sizes: Sizes) -> Action {
         let (Some(offer), Some(driven)) = (self.inbox.take(), &mut self.driven) else {
             return Action::Wait(None);
         };
@@ -111,7 +121,7 @@ impl ClientHook {
             }
             Err(reason) => {
                 self.refuse(offer.sequence, reason);
-                self.poll(now, rtt, largest)
+                self.poll(now, rtt, sizes)
             }
         }
     }
@@ -131,15 +141,10 @@ impl ClientHook {
             sequence: offer.sequence,
             target: server,
         });
-        self.phase = Phase::Probing(Probe::new(offer, Path { id, server }, challenges, now));
-    }
-
-    /// The connection ID of the advertisement that waits for a socket.
-    pub(crate) fn opening_id(&self) -> Option<quinn_proto::ConnectionId> {
-        match &self.phase {
-            Phase::Opening(offer, _) => Some(offer.id),
-            Phase::Settled | Phase::Probing(_) | Phase::Adopting(_) => None,
-        }
+        let path = Path { id, server };
+        let purpose = Purpose::Advertised;
+        let probe = Probe::new(offer.connection_id(), path, purpose, challenges, now);
+        self.phase = Phase::Probing(probe);
     }
 
     /// There is no socket for [`Action::Open`].
@@ -154,16 +159,23 @@ impl ClientHook {
         }
     }
 
-    fn poll_probe(&mut self, now: Instant, rtt: Duration, largest: usize) -> Option<Step> {
+    fn poll_probe(&mut self, now: Instant, rtt: Duration, sizes: Sizes) -> Option<Step> {
+        let answered = self.is_returning() && self.watch.is_alive();
         let Phase::Probing(probe) = &mut self.phase else {
             return None;
         };
-        let step = if largest == 0 {
+        // Something came on the path that seemed dead: no reason to leave it.
+        let step = if sizes.datagram == 0 || answered {
             Step::GiveUp
         } else {
             probe.poll(now, rtt)
         };
-        if step == Step::GiveUp {
+        if step == Step::GiveUp
+            && let Purpose::Return(silence) = probe.purpose
+        {
+            let silence = silence + now.saturating_duration_since(probe.started);
+            self.end_return(silence, now, sizes);
+        } else if step == Step::GiveUp {
             let challenges = probe.sent();
             let reason = if challenges == 0 {
                 Failure::NotSent
@@ -178,7 +190,10 @@ impl ClientHook {
     /// Ends the validation or adoption in progress; the connection stays where it is.
     fn fail(&mut self, reason: Failure) {
         let (sequence, path) = match std::mem::replace(&mut self.phase, Phase::Settled) {
-            Phase::Probing(probe) => (probe.offer.sequence, probe.path),
+            // No path and no connection ID was opened for it, and the next silence begins another one.
+            Phase::Probing(probe) if probe.purpose != Purpose::Advertised => return,
+            Phase::Adopting(adoption) if adoption.purpose != Purpose::Advertised => return,
+            Phase::Probing(probe) => (probe.new.sequence, probe.path),
             Phase::Adopting(adoption) => (adoption.new.sequence, adoption.path),
             other @ (Phase::Settled | Phase::Opening(..)) => {
                 self.phase = other;
@@ -198,73 +213,92 @@ impl ClientHook {
     /// has retired it, or quinn has passed it over.
     pub(super) fn is_overtaken(&self) -> bool {
         match &self.phase {
-            Phase::Probing(probe) => self.server_ids.is_past(probe.offer.sequence),
+            Phase::Probing(probe) => self.server_ids.is_past(probe.new.sequence),
             Phase::Adopting(adoption) => self.server_ids.is_past(adoption.new.sequence),
             Phase::Settled | Phase::Opening(..) => false,
         }
     }
 
     fn on_overtaken(&mut self) {
-        if !self.is_overtaken() {
-            return;
-        }
-        if matches!(&self.phase, Phase::Adopting(adoption) if adoption.forced) {
-            // quinn has just switched to a connection ID that the dead path has not seen: use that one.
-            self.last_id = None;
-            self.finish_adoption();
-        } else {
+        if self.is_overtaken() {
             self.fail(Failure::Withdrawn);
         }
     }
 
-    fn poll_settled(&mut self, now: Instant, rtt: Duration, largest: usize) -> Action {
+    /// Whether an earlier path is asked whether it still answers.
+    pub(super) fn is_returning(&self) -> bool {
+        matches!(&self.phase, Phase::Probing(probe) if probe.purpose != Purpose::Advertised)
+    }
+
+    fn poll_settled(&mut self, now: Instant, rtt: Duration, sizes: Sizes) -> Action {
         let retire = match self.retirement.poll(now, rtt) {
-            Some(Step::Send) if largest > 0 => return self.send(SMALL_CARRIER),
+            Some(Step::Send) if sizes.datagram > 0 => {
+                let carrier = self.carriers.small();
+                return self.send(carrier.map(|carrier| vec![carrier]));
+            }
             Some(Step::Wait(until)) => Some(until),
             Some(Step::Send | Step::GiveUp) | None => None,
         };
         let look = match self.look(now, rtt) {
             Look::Quiet => None,
             Look::Again(at) => Some(at),
-            Look::Dead(silence) => return self.leave_dead_path(silence, now, rtt, largest),
+            Look::Dead(silence) => {
+                self.on_silence(silence, now);
+                return self.poll(now, rtt, sizes);
+            }
         };
         Action::Wait([retire, look].into_iter().flatten().min())
     }
 
     fn look(&mut self, now: Instant, rtt: Duration) -> Look {
-        if self.is_watching() {
+        if self.is_watching() && matches!(self.phase, Phase::Settled) {
             self.watch.look(now, patience(rtt))
         } else {
             Look::Quiet
         }
     }
 
-    fn leave_dead_path(
-        &mut self,
-        silence: Duration,
-        now: Instant,
-        rtt: Duration,
-        largest: usize,
-    ) -> Action {
-        self.watch = super::Watch::default();
-        if self.fall_back(silence) {
-            return Action::Wait(Some(now + patience(rtt)));
-        }
-        match self.server() {
-            Some(on) => {
-                self.watch.stop();
-                self.report(Event::Stranded { on });
-                self.poll(now, rtt, largest)
-            }
-            None => Action::Wait(None),
+    /// The path in use does not answer: asks an earlier one. Says once for each silence that none answers.
+    fn on_silence(&mut self, silence: Duration, now: Instant) {
+        let round = self.watch.on_silence();
+        let begun = self.begin_return(silence, round, now);
+        let Some(driven) = &self.driven else { return };
+        let asked_all = round > driven.earlier_paths();
+        let on = driven.active.server;
+        if (asked_all || !begun) && self.watch.is_news() {
+            self.report(Event::Stranded { on });
         }
     }
 
-    fn send(&mut self, length: usize) -> Action {
-        match self.carriers.payload(length) {
-            Some(carrier) => {
-                self.queued_carriers = self.queued_carriers.saturating_add(1);
-                Action::Send(carrier)
+    /// No earlier path has answered: asks the next one, unless the path in use is alive.
+    fn end_return(&mut self, silence: Duration, now: Instant, sizes: Sizes) {
+        let ended = std::mem::replace(&mut self.phase, Phase::Settled);
+        if sizes.datagram == 0 || self.watch.is_alive() {
+            self.unanswered.clear();
+            return;
+        }
+        if let Phase::Probing(probe) = ended {
+            self.unanswered.push_front(probe);
+            self.unanswered.truncate(UNANSWERED);
+        }
+        self.on_silence(silence, now);
+    }
+
+    fn send_challenge(&mut self, sizes: Sizes) -> Action {
+        let Phase::Probing(probe) = &mut self.phase else {
+            return Action::Wait(None);
+        };
+        let room = probe.next_room(sizes.mtu, self.overhead);
+        let carriers = self.carriers.filling(room, sizes.datagram);
+        probe.on_queued(carriers.as_ref().map_or(0, Vec::len));
+        self.send(carriers)
+    }
+
+    fn send(&mut self, carriers: Option<Vec<Bytes>>) -> Action {
+        match carriers {
+            Some(carriers) => {
+                self.queued_carriers = self.queued_carriers.saturating_add(carriers.len());
+                Action::Send(carriers)
             }
             None => {
                 self.fail(Failure::NotSent);
@@ -276,8 +310,10 @@ impl ClientHook {
     /// The router does not carry this connection's datagrams (any more): stop, on the first address.
     pub(crate) fn socket_replaced(&mut self) {
         if let Some(driven) = &mut self.driven {
-            driven.active = driven.first;
-            driven.previous = None;
+            let left = std::mem::replace(&mut driven.active, driven.first);
+            let older = driven.previous.take();
+            self.closing.push_back(left.id);
+            self.closing.extend(older.map(|path| path.id));
         }
         self.phase = Phase::Settled;
     }
@@ -289,8 +325,10 @@ impl ClientHook {
         }
         let mut closing: Vec<PathId> = self.closing.drain(..).collect();
         match &self.phase {
-            Phase::Probing(probe) => closing.push(probe.path.id),
-            Phase::Settled | Phase::Opening(..) | Phase::Adopting(_) => {}
+            Phase::Probing(probe) if probe.purpose == Purpose::Advertised => {
+                closing.push(probe.path.id);
+            }
+            Phase::Settled | Phase::Opening(..) | Phase::Probing(_) | Phase::Adopting(_) => {}
         }
         if !matches!(self.phase, Phase::Adopting(_)) {
             self.phase = Phase::Settled;

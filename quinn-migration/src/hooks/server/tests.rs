@@ -47,16 +47,21 @@ impl Bench {
         (bench, sequence)
     }
 
-    fn send(&mut self, mut payload: Vec<u8>) -> (Vec<u8>, Vec<u8>) {
+    fn send(&mut self, payload: Vec<u8>) -> (Vec<u8>, Vec<u8>) {
+        let (id, payload, _) = self.send_for_effects(payload);
+        (id, payload)
+    }
+
+    fn send_for_effects(&mut self, mut payload: Vec<u8>) -> (Vec<u8>, Vec<u8>, Effects) {
         let mut header = [&[0x41], &CLIENT_ID[..], &[0, 7]].concat();
         self.number += 1;
-        self.hook.on_send(Outgoing {
+        let effects = self.hook.on_send(Outgoing {
             number: self.number,
             header: &mut header,
             payload: &mut payload,
             tag: 16,
         });
-        (header[1..9].to_vec(), payload)
+        (header[1..9].to_vec(), payload, effects)
     }
 
     fn receive(&mut self, id: &[u8], frames: &[u8]) {
@@ -276,6 +281,15 @@ fn the_answer_to_a_challenge_carries_the_clients_next_connection_id() {
         "an answer to another challenge"
     );
     assert_eq!(bench.send(answer(7)), (vec![1; 8], answer(7)));
+}
+
+#[test]
+fn an_answer_that_goes_alone_has_a_long_packet_number() {
+    let (mut bench, _) = Bench::advertising();
+    let answer = [&[0x1b], &[7; 8][..], &[0; 20]].concat();
+    assert!(bench.send_for_effects(answer.clone()).2.long_number);
+    let with_more = [&answer[..], &[0x10, 9]].concat();
+    assert!(!bench.send_for_effects(with_more).2.long_number);
 }
 
 #[test]

@@ -9,6 +9,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::net::UdpSocket;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
 /// One direction of a relay.
@@ -18,11 +19,24 @@ pub struct Line {
     pub lose_next: AtomicU32,
     /// Datagrams that passed.
     pub passed: AtomicU32,
+    /// Datagrams that did not.
+    pub lost: AtomicU32,
     silent: AtomicBool,
+    /// While this says so, datagrams wait.
+    held: watch::Sender<bool>,
     random: Mutex<Option<(f64, u64)>>,
 }
 
 impl Line {
+    /// Keeps datagrams back, in order, or lets them go.
+    pub fn hold(&self, held: bool) {
+        self.held.send_replace(held);
+    }
+
+    pub fn silence(&self, silent: bool) {
+        self.silent.store(silent, Ordering::SeqCst);
+    }
+
     fn loses(&self) -> bool {
         let chosen = self
             .lose_next
@@ -37,9 +51,8 @@ impl Line {
             (*state >> 11) as f64 / (1u64 << 53) as f64 <= *share
         });
         let lost = chosen || unlucky || self.silent.load(Ordering::SeqCst);
-        if !lost {
-            self.passed.fetch_add(1, Ordering::SeqCst);
-        }
+        let counter = if lost { &self.lost } else { &self.passed };
+        counter.fetch_add(1, Ordering::SeqCst);
         lost
     }
 }
@@ -75,20 +88,28 @@ impl Relay {
         *self.down.random.lock() = Some((share, 0xd1b5_4a32_d192_ed03));
     }
 
-    /// Nothing passes any more.
+    /// Nothing passes, in either direction, until [`Relay::restore`].
     pub fn silence(&self) {
-        self.up.silent.store(true, Ordering::SeqCst);
-        self.down.silent.store(true, Ordering::SeqCst);
+        self.up.silence(true);
+        self.down.silence(true);
+    }
+
+    /// Everything passes again.
+    pub fn restore(&self) {
+        self.up.silence(false);
+        self.down.silence(false);
     }
 }
 
 type Delayed = (Instant, Vec<u8>, SocketAddr);
 
-fn delayed_sender(socket: Arc<UdpSocket>) -> UnboundedSender<Delayed> {
+fn delayed_sender(socket: Arc<UdpSocket>, line: Arc<Line>) -> UnboundedSender<Delayed> {
     let (sender, mut queue) = unbounded_channel::<Delayed>();
     tokio::spawn(async move {
+        let mut held = line.held.subscribe();
         while let Some((at, bytes, to)) = queue.recv().await {
             sleep_until(at).await;
+            held.wait_for(|held| !held).await.unwrap();
             let _ = socket.send_to(&bytes, to).await;
         }
     });
@@ -102,7 +123,7 @@ async fn pump(
     up: Arc<Line>,
     down: Arc<Line>,
 ) {
-    let to_clients = delayed_sender(socket.clone());
+    let to_clients = delayed_sender(socket.clone(), down.clone());
     let mut to_server: HashMap<SocketAddr, UnboundedSender<Delayed>> = HashMap::new();
     let mut buffer = vec![0; 65536];
     while let Ok((length, client)) = socket.recv_from(&mut buffer).await {
@@ -118,7 +139,7 @@ async fn pump(
                 down.clone(),
                 to_clients.clone(),
             ));
-            delayed_sender(near)
+            delayed_sender(near, up.clone())
         });
         let _ = sender.send((Instant::now() + delay, buffer[..length].to_vec(), server));
     }

@@ -45,10 +45,10 @@ fn a_refused_connection_id_is_given_back_until_acknowledged() {
     let mut bench = Bench::connected_to(ORIGIN);
     bench.receive(&frame(&offer(3, "127.0.0.1:22")));
     let (_, action) = bench.events();
-    let Action::Send(carrier) = action else {
+    let Action::Send(carriers) = action else {
         panic!("{action:?}")
     };
-    let sent = bench.send(datagram(&carrier));
+    let sent = bench.send(datagrams(&carriers));
     assert!(sent.payload.starts_with(&retire_connection_id(3u32.into())));
     assert!(
         sent.payload[2..].iter().all(|byte| *byte == 0),
@@ -62,7 +62,7 @@ fn a_refused_connection_id_is_given_back_until_acknowledged() {
     let Action::Send(again) = bench.poll() else {
         panic!("not sent again")
     };
-    bench.send(datagram(&again));
+    bench.send(datagrams(&again));
     let number = u8::try_from(bench.number).unwrap();
     bench.receive(&[0x02, number, 0, 0, 0]);
     assert!(matches!(bench.events(), (_, Action::Wait(None))));
@@ -81,7 +81,7 @@ fn a_flood_of_advertisements_is_bounded_in_events_memory_and_answers() {
             Action::Report(event) => events.push(event),
             Action::Send(carrier) => {
                 carriers += 1;
-                bench.send(datagram(&carrier));
+                bench.send(datagrams(&carrier));
                 let number = VarInt::from_u64(bench.number).unwrap();
                 let mut ack = vec![0x02];
                 crate::wire::put_varint(&mut ack, number);

@@ -17,7 +17,10 @@ use std::time::Duration;
 
 const OLD_ID: [u8; 8] = [0xd0; 8];
 const RTT: Duration = Duration::from_millis(10);
-const LARGEST: usize = 1300;
+const SIZES: Sizes = Sizes {
+    mtu: 1400,
+    datagram: 1362,
+};
 const ORIGIN: &str = "192.0.2.1:443";
 
 struct Bench {
@@ -98,7 +101,7 @@ impl Bench {
     }
 
     fn poll(&mut self) -> Action {
-        self.hook.poll(self.now, RTT, LARGEST)
+        self.hook.poll(self.now, RTT, SIZES)
     }
 
     /// All events up to the next action that is none.
@@ -119,10 +122,10 @@ impl Bench {
         assert!(matches!(action, Action::Open(_)), "{action:?}");
         self.hook.opened(path(1), self.now);
         let (_, action) = self.events();
-        let Action::Send(carrier) = action else {
+        let Action::Send(carriers) = action else {
             panic!("{action:?}")
         };
-        let sent = self.send(datagram(&carrier));
+        let sent = self.send(datagrams(&carriers[..2]));
         assert_eq!(sent.payload[0], 0x1a);
         sent.payload[1..9].try_into().unwrap()
     }
@@ -140,6 +143,10 @@ fn datagram(data: &Bytes) -> Vec<u8> {
     );
     frame.extend_from_slice(data);
     frame
+}
+
+fn datagrams(carriers: &[Bytes]) -> Vec<u8> {
+    carriers.iter().flat_map(datagram).collect()
 }
 
 fn offer(sequence: u32, target: &str) -> AlternateAddress {

@@ -28,24 +28,96 @@ fn a_probe_is_a_large_packet_with_a_challenge_and_the_advertised_connection_id()
     bench.events();
     bench.hook.opened(path(1), bench.now);
     let (_, action) = bench.events();
-    let Action::Send(carrier) = action else {
+    let Action::Send(carriers) = action else {
         panic!("{action:?}")
     };
+    let full = datagrams(&carriers[..2]);
     // With another frame beside it, and when it is small, it stays an ordinary packet on the old path.
-    for payload in [
-        [&[0x10, 5][..], &datagram(&carrier)].concat(),
-        datagram(&carrier.slice(..200)),
-    ] {
+    for payload in [[&[0x10, 5][..], &full].concat(), datagram(&carriers[0])] {
         let sent = bench.send(payload);
         assert_eq!(sent.id, OLD_ID);
         assert!(!sent.payload.contains(&0x1a) && sent.payload.contains(&0x01));
-        assert!(matches!(bench.poll(), Action::Send(_)));
+        assert!(!sent.effects.long_number);
     }
-    let sent = bench.send(datagram(&carrier));
+    assert!(
+        matches!(bench.poll(), Action::Send(_)),
+        "all three came by: again"
+    );
+    let sent = bench.send(full);
     assert_eq!(sent.id, offered.id.to_vec());
     assert_eq!(sent.payload[0], 0x1a);
     assert!(sent.payload[9..].iter().all(|byte| *byte == 0));
-    assert_eq!(sent.effects.route, None);
+    assert_eq!(sent.effects.route, Some((offered.id, path(1))));
+    assert!(sent.effects.long_number);
+}
+
+/// When nothing is heard, quinn sends packets of 1200 bytes with PING and IMMEDIATE_ACK first, and each carrier that does
+/// not fill one goes with the next.
+#[test]
+fn an_earlier_path_is_asked_in_the_packets_that_quinn_sends_when_nothing_is_heard() {
+    for first in [vec![], vec![0x01], vec![0x1f], vec![0x01, 0x1f]] {
+        ask_with(&first);
+    }
+}
+
+fn ask_with(first: &[u8]) {
+    let (mut bench, id) = moved(&[2]);
+    let mut queue: VecDeque<Bytes> = VecDeque::new();
+    for _ in 0..100 {
+        bench.send_with(&id, vec![1]);
+        let (_, action) = bench.events();
+        if let Action::Send(carriers) = action {
+            queue.extend(carriers);
+        }
+        for _ in 0..2 {
+            let mut payload = first.to_vec();
+            while let Some(carrier) = queue.front()
+                && 11 + payload.len() + datagram(carrier).len() + 16 <= 1200
+            {
+                payload.extend(datagram(carrier));
+                queue.pop_front();
+            }
+            let sent = bench.send_with(&id, payload);
+            if sent.effects.long_number {
+                assert_eq!(sent.payload.len(), 1200 - 27);
+                let shown = sent.payload.iter().position(|byte| *byte != 0).unwrap();
+                assert_eq!((shown, sent.payload[shown]), (first.len(), 0x1a));
+                return;
+            }
+        }
+        bench.now += Duration::from_millis(200);
+    }
+    panic!("nobody asks the path before");
+}
+
+/// quinn sends what is pending with the first carrier; the other two make the next packet.
+#[test]
+fn a_probe_fills_its_packet_to_the_last_byte_with_the_first_two_carriers_or_the_last_two() {
+    for mtu in [1200, 1201, 1263, 1264, 1452, 9000] {
+        for last in [false, true] {
+            let mut bench = Bench::connected_to(ORIGIN);
+            bench.receive(&frame(&offer(1, "198.51.100.1:1")));
+            bench.events();
+            bench.hook.opened(path(1), bench.now);
+            let sizes = Sizes {
+                mtu,
+                datagram: mtu - 38,
+            };
+            let begun = bench.hook.poll(bench.now, RTT, sizes);
+            assert!(matches!(begun, Action::Report(Event::Validating { .. })));
+            let Action::Send(carriers) = bench.hook.poll(bench.now, RTT, sizes) else {
+                panic!("not sent")
+            };
+            let header = [&[0x41], &OLD_ID[..], &[0, 7]].concat();
+            let mut payload = datagrams(&carriers[..2]);
+            assert_eq!(header.len() + payload.len() + 16, mtu);
+            if last {
+                bench.send([&[0x10, 5], &datagram(&carriers[0])[..]].concat());
+                payload = datagrams(&carriers[1..]);
+            }
+            assert_eq!(bench.send(payload).payload[0], 0x1a);
+        }
+    }
 }
 
 #[test]
@@ -220,33 +292,61 @@ fn an_advertised_connection_id_that_the_server_retires_is_shown_to_quinn_so_that
     assert_eq!(bench.receive(&[0x01]), [0x01]);
 }
 
-#[test]
-fn a_silent_path_is_left_with_a_fresh_connection_id() {
+/// A connection that has moved to path 1, with these further connection IDs.
+fn moved(spares: &[u32]) -> (Bench, ConnectionId) {
     let mut bench = Bench::connected_to(ORIGIN);
-    bench.receive(&new_connection_id(2, 0));
-    bench.receive(&frame(&offer(1, "198.51.100.1:1")));
+    for sequence in spares {
+        bench.receive(&new_connection_id(*sequence, 0));
+    }
+    let offered = offer(1, "198.51.100.1:1");
+    bench.receive(&frame(&offered));
     let data = bench.challenge();
     bench.receive(&[&[0x1b], &data[..]].concat());
-    let moved = offer(1, "198.51.100.1:1").id;
-    bench.send_with(&moved, vec![1]);
+    bench.send_with(&offered.id, vec![1]);
     bench.events();
-    let fresh = (0..20).any(|_| {
-        bench.events();
+    (bench, offered.id)
+}
+
+/// Sends without an answer until the next challenge leaves; answers with it and the events up to then.
+fn silent(bench: &mut Bench, id: &ConnectionId) -> (Sent, Vec<Event>) {
+    let mut events = Vec::new();
+    for _ in 0..100 {
+        bench.send_with(id, vec![1]);
+        let (more, action) = bench.events();
+        events.extend(more);
+        if let Action::Send(carriers) = action {
+            // quinn begins such packets with IMMEDIATE_ACK.
+            let payload = [&[0x1f], &datagrams(&carriers[..2])[..]].concat();
+            let mut sent = bench.send_with(id, payload);
+            assert_eq!((sent.payload.remove(0), sent.payload[0]), (0, 0x1a));
+            return (sent, events);
+        }
         bench.now += Duration::from_millis(80);
-        bench.send_with(&moved, vec![1]).id == [2; 8]
-    });
-    assert!(
-        fresh,
-        "the connection ID of the dead path goes to another one"
-    );
-    let seen = bench.receive(&[0x01]);
+    }
+    panic!("nobody asks the path before")
+}
+
+#[test]
+fn a_silent_path_is_left_for_the_one_before_once_that_has_answered() {
+    let (mut bench, id) = moved(&[2]);
+    let (challenge, _) = silent(&mut bench, &id);
+    let spare = ConnectionId::new(&[2; 8]);
+    assert_eq!(challenge.id, spare.to_vec());
+    assert_eq!(challenge.effects.route, Some((spare, PathId::FIRST)));
     assert_eq!(
-        NewConnectionId::decode(&seen[1..seen.len() - 1])
-            .unwrap()
-            .retire_prior_to,
-        2u32.into()
+        bench.send_with(&id, vec![1]).id,
+        id.to_vec(),
+        "all else stays on the silent path"
     );
-    bench.send_with(&[2; 8], vec![1]);
+    let answer = [&[0x1b], &challenge.payload[1..9]].concat();
+    let seen = bench.receive(&answer);
+    let adopted = NewConnectionId::decode(&seen[1..seen.len() - answer.len()]).unwrap();
+    assert_eq!(
+        (adopted.id, adopted.retire_prior_to),
+        (spare, VarInt::from_u32(2))
+    );
+    let sent = bench.send_with(&spare, vec![1]);
+    assert_eq!(sent.effects.route, Some((spare, PathId::FIRST)));
     let (events, _) = bench.events();
     assert!(
         matches!(events.last(), Some(Event::FellBack { .. })),
@@ -256,15 +356,88 @@ fn a_silent_path_is_left_with_a_fresh_connection_id() {
 }
 
 #[test]
+fn an_earlier_path_may_answer_any_challenge_of_the_same_silence() {
+    let (mut bench, id) = moved(&[2]);
+    let (first, _) = silent(&mut bench, &id);
+    for _ in 0..5 {
+        silent(&mut bench, &id);
+    }
+    let answer = [&[0x1b], &first.payload[1..9]].concat();
+    assert!(bench.receive(&answer).len() > answer.len());
+    bench.send_with(&ConnectionId::new(&[2; 8]), vec![1]);
+    let (events, _) = bench.events();
+    assert!(
+        matches!(events.last(), Some(Event::FellBack { .. })),
+        "{events:?}"
+    );
+}
+
+#[test]
+fn an_advertisement_before_the_first_packet_of_this_side_is_followed() {
+    let mut hook = ClientHook::new(Codepoints::default());
+    hook.on_peer_parameters(&[]).unwrap();
+    hook.attach(Policy::default(), ORIGIN.parse().unwrap());
+    let mut bench = Bench {
+        received: 0,
+        hook,
+        now: Instant::now(),
+        number: 0,
+    };
+    bench.receive(&[&frame(&offer(1, "198.51.100.1:1"))[..], &[0x1e]].concat());
+    let (events, action) = bench.events();
+    assert_eq!(refusals(&events), []);
+    assert!(matches!(action, Action::Open(_)), "{action:?}");
+}
+
+#[test]
+fn a_path_that_was_silent_for_a_while_is_not_left() {
+    let (mut bench, id) = moved(&[2]);
+    silent(&mut bench, &id);
+    // Not an answer from the path before, so it came on this one.
+    assert!(bench.receive_for_effects(&[0x01]).wake);
+    let (events, action) = bench.events();
+    assert!(
+        events.is_empty() && matches!(action, Action::Wait(_)),
+        "{events:?} {action:?}"
+    );
+    assert_eq!(bench.hook.server(), Some("198.51.100.1:1".parse().unwrap()));
+    // The same connection ID serves the next time.
+    assert_eq!(silent(&mut bench, &id).0.id, [2; 8]);
+}
+
+#[test]
+fn the_path_before_and_the_first_one_are_asked_in_turns_and_a_long_silence_is_reported_once() {
+    let (mut bench, id) = moved(&[2, 3]);
+    let second = offer(5, "198.51.100.2:1");
+    bench.receive(&frame(&second));
+    let (_, action) = bench.events();
+    assert!(matches!(action, Action::Open(_)), "{action:?}");
+    bench.hook.opened(path(2), bench.now);
+    let (_, action) = bench.events();
+    let Action::Send(carriers) = action else {
+        panic!("{action:?}")
+    };
+    let sent = bench.send_with(&id, datagrams(&carriers[..2]));
+    bench.receive(&[&[0x1b], &sent.payload[1..9]].concat());
+    bench.send_with(&second.id, vec![1]);
+    bench.receive(&new_connection_id(6, 0));
+    let (mut asked, mut all) = (Vec::new(), Vec::new());
+    for _ in 0..6 {
+        let (challenge, events) = silent(&mut bench, &second.id);
+        asked.push(challenge.effects.route.unwrap().1);
+        all.extend(events);
+    }
+    assert_eq!(asked, [path(1), PathId::FIRST].repeat(3));
+    let stranded = |event: &&Event| matches!(event, Event::Stranded { .. });
+    assert_eq!(all.iter().filter(stranded).count(), 1, "{all:?}");
+}
+
+#[test]
 fn a_silent_path_without_a_fresh_connection_id_is_reported_once() {
-    let mut bench = Bench::connected_to(ORIGIN);
-    bench.receive(&frame(&offer(1, "198.51.100.1:1")));
-    let data = bench.challenge();
-    bench.receive(&[&[0x1b], &data[..]].concat());
-    let moved = offer(1, "198.51.100.1:1").id;
+    let (mut bench, id) = moved(&[]);
     let mut events = Vec::new();
     for _ in 0..50 {
-        bench.send_with(&moved, vec![1]);
+        bench.send_with(&id, vec![1]);
         let (more, _) = bench.events();
         events.extend(more);
         bench.now += Duration::from_millis(100);
