@@ -56,7 +56,7 @@ pub struct Options {
     pub key_log: Option<PathBuf>,
 
     /// Where arriving tokens are spent, each once: memory, which the node forgets when it ends; file:PATH, made on first use
-    /// and for this node alone; or redis://[USER:PASSWORD@]HOST[:PORT] or unix:///PATH, a redis server that nodes share.
+    /// and for this node alone; or `redis://[USER:PASSWORD@]HOST[:PORT]` or `unix:///PATH`, a redis server that nodes share.
     #[arg(long, value_name = "STORE", default_value = "memory")]
     pub nonce_store: Choice,
 
