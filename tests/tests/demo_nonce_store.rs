@@ -1,22 +1,27 @@
-//! A node with its nonces in a file that is killed and started again: what was spent stays spent.
+//! A node with its nonces in a file, or on a redis server, that is killed and started again: what was spent stays spent.
 //!
-//! Nothing is told to the file but through the node.
+//! Nothing is told to the store but through the node.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use migration_tests::RecordingDialer;
 use migration_tests::client::expect;
 use migration_tests::place::{Place, SHORT, text};
 use migration_tests::programs::{Server, demo_server};
+use migration_tests::redis::RedisServer;
+use migration_token::{NonceStore as _, RedisNonceStore};
 use rustls::HandshakeKind;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use rustls_migration::client::MigrationClient;
 use rustls_migration::provider;
 use rustls_migration::tokio::{EarlyDataOutcome, MigrationConnector, MigrationStream};
+use time::OffsetDateTime;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
+use tokio::time::sleep;
 
 /// A client of the place's service with an echo at A, which has a token for B.
 struct Client {
@@ -81,6 +86,23 @@ async fn replay(hello: &[u8], b: &Server) {
 async fn a_token_spent_before_the_node_was_killed_is_refused_after_and_another_is_not() {
     let place = Place::with_file(SHORT);
     let store = format!("file:{}", text(&place.path("nonces")));
+    killed_and_started_again(place, store).await;
+}
+
+#[tokio::test]
+async fn so_is_a_token_whose_nonce_a_redis_server_has() {
+    let redis = RedisServer::start(&[]).await;
+    let address = format!("redis://{}", redis.address());
+    let store = RedisNonceStore::builder(&address).build().unwrap();
+    store.check().await.unwrap();
+    // Tokens count that are issued when the server's memory has begun, by any clock.
+    while OffsetDateTime::now_utc() <= store.remembers_since().unwrap() {
+        sleep(Duration::from_millis(50)).await;
+    }
+    killed_and_started_again(Place::with_file(SHORT), address).await;
+}
+
+async fn killed_and_started_again(place: Place, store: String) {
     let b = place.node("127.0.0.3", &["--nonce-store", &store]).await;
     let address = b.address();
     let to_b = address.to_string();
