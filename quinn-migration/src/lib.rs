@@ -80,9 +80,8 @@
 //!
 //! # Fuzzing
 //!
-//! The parsers and the client's hook have fuzz targets, with seeds, in `fuzz/`: in the crate's folder,
-//! `cargo +nightly fuzz run client_hook` (or `frames`, `alternate_address`, `transport_parameters`; needs
-//! `cargo install cargo-fuzz`).
+//! The parsers and the client's hook have fuzz targets, with seeds, in the repository's `fuzz/`:
+//! `tools/fuzz 600 frames alternate_address transport_parameters client_hook`.
 //!
 //! # Versions
 //!

@@ -6,7 +6,9 @@ use quinn_migration::Codepoints;
 use quinn_migration::wire::{AlternateAddress, next_frame};
 
 fuzz_target!(|body: &[u8]| {
-    let Ok(decoded) = AlternateAddress::decode(body) else { return };
+    let Ok(decoded) = AlternateAddress::decode(body) else {
+        return;
+    };
     let frame_type = Codepoints::default().frame();
     let mut frame = Vec::new();
     decoded.encode(frame_type, &mut frame);

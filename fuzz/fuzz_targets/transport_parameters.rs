@@ -12,6 +12,9 @@ fuzz_target!(|list: &[u8]| {
         append_parameter(&mut longer, parameter, &[7]);
         // The first one counts, and a well-formed list stays well-formed.
         let expected = found.unwrap_or(&[7]);
-        assert_eq!(find_parameter(&longer, parameter.into_inner()), Ok(Some(expected)));
+        assert_eq!(
+            find_parameter(&longer, parameter.into_inner()),
+            Ok(Some(expected))
+        );
     }
 });
