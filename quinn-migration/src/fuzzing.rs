@@ -158,6 +158,7 @@ impl Bench {
     /// What the driving task does, to its end.
     fn drive(&mut self) {
         for _ in 0..ACTIONS {
+            self.hook.on_datagrams(self.received);
             match self.hook.poll(self.now, RTT, SIZES) {
                 Action::Report(_) | Action::Close(_) => {}
                 Action::Open(target) => {

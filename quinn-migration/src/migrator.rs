@@ -78,10 +78,12 @@ impl Driver {
             wakes.mark_unchanged();
             // quinn's lock comes before the hook's, so ask quinn first.
             let (rtt, sizes) = (self.connection.rtt(), self.sizes());
-            match self
-                .handle
-                .with_hook(|hook| hook.poll(Instant::now(), rtt, sizes))
-            {
+            let datagrams = self.traffic().received;
+            let action = self.handle.with_hook(|hook| {
+                hook.on_datagrams(datagrams);
+                hook.poll(Instant::now(), rtt, sizes)
+            });
+            match action {
                 Action::Report(event) => self.report(event),
                 Action::Open(server) => self.open(server),
                 Action::Close(path) => self
@@ -152,14 +154,19 @@ impl Driver {
         }
     }
 
+    /// Datagrams on the path in use.
+    fn traffic(&self) -> Traffic {
+        let path = self.handle.with_hook(|hook| hook.active_path());
+        let traffic = path.and_then(|path| self.with_routes(|routes| routes.traffic(path)));
+        traffic.unwrap_or_default()
+    }
+
     /// A validation that no datagram on the new path took part in: the endpoint does not use our socket any more.
     fn corrected(&self, event: Event) -> Event {
         let Event::Migrated { sequence, to, .. } = event else {
             return event;
         };
-        let path = self.handle.with_hook(|hook| hook.active_path());
-        let traffic = path.and_then(|path| self.with_routes(|routes| routes.traffic(path)));
-        if traffic.unwrap_or_default() != Traffic::default() {
+        if self.traffic() != Traffic::default() {
             return event;
         }
         self.handle.with_hook(|hook| hook.socket_replaced());

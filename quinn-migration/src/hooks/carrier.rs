@@ -35,6 +35,15 @@ impl std::fmt::Debug for Mark {
     }
 }
 
+/// Bytes for carriers in a packet.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Room {
+    /// In the next packet.
+    pub(super) first: usize,
+    /// In the one after it, when the next one does not become a probe. Not less.
+    pub(super) second: usize,
+}
+
 /// What a DATAGRAM frame in an outgoing packet is.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Found {
@@ -66,12 +75,14 @@ impl Carriers {
     /// Carriers that fill a packet with `room` bytes for frames to the last byte, so that quinn can add nothing to it.
     ///
     /// quinn accepts no DATAGRAM of that size, so there is a large carrier and one that fills the rest. A third one
-    /// stands in for the first when quinn sends that with an ACK frame: the last two fill the next packet.
-    pub(super) fn filling(&self, room: usize, largest: usize) -> Option<Vec<Bytes>> {
+    /// stands in for the first when quinn sends that with other frames: the last two fill the next packet.
+    pub(super) fn filling(&self, room: Room, largest: usize) -> Option<Vec<Bytes>> {
         let large = room
+            .first
             .checked_sub(MARK_LENGTH + SHORT_FRAME + LONG_FRAME)?
             .min(largest);
-        [MARK_LENGTH, large, MARK_LENGTH]
+        let longer = room.second.saturating_sub(room.first);
+        [MARK_LENGTH, large, MARK_LENGTH.saturating_add(longer)]
             .map(|length| self.payload(length))
             .into_iter()
             .collect()

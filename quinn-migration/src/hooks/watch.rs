@@ -14,7 +14,12 @@ const SHORTEST_LOOK: Duration = Duration::from_millis(50);
 #[derive(Debug, Default)]
 pub(super) struct Watch {
     sent: u64,
+    /// Signs of life.
     received: u64,
+    /// A packet was opened since the last sign of life. It may have come on another path.
+    opened: bool,
+    /// Datagrams that had arrived on this path at the last sign of life, or when the watch began.
+    datagrams: Option<u64>,
     /// Both counters at the last look that found life.
     alive: Option<(u64, u64)>,
     /// When the last look was; `None` after a quiet one, because silence counts from the next packet on.
@@ -48,10 +53,21 @@ impl Watch {
         std::mem::take(&mut self.dozing)
     }
 
+    /// A packet was opened, so its sender is the peer.
     pub(super) fn on_received(&mut self) {
-        self.received = self.received.saturating_add(1);
-        self.silences = 0;
-        self.reported = false;
+        self.opened = true;
+    }
+
+    /// So many datagrams have arrived on this path so far. With a packet that was opened, a new one is a sign of life.
+    pub(super) fn on_datagrams(&mut self, datagrams: u64) {
+        let before = *self.datagrams.get_or_insert(datagrams);
+        if self.opened && datagrams != before {
+            self.opened = false;
+            self.datagrams = Some(datagrams);
+            self.received = self.received.saturating_add(1);
+            self.silences = 0;
+            self.reported = false;
+        }
     }
 
     /// A look found the path dead. Answers how many did so in a row, and begins to watch anew.
@@ -107,6 +123,13 @@ mod tests {
 
     const PATIENCE: Duration = Duration::from_millis(100);
 
+    fn answer(watch: &mut Watch) {
+        watch.on_received();
+        let before = watch.datagrams.unwrap_or_default();
+        watch.on_datagrams(before);
+        watch.on_datagrams(before + 1);
+    }
+
     #[test]
     fn a_quiet_path_needs_no_timer_and_wakes_the_task_once_on_the_next_packet() {
         let mut watch = Watch::default();
@@ -158,7 +181,7 @@ mod tests {
         watch.look(start, PATIENCE);
         let later = start + PATIENCE * 1000;
         assert_eq!(watch.look(later, PATIENCE), Look::Again(later + PATIENCE));
-        watch.on_received();
+        answer(&mut watch);
         let later = later + PATIENCE;
         assert_eq!(watch.look(later, PATIENCE), Look::Again(later + PATIENCE));
     }
@@ -186,11 +209,34 @@ mod tests {
         for n in 1..20 {
             watch.on_sent();
             watch.on_sent();
-            watch.on_received();
+            answer(&mut watch);
             assert!(matches!(
                 watch.look(start + PATIENCE * n, PATIENCE),
                 Look::Again(_)
             ));
+        }
+    }
+
+    #[test]
+    fn packets_on_another_path_and_forged_datagrams_on_this_one_are_no_signs_of_life() {
+        let start = Instant::now();
+        for forged in [false, true] {
+            let mut watch = Watch::default();
+            watch.look(start, PATIENCE);
+            watch.on_sent();
+            watch.on_sent();
+            for n in 0..3 {
+                if forged {
+                    watch.on_datagrams(n);
+                } else {
+                    watch.on_received();
+                    watch.on_datagrams(0);
+                }
+                let now = start + PATIENCE * u32::try_from(n).unwrap();
+                assert!(matches!(watch.look(now, PATIENCE), Look::Again(_)));
+            }
+            let now = start + PATIENCE * 3;
+            assert_eq!(watch.look(now, PATIENCE), Look::Dead(PATIENCE * 3));
         }
     }
 

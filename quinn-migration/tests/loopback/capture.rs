@@ -123,6 +123,13 @@ struct Packet {
 }
 
 impl Packet {
+    /// Whether a server is at one end: other processes may use the same addresses.
+    fn is_at(&self, ports: &[u16]) -> bool {
+        let ends: [SocketAddr; 2] =
+            [&self.source, &self.destination].map(|end| end.parse().unwrap());
+        ends.iter().any(|end| ports.contains(&end.port()))
+    }
+
     /// Destination connection ID of a 1-RTT packet; all of them have 8 bytes here.
     fn short_header_id(&self) -> Option<&str> {
         let first = u8::from_str_radix(self.payload.get(..2)?, 16).unwrap();
@@ -162,6 +169,7 @@ fn decode(capture: &Path, keys: &Path, ports: &[u16]) -> Vec<Packet> {
         .unwrap()
         .lines()
         .map(packet)
+        .filter(|packet| packet.is_at(ports))
         .collect()
 }
 

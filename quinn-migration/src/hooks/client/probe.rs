@@ -5,6 +5,7 @@
 use std::time::{Duration, Instant};
 
 use super::super::attempts::{Attempts, Step};
+use super::super::carrier::Room;
 use super::super::{Outgoing, patience};
 use super::{Contents, Path};
 use crate::wire::{Frame, NewConnectionId, kind, overwrite};
@@ -29,9 +30,16 @@ pub(super) struct Probe {
     attempts: Attempts,
     /// Carriers of this attempt that have not come by.
     carriers: usize,
-    /// Bytes that the next attempt leaves to frames that can be dispensed with.
-    spare: usize,
+    /// The next attempt's place in [`SPARE`].
+    turn: usize,
 }
+
+/// Bytes that an attempt leaves in a first and in a second packet to PING and IMMEDIATE_ACK, which quinn puts first in a
+/// packet that it sends because nothing is heard. Attempts take turns.
+///
+/// On a silent path that is mostly IMMEDIATE_ACK alone, so a return begins with the second pair. Two packets go out at
+/// once, and the second has neither when control frames and stream data fill the first.
+const SPARE: [(usize, usize); 4] = [(0, 0), (1, 0), (1, 1), (2, 2)];
 
 /// Why a path is validated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,8 +68,7 @@ impl Probe {
         challenges: u32,
         now: Instant,
     ) -> Self {
-        // On a silent path quinn mostly sends IMMEDIATE_ACK alone.
-        let (time, spare) = match purpose {
+        let (time, turn) = match purpose {
             Purpose::Advertised => (NEW_PATH_TIME, 0),
             Purpose::Return(_) => (KNOWN_PATH_TIME, 1),
         };
@@ -76,7 +83,7 @@ impl Probe {
             challenges: Vec::new(),
             attempts: Attempts::open_until(challenges, now + time),
             carriers: 0,
-            spare,
+            turn,
         }
     }
 
@@ -88,20 +95,21 @@ impl Probe {
         self.attempts.poll(now, patience(rtt))
     }
 
-    /// Bytes to fill with carriers for a challenge, in a packet with this overhead.
-    ///
-    /// In turns there is room for none, one and both of PING and IMMEDIATE_ACK, which quinn puts first in a packet that
-    /// it sends because nothing is heard.
-    pub(super) fn next_room(&mut self, mtu: usize, overhead: usize) -> usize {
-        let spare = self.spare;
-        self.spare = (spare + 1) % 3;
+    /// Bytes to fill with carriers for a challenge, in packets with this overhead.
+    pub(super) fn next_room(&mut self, mtu: usize, overhead: usize) -> Room {
+        let (first, second) = SPARE.get(self.turn).copied().unwrap_or_default();
+        self.turn = (self.turn + 1) % SPARE.len();
         let size = match self.purpose {
             // Full, so that quinn puts nothing else into it.
             Purpose::Advertised => mtu,
             // The path in use is silent: what quinn sends then has this size, and is often all that it may send.
             Purpose::Return(_) => SMALLEST_DATAGRAM,
         };
-        size.saturating_sub(overhead).saturating_sub(spare)
+        let room = size.saturating_sub(overhead);
+        Room {
+            first: room.saturating_sub(first),
+            second: room.saturating_sub(second),
+        }
     }
 
     /// These many carriers were queued for the next challenge.

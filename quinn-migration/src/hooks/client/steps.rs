@@ -72,6 +72,11 @@ impl ClientHook {
         self.driven.as_ref().map(|driven| driven.active.id)
     }
 
+    /// So many datagrams have arrived on the path in use.
+    pub(crate) fn on_datagrams(&mut self, datagrams: u64) {
+        self.watch.on_datagrams(datagrams);
+    }
+
     pub(crate) fn poll(&mut self, now: Instant, rtt: Duration, sizes: Sizes) -> Action {
         self.on_overtaken();
         while let Some(path) = self.closing.pop_front() {

@@ -26,6 +26,8 @@ const ORIGIN: &str = "192.0.2.1:443";
 struct Bench {
     /// Packet number of the last packet received.
     received: u64,
+    /// Datagrams on the path in use.
+    datagrams: u64,
     hook: ClientHook,
     now: Instant,
     number: u64,
@@ -42,6 +44,7 @@ impl Bench {
     fn connected_to(server: &str) -> Self {
         let mut bench = Self {
             received: 0,
+            datagrams: 0,
             hook: ClientHook::new(Codepoints::default()),
             now: Instant::now(),
             number: 0,
@@ -92,6 +95,12 @@ impl Bench {
     }
 
     fn receive_into(&mut self, payload: &mut BytesMut) -> Effects {
+        self.datagrams += 1;
+        self.receive_elsewhere(payload)
+    }
+
+    /// A packet that comes on another path than the one in use.
+    fn receive_elsewhere(&mut self, payload: &mut BytesMut) -> Effects {
         self.received += 1;
         self.hook.on_receive(Incoming {
             number: self.received,
@@ -101,6 +110,7 @@ impl Bench {
     }
 
     fn poll(&mut self) -> Action {
+        self.hook.on_datagrams(self.datagrams);
         self.hook.poll(self.now, RTT, SIZES)
     }
 

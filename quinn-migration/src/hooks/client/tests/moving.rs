@@ -9,6 +9,7 @@ fn nothing_is_validated_before_the_handshake_is_confirmed() {
     hook.attach(Policy::default(), ORIGIN.parse().unwrap());
     let mut bench = Bench {
         received: 0,
+        datagrams: 0,
         hook,
         now: Instant::now(),
         number: 0,
@@ -379,6 +380,7 @@ fn an_advertisement_before_the_first_packet_of_this_side_is_followed() {
     hook.attach(Policy::default(), ORIGIN.parse().unwrap());
     let mut bench = Bench {
         received: 0,
+        datagrams: 0,
         hook,
         now: Instant::now(),
         number: 0,
@@ -393,7 +395,6 @@ fn an_advertisement_before_the_first_packet_of_this_side_is_followed() {
 fn a_path_that_was_silent_for_a_while_is_not_left() {
     let (mut bench, id) = moved(&[2]);
     silent(&mut bench, &id);
-    // Not an answer from the path before, so it came on this one.
     assert!(bench.receive_for_effects(&[0x01]).wake);
     let (events, action) = bench.events();
     assert!(
@@ -403,6 +404,27 @@ fn a_path_that_was_silent_for_a_while_is_not_left() {
     assert_eq!(bench.hook.server(), Some("198.51.100.1:1".parse().unwrap()));
     // The same connection ID serves the next time.
     assert_eq!(silent(&mut bench, &id).0.id, [2; 8]);
+}
+
+/// A server may have gone back by itself, for example because it has removed the address.
+#[test]
+fn what_comes_on_another_path_does_not_end_a_return() {
+    let (mut bench, id) = moved(&[2]);
+    let (challenge, _) = silent(&mut bench, &id);
+    bench.receive_elsewhere(&mut BytesMut::from(&[0x01][..]));
+    let (events, action) = bench.events();
+    assert!(
+        events.is_empty() && matches!(action, Action::Wait(_)),
+        "{events:?} {action:?}"
+    );
+    let answer = [&[0x1b], &challenge.payload[1..9]].concat();
+    bench.receive_elsewhere(&mut BytesMut::from(&answer[..]));
+    bench.send_with(&ConnectionId::new(&[2; 8]), vec![1]);
+    let (events, _) = bench.events();
+    assert!(
+        matches!(events.last(), Some(Event::FellBack { .. })),
+        "{events:?}"
+    );
 }
 
 #[test]
