@@ -19,6 +19,16 @@ pub struct Frame {
     pub body: Range<usize>,
 }
 
+impl Frame {
+    /// Whether this is a STREAM or DATAGRAM frame.
+    pub(crate) fn is_application_data(&self) -> bool {
+        matches!(
+            self.kind,
+            0x08..=0x0f | kind::DATAGRAM | kind::DATAGRAM_WITH_LENGTH
+        )
+    }
+}
+
 /// The frame at offset `at`; `None` at the end of the payload, or when the rest cannot be understood.
 ///
 /// `alternate` is the type of the SERVER_ALTERNATE_ADDRESS frame ([`Codepoints::frame`](super::Codepoints::frame)).

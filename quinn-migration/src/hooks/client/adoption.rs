@@ -108,7 +108,7 @@ impl ClientHook {
     }
 
     /// Asks an earlier path whether it still answers, because the one in use does not: the path left last, and the
-    /// first one in turns. Nothing but challenges goes there before it has answered, because the server may have left
+    /// first one in turns. No application data goes there before it has answered, because the server may have left
     /// it. Answers `false` when that cannot be.
     pub(super) fn begin_return(&mut self, silence: Duration, round: u32, now: Instant) -> bool {
         let Some(driven) = &self.driven else {

@@ -2,7 +2,7 @@
 //! connection ID, and makes quinn adopt that connection ID once the path is validated
 //! (draft-saa-ali-quic, "Client Behavior"; RFC 9000 sections 8.2, 9 and 9.6).
 //!
-//! Never sends anything but challenges to an address before it has answered one.
+//! Never sends anything but challenges to an address that has never answered one.
 
 mod adoption;
 mod inbox;
@@ -162,6 +162,7 @@ impl ClientHook {
             first_carrier: None,
             carriers: 0,
             carriers_alone: true,
+            carriers_last: true,
             ack_eliciting: false,
         };
         let mut at = 0;
@@ -190,14 +191,18 @@ impl ClientHook {
                     );
                     overwrite(payload, frame.whole, PING_FRAME);
                     contents.carriers_alone = false;
+                    contents.carriers_last = false;
                 }
                 Found::Other => {
                     let dispensable = [kind::PADDING, kind::PING, kind::IMMEDIATE_ACK];
                     contents.carriers_alone &= dispensable.contains(&frame.kind);
+                    contents.carriers_last &= frame.kind == kind::PADDING
+                        || contents.first_carrier.is_none() && !frame.is_application_data();
                 }
             }
         }
         contents.carriers_alone &= at == payload.len();
+        contents.carriers_last &= at == payload.len();
         self.queued_carriers = self.queued_carriers.saturating_sub(contents.carriers);
         contents
     }
@@ -322,6 +327,8 @@ struct Contents {
     carriers: usize,
     /// There is nothing but carriers, PADDING, PING and IMMEDIATE_ACK, none of which is missed when it does not leave.
     carriers_alone: bool,
+    /// The carriers come after all other frames, and none of those has application data.
+    carriers_last: bool,
     ack_eliciting: bool,
 }
 

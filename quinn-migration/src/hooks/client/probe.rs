@@ -1,6 +1,6 @@
 //! Validating a new path: PATH_CHALLENGE out, PATH_RESPONSE in (RFC 9000 sections 8.2 and 9.1).
 //!
-//! Never lets anything but a challenge and PADDING go to the new address.
+//! Never lets anything but a challenge and PADDING go to a new address, nor application data to an earlier one.
 
 use std::time::{Duration, Instant};
 
@@ -18,6 +18,10 @@ const NEW_PATH_TIME: Duration = Duration::from_secs(3);
 /// The same for a path that was in use before.
 const KNOWN_PATH_TIME: Duration = Duration::from_secs(1);
 const CHALLENGE_LENGTH: usize = 8;
+/// PING and IMMEDIATE_ACK, in bytes.
+const MOST_DISPENSABLE: usize = 2;
+/// Control frames that a challenge makes room for, in bytes.
+const MOST_CONTROL: usize = 512;
 
 #[derive(Debug)]
 pub(super) struct Probe {
@@ -30,16 +34,11 @@ pub(super) struct Probe {
     attempts: Attempts,
     /// Carriers of this attempt that have not come by.
     carriers: usize,
-    /// The next attempt's place in [`SPARE`].
-    turn: usize,
+    /// Bytes of other frames that quinn puts before the carriers: what came last.
+    before: usize,
+    /// The next attempt expects them in its second packet too.
+    in_both: bool,
 }
-
-/// Bytes that an attempt leaves in a first and in a second packet to PING and IMMEDIATE_ACK, which quinn puts first in a
-/// packet that it sends because nothing is heard. Attempts take turns.
-///
-/// On a silent path that is mostly IMMEDIATE_ACK alone, so a return begins with the second pair. Two packets go out at
-/// once, and the second has neither when control frames and stream data fill the first.
-const SPARE: [(usize, usize); 4] = [(0, 0), (1, 0), (1, 1), (2, 2)];
 
 /// Why a path is validated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,7 +67,8 @@ impl Probe {
         challenges: u32,
         now: Instant,
     ) -> Self {
-        let (time, turn) = match purpose {
+        // On a silent path that is mostly IMMEDIATE_ACK alone.
+        let (time, before) = match purpose {
             Purpose::Advertised => (NEW_PATH_TIME, 0),
             Purpose::Return(_) => (KNOWN_PATH_TIME, 1),
         };
@@ -83,7 +83,8 @@ impl Probe {
             challenges: Vec::new(),
             attempts: Attempts::open_until(challenges, now + time),
             carriers: 0,
-            turn,
+            before,
+            in_both: false,
         }
     }
 
@@ -96,9 +97,12 @@ impl Probe {
     }
 
     /// Bytes to fill with carriers for a challenge, in packets with this overhead.
+    ///
+    /// quinn sends two packets at once because nothing is heard. Both begin with the same frames, unless the first has no
+    /// room for more.
     pub(super) fn next_room(&mut self, mtu: usize, overhead: usize) -> Room {
-        let (first, second) = SPARE.get(self.turn).copied().unwrap_or_default();
-        self.turn = (self.turn + 1) % SPARE.len();
+        let in_second = if self.in_both { self.before } else { 0 };
+        self.in_both = !self.in_both;
         let size = match self.purpose {
             // Full, so that quinn puts nothing else into it.
             Purpose::Advertised => mtu,
@@ -107,8 +111,8 @@ impl Probe {
         };
         let room = size.saturating_sub(overhead);
         Room {
-            first: room.saturating_sub(first),
-            second: room.saturating_sub(second),
+            first: room.saturating_sub(self.before),
+            second: room.saturating_sub(in_second),
         }
     }
 
@@ -128,11 +132,19 @@ impl Probe {
         self.carriers = self.carriers.saturating_sub(contents.carriers);
         let mut data = [0; CHALLENGE_LENGTH];
         let large = packet.datagram_length() >= SMALLEST_DATAGRAM;
+        let (fits, most_before) = match self.purpose {
+            Purpose::Advertised => (contents.carriers_alone, MOST_DISPENSABLE),
+            // This path has been validated before, so it may take what quinn repeats with every packet of a silence.
+            Purpose::Return(_) => (contents.carriers_last, MOST_CONTROL),
+        };
+        if carrier.whole.start <= most_before {
+            self.before = carrier.whole.start;
+        }
         if self.attempts.is_wanted()
-            && contents.carriers_alone
+            && fits
             && large
             && getrandom::fill(&mut data).is_ok()
-            && self.write(packet, carrier, data)
+            && self.write(packet, carrier, contents, data)
         {
             self.challenges.push(data);
             self.attempts.on_sent();
@@ -151,13 +163,16 @@ impl Probe {
         &self,
         packet: &mut Outgoing<'_>,
         carrier: &Frame,
+        contents: &Contents,
         data: [u8; CHALLENGE_LENGTH],
     ) -> bool {
         let mut challenge = Vec::with_capacity(1 + CHALLENGE_LENGTH);
         challenge.extend(u8::try_from(kind::PATH_CHALLENGE));
         challenge.extend_from_slice(&data);
-        // Everything else in it makes the packet more than a probe, and can be dispensed with.
-        packet.payload.fill(0);
+        if contents.carriers_alone {
+            // Everything else in it makes the packet more than a probe, and can be dispensed with.
+            packet.payload.fill(0);
+        }
         // The header last: without the challenge the packet must keep to its path.
         overwrite(packet.payload, carrier.whole.clone(), &challenge)
             && packet.set_destination(&self.new.id)

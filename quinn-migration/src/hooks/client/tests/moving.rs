@@ -52,43 +52,71 @@ fn a_probe_is_a_large_packet_with_a_challenge_and_the_advertised_connection_id()
     assert!(sent.effects.long_number);
 }
 
-/// When nothing is heard, quinn sends packets of 1200 bytes with PING and IMMEDIATE_ACK first, and each carrier that does
-/// not fill one goes with the next.
+/// When nothing is heard, quinn sends two packets of at most 1200 bytes at once, with PING and IMMEDIATE_ACK first, and
+/// repeats the control frames that were not acknowledged in each of them. Each carrier that does not fill one goes with
+/// the next.
 #[test]
 fn an_earlier_path_is_asked_in_the_packets_that_quinn_sends_when_nothing_is_heard() {
+    let max_stream_data = [0x11, 4, 0x80, 1, 0, 0];
     for first in [vec![], vec![0x01], vec![0x1f], vec![0x01, 0x1f]] {
-        ask_with(&first);
+        let sent = ask_with(&first, false);
+        let challenge = sent.iter().position(|byte| *byte != 0).unwrap();
+        assert_eq!(
+            (challenge, sent[challenge]),
+            (first.len(), 0x1a),
+            "PING and IMMEDIATE_ACK stay here"
+        );
+    }
+    for control in [&new_connection_id(9, 0)[..], &max_stream_data] {
+        let first = [&[0x1f], control].concat();
+        let sent = ask_with(&first, false);
+        assert!(sent.starts_with(&first), "control frames are not lost");
+        assert_eq!(sent[first.len()], 0x1a);
+        // Stream data fills the first of the two packets: nothing but carriers is in the second.
+        assert_eq!(ask_with(&first, true)[0], 0x1a);
     }
 }
 
-fn ask_with(first: &[u8]) {
+/// The payload of the challenge, when quinn begins its packets with `first`.
+fn ask_with(first: &[u8], stream: bool) -> Vec<u8> {
     let (mut bench, id) = moved(&[2]);
     let mut queue: VecDeque<Bytes> = VecDeque::new();
-    for _ in 0..100 {
+    // Five timeouts, each twice as long as the one before, are as many as the idle timeout leaves time for.
+    for _ in 0..5 {
         bench.send_with(&id, vec![1]);
-        let (_, action) = bench.events();
-        if let Action::Send(carriers) = action {
-            queue.extend(carriers);
+        for _ in 0..20 {
+            if let (_, Action::Send(carriers)) = bench.events() {
+                queue.extend(carriers);
+                break;
+            }
+            bench.now += Duration::from_millis(20);
         }
-        for _ in 0..2 {
-            let mut payload = first.to_vec();
+        for nth in 0..2 {
+            let mut payload = if stream && nth == 1 {
+                vec![]
+            } else {
+                first.to_vec()
+            };
             while let Some(carrier) = queue.front()
                 && 11 + payload.len() + datagram(carrier).len() + 16 <= 1200
             {
                 payload.extend(datagram(carrier));
                 queue.pop_front();
             }
+            if stream && nth == 0 && payload.len() < 1200 - 27 {
+                payload.push(0x08);
+                payload.resize(1200 - 27, 0xff);
+            }
             let sent = bench.send_with(&id, payload);
             if sent.effects.long_number {
                 assert_eq!(sent.payload.len(), 1200 - 27);
-                let shown = sent.payload.iter().position(|byte| *byte != 0).unwrap();
-                assert_eq!((shown, sent.payload[shown]), (first.len(), 0x1a));
-                return;
+                assert!(!sent.payload.contains(&0xff), "application data");
+                return sent.payload;
             }
         }
         bench.now += Duration::from_millis(200);
     }
-    panic!("nobody asks the path before");
+    panic!("nobody asks the path before: {first:?} {stream}");
 }
 
 /// quinn sends what is pending with the first carrier; the other two make the next packet.
