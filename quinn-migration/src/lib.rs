@@ -57,6 +57,11 @@
 //! - The client's congestion window and RTT estimate are not reset by a move (RFC 9000 section 9.4); the server's are.
 //! - A challenge has the size of the old path's MTU, up to 1452 bytes. A new path with a smaller MTU looks unreachable;
 //!   lower `TransportConfig::mtu_discovery_config` where that can happen.
+//! - On a silent path quinn sends two packets at each probe timeout, and each timeout is twice as long as the one before
+//!   (RFC 9002 section 6.2.1); a busy connection's congestion window lets nothing else out. Challenges to an earlier path
+//!   leave in these packets, beside the control frames that quinn repeats in them, so a return takes one or two of these
+//!   timeouts after the silence is noticed. `TransportConfig::max_idle_timeout` (30 s in quinn) must leave time for them;
+//!   raise it where round trips take seconds.
 //! - quinn takes a packet for a duplicate when 128 later ones have overtaken it. A challenge is lost that way when the client
 //!   sends so many packets on the old path while the challenge is on its way on a slower one: a busy upload's move can end
 //!   with [`Failure::Unreachable`]. Advertise again.
