@@ -7,6 +7,7 @@
 mod hostile;
 mod moving;
 mod properties;
+mod returning;
 
 use super::*;
 use crate::event::Failure;

@@ -1,0 +1,234 @@
+//! Noticing that the path moved to is silent, and going back.
+
+use super::*;
+
+/// A connection that has moved to path 1, with these further connection IDs.
+fn moved(spares: &[u32]) -> (Bench, ConnectionId) {
+    let mut bench = Bench::connected_to(ORIGIN);
+    for sequence in spares {
+        bench.receive(&new_connection_id(*sequence, 0));
+    }
+    let offered = offer(1, "198.51.100.1:1");
+    bench.receive(&frame(&offered));
+    let data = bench.challenge();
+    bench.receive(&[&[0x1b], &data[..]].concat());
+    bench.send_with(&offered.id, vec![1]);
+    bench.events();
+    (bench, offered.id)
+}
+
+/// Sends without an answer until the next challenge leaves; answers with it and the events up to then.
+fn silent(bench: &mut Bench, id: &ConnectionId) -> (Sent, Vec<Event>) {
+    let mut events = Vec::new();
+    for _ in 0..100 {
+        bench.send_with(id, vec![1]);
+        let (more, action) = bench.events();
+        events.extend(more);
+        if let Action::Send(carriers) = action {
+            // quinn begins such packets with IMMEDIATE_ACK.
+            let payload = [&[0x1f], &datagrams(&carriers[..2])[..]].concat();
+            let mut sent = bench.send_with(id, payload);
+            assert_eq!((sent.payload.remove(0), sent.payload[0]), (0, 0x1a));
+            return (sent, events);
+        }
+        bench.now += Duration::from_millis(80);
+    }
+    panic!("nobody asks the path before")
+}
+
+#[test]
+fn a_silent_path_is_left_for_the_one_before_once_that_has_answered() {
+    let (mut bench, id) = moved(&[2]);
+    let (challenge, _) = silent(&mut bench, &id);
+    let spare = ConnectionId::new(&[2; 8]);
+    assert_eq!(challenge.id, spare.to_vec());
+    assert_eq!(challenge.effects.route, Some((spare, PathId::FIRST)));
+    assert_eq!(
+        bench.send_with(&id, vec![1]).id,
+        id.to_vec(),
+        "all else stays on the silent path"
+    );
+    let answer = [&[0x1b], &challenge.payload[1..9]].concat();
+    let seen = bench.receive(&answer);
+    let adopted = NewConnectionId::decode(&seen[1..seen.len() - answer.len()]).unwrap();
+    assert_eq!(
+        (adopted.id, adopted.retire_prior_to),
+        (spare, VarInt::from_u32(2))
+    );
+    let sent = bench.send_with(&spare, vec![1]);
+    assert_eq!(sent.effects.route, Some((spare, PathId::FIRST)));
+    let (events, _) = bench.events();
+    assert!(
+        matches!(events.last(), Some(Event::FellBack { .. })),
+        "{events:?}"
+    );
+    assert_eq!(bench.hook.server(), Some(ORIGIN.parse().unwrap()));
+}
+
+#[test]
+fn an_earlier_path_may_answer_any_challenge_of_the_same_silence() {
+    let (mut bench, id) = moved(&[2]);
+    let (first, _) = silent(&mut bench, &id);
+    for _ in 0..5 {
+        silent(&mut bench, &id);
+    }
+    let answer = [&[0x1b], &first.payload[1..9]].concat();
+    assert!(bench.receive(&answer).len() > answer.len());
+    bench.send_with(&ConnectionId::new(&[2; 8]), vec![1]);
+    let (events, _) = bench.events();
+    assert!(
+        matches!(events.last(), Some(Event::FellBack { .. })),
+        "{events:?}"
+    );
+}
+
+/// When nothing is heard, quinn sends two packets of at most 1200 bytes at once, with PING and IMMEDIATE_ACK first, and
+/// repeats the control frames that were not acknowledged in each of them. Each carrier that does not fill one goes with
+/// the next.
+#[test]
+fn an_earlier_path_is_asked_in_the_packets_that_quinn_sends_when_nothing_is_heard() {
+    let max_stream_data = [0x11, 4, 0x80, 1, 0, 0];
+    for first in [vec![], vec![0x01], vec![0x1f], vec![0x01, 0x1f]] {
+        let sent = ask_with(&first, false);
+        let challenge = sent.iter().position(|byte| *byte != 0).unwrap();
+        assert_eq!(
+            (challenge, sent[challenge]),
+            (first.len(), 0x1a),
+            "PING and IMMEDIATE_ACK stay here"
+        );
+    }
+    for control in [&new_connection_id(9, 0)[..], &max_stream_data] {
+        let first = [&[0x1f], control].concat();
+        let sent = ask_with(&first, false);
+        assert!(sent.starts_with(&first), "control frames are not lost");
+        assert_eq!(sent[first.len()], 0x1a);
+        // Stream data fills the first of the two packets: nothing but carriers is in the second.
+        assert_eq!(ask_with(&first, true)[0], 0x1a);
+    }
+}
+
+/// The payload of the challenge, when quinn begins its packets with `first`.
+fn ask_with(first: &[u8], stream: bool) -> Vec<u8> {
+    let (mut bench, id) = moved(&[2]);
+    let mut queue: VecDeque<Bytes> = VecDeque::new();
+    // Five timeouts, each twice as long as the one before, are as many as the idle timeout leaves time for.
+    for _ in 0..5 {
+        bench.send_with(&id, vec![1]);
+        for _ in 0..20 {
+            if let (_, Action::Send(carriers)) = bench.events() {
+                queue.extend(carriers);
+                break;
+            }
+            bench.now += Duration::from_millis(20);
+        }
+        for nth in 0..2 {
+            let mut payload = if stream && nth == 1 {
+                vec![]
+            } else {
+                first.to_vec()
+            };
+            while let Some(carrier) = queue.front()
+                && 11 + payload.len() + datagram(carrier).len() + 16 <= 1200
+            {
+                payload.extend(datagram(carrier));
+                queue.pop_front();
+            }
+            if stream && nth == 0 && payload.len() < 1200 - 27 {
+                payload.push(0x08);
+                payload.resize(1200 - 27, 0xff);
+            }
+            let sent = bench.send_with(&id, payload);
+            if sent.effects.long_number {
+                assert_eq!(sent.payload.len(), 1200 - 27);
+                let stream_data = sent.payload.iter().filter(|byte| **byte == 0xff).count();
+                assert!(
+                    stream_data <= 8,
+                    "more than the challenge may have by chance"
+                );
+                return sent.payload;
+            }
+        }
+        bench.now += Duration::from_millis(200);
+    }
+    panic!("nobody asks the path before: {first:?} {stream}");
+}
+
+#[test]
+fn a_path_that_was_silent_for_a_while_is_not_left() {
+    let (mut bench, id) = moved(&[2]);
+    silent(&mut bench, &id);
+    assert!(bench.receive_for_effects(&[0x01]).wake);
+    let (events, action) = bench.events();
+    assert!(
+        events.is_empty() && matches!(action, Action::Wait(_)),
+        "{events:?} {action:?}"
+    );
+    assert_eq!(bench.hook.server(), Some("198.51.100.1:1".parse().unwrap()));
+    // The same connection ID serves the next time.
+    assert_eq!(silent(&mut bench, &id).0.id, [2; 8]);
+}
+
+/// A server may have gone back by itself, for example because it has removed the address.
+#[test]
+fn what_comes_on_another_path_does_not_end_a_return() {
+    let (mut bench, id) = moved(&[2]);
+    let (challenge, _) = silent(&mut bench, &id);
+    bench.receive_elsewhere(&mut BytesMut::from(&[0x01][..]));
+    let (events, action) = bench.events();
+    assert!(
+        events.is_empty() && matches!(action, Action::Wait(_)),
+        "{events:?} {action:?}"
+    );
+    let answer = [&[0x1b], &challenge.payload[1..9]].concat();
+    bench.receive_elsewhere(&mut BytesMut::from(&answer[..]));
+    bench.send_with(&ConnectionId::new(&[2; 8]), vec![1]);
+    let (events, _) = bench.events();
+    assert!(
+        matches!(events.last(), Some(Event::FellBack { .. })),
+        "{events:?}"
+    );
+}
+
+#[test]
+fn the_path_before_and_the_first_one_are_asked_in_turns_and_a_long_silence_is_reported_once() {
+    let (mut bench, id) = moved(&[2, 3]);
+    let second = offer(5, "198.51.100.2:1");
+    bench.receive(&frame(&second));
+    let (_, action) = bench.events();
+    assert!(matches!(action, Action::Open(_)), "{action:?}");
+    bench.hook.opened(path(2), bench.now);
+    let (_, action) = bench.events();
+    let Action::Send(carriers) = action else {
+        panic!("{action:?}")
+    };
+    let sent = bench.send_with(&id, datagrams(&carriers[..2]));
+    bench.receive(&[&[0x1b], &sent.payload[1..9]].concat());
+    bench.send_with(&second.id, vec![1]);
+    bench.receive(&new_connection_id(6, 0));
+    let (mut asked, mut all) = (Vec::new(), Vec::new());
+    for _ in 0..6 {
+        let (challenge, events) = silent(&mut bench, &second.id);
+        asked.push(challenge.effects.route.unwrap().1);
+        all.extend(events);
+    }
+    assert_eq!(asked, [path(1), PathId::FIRST].repeat(3));
+    let stranded = |event: &&Event| matches!(event, Event::Stranded { .. });
+    assert_eq!(all.iter().filter(stranded).count(), 1, "{all:?}");
+}
+
+#[test]
+fn a_silent_path_without_a_fresh_connection_id_is_reported_once() {
+    let (mut bench, id) = moved(&[]);
+    let mut events = Vec::new();
+    for _ in 0..50 {
+        bench.send_with(&id, vec![1]);
+        let (more, _) = bench.events();
+        events.extend(more);
+        bench.now += Duration::from_millis(100);
+    }
+    let stranded = events
+        .iter()
+        .filter(|event| matches!(event, Event::Stranded { .. }))
+        .count();
+    assert_eq!(stranded, 1, "{events:?}");
+}
