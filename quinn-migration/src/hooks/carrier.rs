@@ -10,9 +10,11 @@ use crate::wire::{Frame, Reader, kind};
 
 const MARK_LENGTH: usize = 32;
 
-/// Bytes of a DATAGRAM frame before its payload when that has 64 bytes or more: type and length (RFC 9221 section 4).
+/// A DATAGRAM payload from this size on has a length of two bytes (RFC 9000 section 16).
+const LONG_DATA: usize = 64;
+/// Bytes of a DATAGRAM frame before such a payload: type and length (RFC 9221 section 4).
 const LONG_FRAME: usize = 3;
-/// The same for fewer than 64 bytes.
+/// The same before a shorter one.
 const SHORT_FRAME: usize = 2;
 
 /// Smallest carrier, in bytes of DATAGRAM payload: room for a SERVER_ALTERNATE_ADDRESS frame with the longest
@@ -82,7 +84,11 @@ impl Carriers {
             .checked_sub(MARK_LENGTH + SHORT_FRAME + LONG_FRAME)?
             .min(largest);
         let longer = room.second.saturating_sub(room.first);
-        [MARK_LENGTH, large, MARK_LENGTH.saturating_add(longer)]
+        let mut third = MARK_LENGTH.saturating_add(longer);
+        if third >= LONG_DATA {
+            third = third.saturating_sub(LONG_FRAME - SHORT_FRAME);
+        }
+        [MARK_LENGTH, large, third]
             .map(|length| self.payload(length))
             .into_iter()
             .collect()
@@ -110,6 +116,29 @@ impl Carriers {
             (Some(data), Some(mark)) if data.starts_with(mark) => Found::Carrier,
             _ if self.peer_takes_datagrams => Found::Other,
             _ => Found::Unwanted,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_two_carriers_fill_the_first_room_and_the_last_two_the_second() {
+        let frame = |data: &Bytes| {
+            let header = if data.len() < 64 { 2 } else { 3 };
+            data.len() + header
+        };
+        // quinn has no DATAGRAM frame of 66 bytes.
+        for longer in (0..500).filter(|longer| *longer != 32) {
+            let room = Room {
+                first: 674,
+                second: 674 + longer,
+            };
+            let carriers = Carriers::new().filling(room, 1200).unwrap();
+            let [first, large, third] = [0, 1, 2].map(|nth| frame(&carriers[nth]));
+            assert_eq!((first + large, large + third), (room.first, room.second));
         }
     }
 }

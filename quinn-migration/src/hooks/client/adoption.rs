@@ -123,6 +123,7 @@ impl ClientHook {
         };
         // One for each path in turn: on a silent path quinn lets little out.
         let probe = Probe::new(spare, back, Purpose::Return(silence), 1, now);
+        let probe = probe.expecting(self.control);
         self.phase = Phase::Probing(probe);
         true
     }

@@ -62,6 +62,8 @@ pub(crate) struct ClientHook {
     last_id: Option<ConnectionId>,
     /// Bytes of the last packet that were not for frames.
     overhead: usize,
+    /// Bytes of the last packet on a watched path that stood before application data.
+    control: usize,
     /// HANDSHAKE_DONE has arrived: migration is allowed (RFC 9000 section 9).
     confirmed: bool,
     inbox: Inbox,
@@ -123,6 +125,7 @@ impl ClientHook {
             received: Largest::default(),
             last_id: None,
             overhead: 0,
+            control: 0,
             confirmed: false,
             inbox: Inbox::default(),
             retirement: Retirement::default(),
@@ -163,6 +166,7 @@ impl ClientHook {
             carriers: 0,
             carriers_alone: true,
             carriers_last: true,
+            control: None,
             ack_eliciting: false,
         };
         let mut at = 0;
@@ -176,6 +180,9 @@ impl ClientHook {
                 kind::APPLICATION_CLOSE,
             ];
             contents.ack_eliciting |= !silent.contains(&frame.kind);
+            if frame.kind == kind::PADDING || frame.is_application_data() {
+                contents.control.get_or_insert(frame.whole.start);
+            }
             match self.carriers.inspect(payload, &frame) {
                 Found::Carrier => {
                     contents.carriers += 1;
@@ -329,6 +336,8 @@ struct Contents {
     carriers_alone: bool,
     /// The carriers come after all other frames, and none of those has application data.
     carriers_last: bool,
+    /// Bytes before the first STREAM, DATAGRAM or PADDING frame, if there is one.
+    control: Option<usize>,
     ack_eliciting: bool,
 }
 
@@ -352,6 +361,7 @@ impl Hook for ClientHook {
             }
             if contents.ack_eliciting && self.is_watching() {
                 effects.wake |= self.watch.on_sent();
+                self.control = contents.control.unwrap_or(packet.payload.len());
             }
         }
         if packet.is_short() {

@@ -67,10 +67,9 @@ impl Probe {
         challenges: u32,
         now: Instant,
     ) -> Self {
-        // On a silent path that is mostly IMMEDIATE_ACK alone.
-        let (time, before) = match purpose {
-            Purpose::Advertised => (NEW_PATH_TIME, 0),
-            Purpose::Return(_) => (KNOWN_PATH_TIME, 1),
+        let time = match purpose {
+            Purpose::Advertised => NEW_PATH_TIME,
+            Purpose::Return(_) => KNOWN_PATH_TIME,
         };
         Self {
             new: NewConnectionId {
@@ -83,9 +82,15 @@ impl Probe {
             challenges: Vec::new(),
             attempts: Attempts::open_until(challenges, now + time),
             carriers: 0,
-            before,
+            before: 0,
             in_both: false,
         }
+    }
+
+    /// Leaves room for so many bytes of control frames in the first packet.
+    pub(super) fn expecting(mut self, control: usize) -> Self {
+        self.before = control.min(MOST_CONTROL);
+        self
     }
 
     pub(super) fn sent(&self) -> u32 {
