@@ -56,6 +56,9 @@ fn check_challenge(packets: &[Packet], new: SocketAddr, opener: &Opener) {
     assert!(packets.iter().any(answered), "{data} is not answered");
 }
 
+/// The port that marks in the capture are sent to. Nobody listens there.
+const MARKS: u16 = 9;
+
 /// A running capture on the loopback interface.
 struct Capture {
     tshark: Child,
@@ -63,9 +66,12 @@ struct Capture {
 }
 
 impl Capture {
-    async fn start(file: PathBuf) -> Self {
+    /// Captures what comes from and goes to `ports`, and nothing of other tests: so much could not all be captured.
+    async fn start(file: PathBuf, ports: [u16; 2]) -> Self {
+        let [one, other] = ports;
+        let filter = format!("udp and (port {one} or port {other} or port {MARKS})");
         let tshark = Command::new("tshark")
-            .args(["-i", "lo", "-f", "udp and net 127.0.2.0/24", "-q", "-w"])
+            .args(["-i", "lo", "-f", &filter, "-q", "-w"])
             .arg(&file)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -86,7 +92,7 @@ impl Capture {
         let marking = async {
             while !holds(&self.file) {
                 assert!(self.tshark.try_wait().unwrap().is_none(), "{INSTALL}");
-                socket.send_to(mark, "127.0.2.9:9").unwrap();
+                socket.send_to(mark, ("127.0.2.9", MARKS)).unwrap();
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         };
@@ -219,7 +225,6 @@ async fn tshark_decodes_the_parameter_the_frame_the_challenge_and_the_response()
     let directory = tempfile::tempdir().unwrap();
     let in_directory = |name: &str| directory.path().join(name);
     let (file, keys) = (in_directory("move.pcapng"), in_directory("keys"));
-    let capture = Capture::start(file.clone()).await;
     let identity = Identity::new();
     let log = Arc::new(KeyLog::default());
     let mut tls = identity.client_tls();
@@ -227,6 +232,8 @@ async fn tshark_decodes_the_parameter_the_frame_the_challenge_and_the_response()
     let server = Server::on(&identity, &["127.0.2.2:0", "127.0.2.3:0"]);
     let client = client_with(tls, EndpointConfig::default(), "127.0.2.1:0");
     let (old, new) = (server.address(0), server.address(1));
+    let ports = [old.port(), new.port()];
+    let capture = Capture::start(file.clone(), ports).await;
     let mut world = World::between(server, client, old).await;
     world.echo().await;
     world.move_to(new).await;
@@ -236,7 +243,7 @@ async fn tshark_decodes_the_parameter_the_frame_the_challenge_and_the_response()
     capture.stop().await;
     let secrets = log.0.lock().clone();
     std::fs::write(&keys, &secrets).unwrap();
-    let packets = decode(&file, &keys, &[old.port(), new.port()]);
+    let packets = decode(&file, &keys, &ports);
     check_handshake_and_frame(&packets, old);
     check_new_path(&packets, new, old);
     check_challenge(&packets, new, &Opener::of_client(&secrets));
