@@ -21,12 +21,7 @@ async fn targets_that_a_loopback_connection_must_not_follow_are_refused_and_neve
     ];
     for (address, class) in targets {
         let to = Alternate::from(address.parse::<std::net::SocketAddr>().unwrap());
-        let advertised = world
-            .server
-            .inner
-            .advertise(&world.theirs, to)
-            .await
-            .unwrap();
+        let advertised = world.advertise(to).await.unwrap();
         let event = settled(&mut world.migrator).await;
         let expected = Refusal::TargetClass {
             current: AddressClass::Loopback,
@@ -57,12 +52,7 @@ async fn a_flood_of_advertisements_is_followed_five_times_and_refused_from_then_
     };
     for flood in 1..=40 {
         let to = Alternate::from(world.server.address(flood % 2));
-        world
-            .server
-            .inner
-            .advertise(&world.theirs, to)
-            .await
-            .unwrap();
+        world.advertise(to).await.unwrap();
         let event = settled(&mut world.migrator).await;
         if flood <= 5 {
             assert!(
@@ -93,12 +83,7 @@ async fn events_that_nobody_reads_are_counted_and_not_kept() {
     let mut world = World::new().await;
     let same = Alternate::from(world.server.address(0));
     for _ in 0..60 {
-        let advertised = world
-            .server
-            .inner
-            .advertise(&world.theirs, same)
-            .await
-            .unwrap();
+        let advertised = world.advertise(same).await.unwrap();
         assert_eq!(
             within(advertised.outcome()).await.unwrap(),
             Outcome::Declined
@@ -110,12 +95,7 @@ async fn events_that_nobody_reads_are_counted_and_not_kept() {
         assert!(!matches!(next(&mut world.migrator).await, Event::Missed(_)));
         kept += 1;
     }
-    world
-        .server
-        .inner
-        .advertise(&world.theirs, same)
-        .await
-        .unwrap();
+    world.advertise(same).await.unwrap();
     assert_eq!(next(&mut world.migrator).await, Event::Missed(120 - 64));
     world.echo().await;
 }

@@ -56,12 +56,7 @@ async fn a_transfer_moves_from_ipv6_to_ipv4() {
 async fn of_two_families_the_one_in_use_is_chosen() {
     let mut world = World::on(&["127.0.0.2:0", "127.0.0.3:0", "[::1]:0"]).await;
     let (v4, v6) = (world.server.address(1), world.server.address(2));
-    let advertised = world
-        .server
-        .inner
-        .advertise(&world.theirs, both(v4, v6))
-        .await
-        .unwrap();
+    let advertised = world.advertise(both(v4, v6)).await.unwrap();
     let event = settled(&mut world.migrator).await;
     assert!(
         matches!(event, Event::Migrated { to, .. } if to == v4),
@@ -76,12 +71,7 @@ async fn a_preference_for_ipv6_is_followed() {
     policy.family = Family::V6First;
     let mut world = with_policy(&["127.0.0.2:0", "127.0.0.3:0", "[::1]:0"], policy).await;
     let (v4, v6) = (world.server.address(1), world.server.address(2));
-    world
-        .server
-        .inner
-        .advertise(&world.theirs, both(v4, v6))
-        .await
-        .unwrap();
+    world.advertise(both(v4, v6)).await.unwrap();
     let event = settled(&mut world.migrator).await;
     assert!(
         matches!(event, Event::Migrated { to, .. } if to == v6),
@@ -96,9 +86,7 @@ async fn a_family_that_the_policy_does_not_allow_is_reported_and_the_connection_
     policy.family = Family::CurrentOnly;
     let mut world = with_policy(&["127.0.0.2:0", "[::1]:0"], policy).await;
     let advertised = world
-        .server
-        .inner
-        .advertise(&world.theirs, Alternate::from(world.server.address(1)))
+        .advertise(Alternate::from(world.server.address(1)))
         .await
         .unwrap();
     let event = settled(&mut world.migrator).await;

@@ -61,13 +61,7 @@ async fn moves_work_while_the_server_retires_connection_ids_by_lifetime() {
             attempts += 1;
             assert!(attempts <= 20, "no advertisement leads to a move");
             let before = world.server.datagrams(hop % 2);
-            let advertised = within(
-                world
-                    .server
-                    .inner
-                    .advertise(&world.theirs, Alternate::from(to)),
-            )
-            .await;
+            let advertised = within(world.advertise(Alternate::from(to))).await;
             if matches!(advertised, Err(AdvertiseError::NotAcknowledged)) {
                 continue;
             }
@@ -121,7 +115,7 @@ async fn a_client_with_zero_length_connection_ids_moves() {
 async fn a_server_with_zero_length_connection_ids_cannot_advertise_and_says_so() {
     let world = world_with(with_ids(0, None), with_ids(8, None)).await;
     let to = Alternate::from(world.server.address(1));
-    let advertised = world.server.inner.advertise(&world.theirs, to).await;
+    let advertised = world.advertise(to).await;
     assert!(
         matches!(advertised, Err(AdvertiseError::NoConnectionId)),
         "{advertised:?}"
@@ -164,9 +158,7 @@ async fn a_rebind_without_the_migration_client_is_noticed_and_the_connection_sur
         "back on the first address"
     );
     world
-        .server
-        .inner
-        .advertise(&world.theirs, Alternate::from(world.server.address(2)))
+        .advertise(Alternate::from(world.server.address(2)))
         .await
         .unwrap();
     // The silence of the path that has lost its socket may be noticed before.

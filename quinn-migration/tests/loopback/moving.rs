@@ -36,7 +36,7 @@ async fn a_transfer_in_both_directions_moves_with_every_byte_intact() {
     // Packets on the old path may overtake the challenges: then the server tries again (see the crate's limits).
     for attempt in 1.. {
         let alternate = Alternate::from(to);
-        let advertise = world.server.inner.advertise(&world.theirs, alternate);
+        let advertise = world.advertise(alternate);
         let advertised = advertise.await.unwrap();
         match settled(&mut world.migrator).await {
             Event::Migrated { to: reached, .. } if reached == to => break,
@@ -157,10 +157,7 @@ async fn only_one_advertisement_at_a_time_and_one_migrator_per_connection() {
     let mut overlapped = false;
     for _ in 0..20 {
         world.echo().await;
-        let (one, other) = tokio::join!(
-            world.server.inner.advertise(&world.theirs, to),
-            world.server.inner.advertise(&world.theirs, to)
-        );
+        let (one, other) = tokio::join!(world.advertise(to), world.advertise(to));
         assert!(one.is_ok(), "{one:?}");
         overlapped = matches!(other, Err(AdvertiseError::Busy));
         if overlapped {

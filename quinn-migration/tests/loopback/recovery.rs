@@ -38,7 +38,7 @@ async fn a_lost_advertisement_is_sent_again() {
         old.down.silence(false);
     };
     let alternate = Alternate::from(new.address);
-    let advertising = world.server.inner.advertise(&world.theirs, alternate);
+    let advertising = world.advertise(alternate);
     let (advertised, ()) = tokio::join!(advertising, several_are_lost);
     let advertised = advertised.unwrap();
     assert!(advertised.packets() > 1, "nothing was lost: {advertised:?}");
@@ -54,12 +54,7 @@ async fn a_lost_advertisement_is_sent_again() {
 async fn a_lost_acknowledgement_does_not_make_the_client_move_twice() {
     let (mut world, old, new) = relayed(Duration::ZERO, Duration::ZERO).await;
     old.up.lose_next.store(1, Ordering::SeqCst);
-    let advertised = world
-        .server
-        .inner
-        .advertise(&world.theirs, Alternate::from(new.address))
-        .await
-        .unwrap();
+    let advertised = world.advertise(Alternate::from(new.address)).await.unwrap();
     let event = settled(&mut world.migrator).await;
     assert!(
         matches!(event, Event::Migrated { to, .. } if to == new.address),
@@ -80,12 +75,7 @@ async fn a_lost_acknowledgement_does_not_make_the_client_move_twice() {
 async fn a_lost_challenge_is_sent_again() {
     let (mut world, _old, new) = relayed(Duration::ZERO, Duration::ZERO).await;
     new.up.lose_next.store(2, Ordering::SeqCst);
-    world
-        .server
-        .inner
-        .advertise(&world.theirs, Alternate::from(new.address))
-        .await
-        .unwrap();
+    world.advertise(Alternate::from(new.address)).await.unwrap();
     let event = settled(&mut world.migrator).await;
     assert!(
         matches!(event, Event::Migrated { to, challenges: 3, .. } if to == new.address),
@@ -98,12 +88,7 @@ async fn a_lost_challenge_is_sent_again() {
 async fn a_lost_response_leads_to_another_challenge() {
     let (mut world, _old, new) = relayed(Duration::ZERO, Duration::ZERO).await;
     new.down.lose_next.store(1, Ordering::SeqCst);
-    world
-        .server
-        .inner
-        .advertise(&world.theirs, Alternate::from(new.address))
-        .await
-        .unwrap();
+    world.advertise(Alternate::from(new.address)).await.unwrap();
     let event = settled(&mut world.migrator).await;
     assert!(
         matches!(event, Event::Migrated { to, challenges: 2, .. } if to == new.address),
@@ -117,12 +102,7 @@ async fn an_address_that_does_not_answer_is_given_up_and_a_second_one_works() {
     let mut world = World::new().await;
     let transfer = Transfer::start(&world.ours, &world.theirs).await;
     let nobody = "127.0.0.77:9".parse().unwrap();
-    let advertised = world
-        .server
-        .inner
-        .advertise(&world.theirs, Alternate::v4(nobody))
-        .await
-        .unwrap();
+    let advertised = world.advertise(Alternate::v4(nobody)).await.unwrap();
     let event = settled(&mut world.migrator).await;
     let unreachable = Failure::Unreachable { challenges: 3 };
     assert!(
@@ -147,12 +127,7 @@ async fn many_failures_in_a_row_do_not_use_up_the_connection_ids() {
     let mut world = World::new().await;
     let nobody = Alternate::v4("127.0.0.77:9".parse().unwrap());
     for _ in 0..6 {
-        let advertised = world
-            .server
-            .inner
-            .advertise(&world.theirs, nobody)
-            .await
-            .unwrap();
+        let advertised = world.advertise(nobody).await.unwrap();
         let event = settled(&mut world.migrator).await;
         assert!(matches!(event, Event::Failed { .. }), "{event:?}");
         assert_eq!(
@@ -180,12 +155,7 @@ async fn returned(migrator: &mut Migrator) -> Event {
 async fn a_path_that_dies_after_the_move_is_left_for_the_old_one() {
     let (mut world, old, new) = relayed(Duration::ZERO, Duration::ZERO).await;
     let transfer = Transfer::start(&world.ours, &world.theirs).await;
-    world
-        .server
-        .inner
-        .advertise(&world.theirs, Alternate::from(new.address))
-        .await
-        .unwrap();
+    world.advertise(Alternate::from(new.address)).await.unwrap();
     let event = settled(&mut world.migrator).await;
     assert!(matches!(event, Event::Migrated { .. }), "{event:?}");
     until("the new path is in use", || {
@@ -215,12 +185,7 @@ async fn a_path_that_dies_after_the_move_is_left_for_the_old_one() {
 async fn a_break_on_the_new_path_does_not_lead_back_to_an_address_that_is_gone() {
     let (mut world, old, new) = relayed(Duration::ZERO, Duration::ZERO).await;
     let transfer = Transfer::start(&world.ours, &world.theirs).await;
-    world
-        .server
-        .inner
-        .advertise(&world.theirs, Alternate::from(new.address))
-        .await
-        .unwrap();
+    world.advertise(Alternate::from(new.address)).await.unwrap();
     let event = settled(&mut world.migrator).await;
     assert!(matches!(event, Event::Migrated { .. }), "{event:?}");
     transfer.progress(1 << 20).await;
@@ -317,12 +282,7 @@ async fn move_over(old_delay: u64, new_delay: u64, loss: f64) {
         old.lose(loss);
         new.lose(loss);
     }
-    let advertised = world
-        .server
-        .inner
-        .advertise(&world.theirs, Alternate::from(new.address))
-        .await
-        .unwrap();
+    let advertised = world.advertise(Alternate::from(new.address)).await.unwrap();
     let event = settled(&mut world.migrator).await;
     let Event::Migrated { to, validation, .. } = event else {
         panic!("{event:?}")
@@ -352,12 +312,7 @@ async fn an_answer_that_hundreds_of_packets_overtake_counts() {
     let (mut world, old, new) = relayed(Duration::ZERO, Duration::ZERO).await;
     let transfer = Transfer::start(&world.ours, &world.theirs).await;
     new.down.hold(true);
-    world
-        .server
-        .inner
-        .advertise(&world.theirs, Alternate::from(new.address))
-        .await
-        .unwrap();
+    world.advertise(Alternate::from(new.address)).await.unwrap();
     until("all challenges are answered", || {
         new.down.passed.load(Ordering::SeqCst) == 3
     })

@@ -210,22 +210,9 @@ impl TicketKeyError {
 #[cfg(test)]
 #[cfg(feature = "ring")]
 mod tests {
-    use rustls::crypto::SecureRandom;
-
     use super::*;
     use crate::ticket::TicketKeys;
-
-    fn random() -> &'static dyn SecureRandom {
-        rustls::crypto::ring::default_provider().secure_random
-    }
-
-    /// A file with keys, which goes with what is returned.
-    fn file() -> (tempfile::TempDir, PathBuf) {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("keys");
-        TicketKeys::create(&path, random()).unwrap();
-        (dir, path)
-    }
+    use crate::ticket::keys::tests::{file, random};
 
     #[test]
     fn a_failed_reload_keeps_the_keys() {

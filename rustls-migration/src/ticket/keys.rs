@@ -295,17 +295,17 @@ impl fmt::Debug for TicketKeys {
 
 #[cfg(test)]
 #[cfg(feature = "ring")]
-mod tests {
+pub(super) mod tests {
     use proptest::prelude::*;
 
     use super::*;
 
-    fn random() -> &'static dyn SecureRandom {
+    pub(in crate::ticket) fn random() -> &'static dyn SecureRandom {
         rustls::crypto::ring::default_provider().secure_random
     }
 
     /// A file with keys, which goes with what is returned.
-    fn file() -> (tempfile::TempDir, PathBuf) {
+    pub(in crate::ticket) fn file() -> (tempfile::TempDir, PathBuf) {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("keys");
         TicketKeys::create(&path, random()).unwrap();

@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use quinn::{Connection, Endpoint, EndpointConfig};
 use quinn_migration::{
-    AddressId, Alternate, Codepoints, Event, MigrationClient, MigrationServer, Migrator, Outcome,
-    Policy,
+    AddressId, AdvertiseError, Advertised, Alternate, Codepoints, Event, MigrationClient,
+    MigrationServer, Migrator, Outcome, Policy,
 };
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 
@@ -192,6 +192,11 @@ impl World {
             unspecified,
         );
         Self::between(server, client, first).await
+    }
+
+    /// Advertises to the client.
+    pub async fn advertise(&self, alternate: Alternate) -> Result<Advertised, AdvertiseError> {
+        self.server.inner.advertise(&self.theirs, alternate).await
     }
 
     pub async fn between(server: Server, client: MigrationClient, to: SocketAddr) -> Self {

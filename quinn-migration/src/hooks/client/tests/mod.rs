@@ -43,24 +43,32 @@ struct Sent {
 impl Bench {
     /// A confirmed connection to `server`, with a policy that allows any number of moves.
     fn connected_to(server: &str) -> Self {
-        let mut bench = Self {
-            received: 0,
-            datagrams: 0,
-            hook: ClientHook::new(Codepoints::default()),
-            now: Instant::now(),
-            number: 0,
+        let policy = Policy {
+            moves: u32::MAX,
+            ..Policy::default()
         };
-        bench.hook.on_peer_parameters(&[]).unwrap();
-        bench.hook.attach(
-            Policy {
-                moves: u32::MAX,
-                ..Policy::default()
-            },
-            server.parse().unwrap(),
-        );
+        let mut bench = Self::attached(policy, server);
         bench.send(vec![1]);
         bench.receive(&[0x1e]);
         bench
+    }
+
+    /// A connection whose handshake is not confirmed, with the default policy.
+    fn unconfirmed() -> Self {
+        Self::attached(Policy::default(), ORIGIN)
+    }
+
+    fn attached(policy: Policy, server: &str) -> Self {
+        let mut hook = ClientHook::new(Codepoints::default());
+        hook.on_peer_parameters(&[]).unwrap();
+        hook.attach(policy, server.parse().unwrap());
+        Self {
+            received: 0,
+            datagrams: 0,
+            hook,
+            now: Instant::now(),
+            number: 0,
+        }
     }
 
     fn send(&mut self, payload: Vec<u8>) -> Sent {

@@ -4,16 +4,7 @@ use super::*;
 
 #[test]
 fn nothing_is_validated_before_the_handshake_is_confirmed() {
-    let mut hook = ClientHook::new(Codepoints::default());
-    hook.on_peer_parameters(&[]).unwrap();
-    hook.attach(Policy::default(), ORIGIN.parse().unwrap());
-    let mut bench = Bench {
-        received: 0,
-        datagrams: 0,
-        hook,
-        now: Instant::now(),
-        number: 0,
-    };
+    let mut bench = Bench::unconfirmed();
     bench.send(vec![1]);
     bench.receive(&frame(&offer(1, "198.51.100.1:1")));
     assert!(matches!(bench.events(), (_, Action::Wait(None))));
@@ -256,16 +247,7 @@ fn an_advertised_connection_id_that_the_server_retires_is_shown_to_quinn_so_that
 
 #[test]
 fn an_advertisement_before_the_first_packet_of_this_side_is_followed() {
-    let mut hook = ClientHook::new(Codepoints::default());
-    hook.on_peer_parameters(&[]).unwrap();
-    hook.attach(Policy::default(), ORIGIN.parse().unwrap());
-    let mut bench = Bench {
-        received: 0,
-        datagrams: 0,
-        hook,
-        now: Instant::now(),
-        number: 0,
-    };
+    let mut bench = Bench::unconfirmed();
     bench.receive(&[&frame(&offer(1, "198.51.100.1:1"))[..], &[0x1e]].concat());
     let (events, action) = bench.events();
     assert_eq!(refusals(&events), []);
