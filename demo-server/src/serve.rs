@@ -122,7 +122,10 @@ where
         let mut line = LineReader::default();
         let mut buf = [0; 4096];
         let mut read = Vec::new();
-        if let Arrival::Migrated { state, .. } = self.stream.arrival() {
+        if let Arrival::Migrated {
+            state: Some(state), ..
+        } = self.stream.arrival()
+        {
             read.extend_from_slice(state);
         }
         // What another node hands over with its client has been asked there, and is not answered from the beginning.

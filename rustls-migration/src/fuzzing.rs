@@ -95,6 +95,7 @@ pub fn new_session_ticket(input: &[u8]) {
         ticket: &part,
         token_extension: OTHER_EXTENSION,
         token: &part,
+        stream_extension: (*len % 2 == 1).then_some(OTHER_EXTENSION - 1),
         max_lifetime_secs: 300,
         max_early_data_size: u32::from(*len),
         older_by: Duration::seconds(i64::from(*len)),
@@ -106,6 +107,7 @@ pub fn new_session_ticket(input: &[u8]) {
     assert_eq!((after.nonce, after.ticket), (before.nonce, &part[..]));
     assert_eq!(after.lifetime_secs, before.lifetime_secs.min(300));
     assert!(after.extension(OTHER_EXTENSION).is_some());
+    assert!(*len % 2 == 0 || after.extension(OTHER_EXTENSION - 1).is_some());
 }
 
 /// A ticket's plaintext that decodes is what would be encoded again, and bytes that were not sealed do not open.

@@ -78,6 +78,7 @@ mod connection;
 mod error;
 #[cfg(fuzzing)]
 pub mod fuzzing;
+mod move_kind;
 pub mod provider;
 mod schedule;
 pub mod server;
@@ -91,4 +92,5 @@ pub use codepoints::Codepoints;
 pub use connection::Connection;
 pub use error::ConfigError;
 pub use migration_token;
+pub use move_kind::MoveKind;
 pub use ticket::{TicketKeyError, TicketKeys};

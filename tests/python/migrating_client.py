@@ -28,6 +28,7 @@ from migration import (
     MIGRATION_TOKEN,
     Keys,
     MigrationToken,
+    move_kind,
     token_faults,
 )
 from records import ALERT, HANDSHAKE, ProtocolError, RecordLayer
@@ -112,6 +113,7 @@ class Run:
         self.notified = False
         self.session: Session | None = None
         self.token: MigrationToken | None = None
+        self.kind: str | None = None
         self._sockets = sockets
         self._trust = load_trust(args.ca)
 
@@ -165,7 +167,9 @@ class Run:
             self._read_source(connection, leg, here, missing)
             if leg.end != "open":
                 raise ClientError(f"{leg.end} on A before {missing}")
-        connection.close_write()
+        # A stream is cut here and goes on at B; a connection move leaves it to A to finish what it does.
+        if not self.args.drain or self.kind == "stream":
+            connection.close_write()
         while self.args.drain and leg.end == "open":
             self._read_source(connection, leg, here, "the end of A's data")
         if leg.end == "truncated":
@@ -197,6 +201,7 @@ class Run:
         """Keep a good token; drop a bad one and report it."""
         try:
             token = MigrationToken.decode(session.extensions[MIGRATION_TOKEN])
+            kind = move_kind(session)
         except DecodeError as error:
             self.faults.append(str(error))
             return
@@ -204,7 +209,7 @@ class Run:
         if faults:
             self.faults.append(f"token dropped: {', '.join(faults)}")
         else:
-            self.session, self.token = session, token
+            self.session, self.token, self.kind = session, token, kind
 
     # --- B
 
@@ -300,6 +305,7 @@ class Run:
         keys = Keys.of(self.session)
         return {
             "target": self.token.target,
+            "kind": self.kind,
             "session_id": self.token.session_id.hex(),
             "expiry": self.token.expiry,
             "nonce": self.token.nonce.hex(),

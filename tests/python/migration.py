@@ -16,6 +16,7 @@ from wire import DecodeError, Reader, uint, vector
 
 MIGRATION_SUPPORT = 0xFF4D
 MIGRATION_TOKEN = 0xFF4E
+MIGRATION_STREAM = 0xFF4F
 MIGRATE_NOTIFY = 224
 
 SESSION_ID_LENGTH = 32
@@ -106,6 +107,14 @@ class Keys:
     def session_id_valid(self, token: MigrationToken) -> bool:
         """True when the token is for this session."""
         return hmac.compare_digest(self.session_id, token.session_id)
+
+
+def move_kind(session: Session) -> str:
+    """What goes on at the target: `stream` or `connection` (protocol.md section 4); DecodeError for a bad extension."""
+    content = session.extensions.get(MIGRATION_STREAM)
+    if content:
+        raise DecodeError("migration_stream: not empty")
+    return "connection" if content is None else "stream"
 
 
 def token_faults(token: MigrationToken, session: Session, here: IPAddress, now: float) -> list[str]:

@@ -57,7 +57,7 @@ def _basic_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--send-early", metavar="TEXT", help="line for B, as 0-RTT data where the ticket allows it")
     parser.add_argument("--until-notify", action="store_true", help="stay on A until migrate_notify arrives")
     parser.add_argument("--await-bytes", type=int, default=0, metavar="N", help="stay on A for N application bytes")
-    parser.add_argument("--drain", action="store_true", help="half-close A and read it to its end before B")
+    parser.add_argument("--drain", action="store_true", help="read A to its end before B; half-close it first if the stream goes on at B")
     parser.add_argument("--finish", action="store_true", help="half-close B once the line is sent")
     parser.add_argument("--timeout", type=float, default=10.0, metavar="S", help="longest silence, in seconds")
     parser.add_argument("--json", action="store_true", help="print the report on one line")

@@ -32,7 +32,7 @@ from keys import (
     finished_mac,
     resumption_psk,
 )
-from migration import MIGRATE_NOTIFY, MIGRATION_SUPPORT, MIGRATION_TOKEN, Keys, MigrationToken
+from migration import MIGRATE_NOTIFY, MIGRATION_STREAM, MIGRATION_SUPPORT, MIGRATION_TOKEN, Keys, MigrationToken
 from peers import PATIENCE_S, Authority
 from records import ALERT, HANDSHAKE, ProtocolError, RecordLayer
 from tls13 import CLOSE_NOTIFY, DECRYPT_ERROR, FATAL, WARNING
@@ -64,11 +64,14 @@ class Realm:
 class Script:
     """What a server does: `target` makes it issue tokens, `spoil` changes the encoded token, `tamper` changes each
     handshake message before it is sent, `mute` stops B's close_notify, `drain` issues another token and more data
-    once the client has half-closed."""
+    once the client has half-closed, `leave` ends A although the client has not, `stream` is the content of the tickets'
+    migration_stream, if they have it."""
 
     target: tuple[str, int] | None = None
     notify: bool = False
     drain: bool = False
+    leave: bool = False
+    stream: bytes | None = None
     mute: bool = False
     max_early_data: int = 4096
     spoil: Callable[[bytes], bytes] = staticmethod(lambda token: token)
@@ -293,7 +296,7 @@ class ServerSide:
         if self._script.notify:
             self._records.send(APPLICATION_DATA, b"last words of A\n")
             self._records.send(ALERT, bytes([WARNING, MIGRATE_NOTIFY]))
-        while (record := self._records.receive()) and record[0] != ALERT:
+        while not self._script.leave and (record := self._records.receive()) and record[0] != ALERT:
             self._records.send(APPLICATION_DATA, b"A heard " + record[1])
         if self._script.drain:
             self._records.send(APPLICATION_DATA, b"rest of A\n")
@@ -320,6 +323,8 @@ class ServerSide:
         psk = resumption_psk(self._suite.hash_name, self._master, ticket_nonce)
         self._realm.tickets[ticket] = (psk, self._suite, token)
         extensions = {MIGRATION_TOKEN: token}
+        if self._script.stream is not None:
+            extensions[MIGRATION_STREAM] = self._script.stream
         if self._script.max_early_data:
             extensions[hs.EARLY_DATA] = uint(self._script.max_early_data, 4)
         body = uint(TOKEN_LIFE_S, 4) + os.urandom(4) + vector(ticket_nonce, 1) + vector(ticket, 2)

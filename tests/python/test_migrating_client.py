@@ -68,12 +68,20 @@ class Migration(ClientCase):
         self.assertEqual(report["legs"][0]["received_prefix"], "last words of A\n")
 
     def test_drain_reads_a_to_its_end_and_uses_its_last_token(self):
-        self.start(Script(drain=True))
+        self.start(Script(drain=True, stream=b""))
         report = self.report_of("--drain", "--send-early", "two")
         self.assertEqual(report["legs"][0]["received_prefix"], "rest of A\n")
         self.assertEqual((report["legs"][0]["end"], report["legs"][0]["tokens"]), ("close_notify", 2))
         _, _, last = list(self.realm.tickets.values())[-1]
         self.assertEqual(report["token"]["nonce"], MigrationToken.decode(last).nonce.hex())
+        self.assertEqual(report["token"]["kind"], "stream")
+
+    def test_a_connection_move_leaves_a_to_end_by_itself(self):
+        self.start(Script(notify=True, leave=True))
+        report = self.report_of("--until-notify", "--drain", "--send-early", "two")
+        self.assertEqual(report["token"]["kind"], "connection")
+        self.assertEqual(report["legs"][0]["end"], "close_notify")
+        self.assertEqual(report["legs"][1]["received_prefix"], "B heard two\n")
 
     def test_a_ticket_without_early_data_moves_the_line_in_1_rtt(self):
         self.start(Script(max_early_data=0))

@@ -6,6 +6,7 @@ pub mod blocking;
 pub mod client;
 pub mod clock;
 pub mod hello;
+pub mod memory;
 pub mod named_store;
 pub mod network;
 pub mod node;

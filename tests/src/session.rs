@@ -205,7 +205,9 @@ impl Nodes {
     fn arrive(&self, here: usize, arrival: &Arrival) -> Option<Progress> {
         let progress = match arrival {
             Arrival::Fresh if here == 0 => Some(Progress::default()),
-            Arrival::Migrated { state, .. } if here > 0 => Progress::decode(state),
+            Arrival::Migrated {
+                state: Some(state), ..
+            } if here > 0 => Progress::decode(state),
             _ => None,
         };
         let mut log = self.log();

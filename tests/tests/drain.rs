@@ -20,9 +20,9 @@ async fn echo_some(
     target: SocketAddr,
 ) -> std::io::Result<()> {
     let mut echoed = match stream.arrival() {
-        Arrival::Migrated { state, .. } => {
-            usize::from_be_bytes(state.as_slice().try_into().unwrap())
-        }
+        Arrival::Migrated {
+            state: Some(state), ..
+        } => usize::from_be_bytes(state.as_slice().try_into().unwrap()),
         _ => 0,
     };
     let (mut here, mut told) = (0, false);
@@ -93,8 +93,11 @@ async fn a_conversation_goes_on_at_the_target_with_the_last_state() {
         echoed(&mut stream, word.as_bytes()).await;
     }
     assert_eq!(a.arrival().await, Arrival::Fresh);
-    let Arrival::Migrated { state, .. } = b.arrival().await else {
-        panic!("not migrated");
+    let Arrival::Migrated {
+        state: Some(state), ..
+    } = b.arrival().await
+    else {
+        panic!("no stream arrived");
     };
     let at_a = usize::from_be_bytes(state.as_slice().try_into().unwrap());
     assert!((5..=words.concat().len()).contains(&at_a));

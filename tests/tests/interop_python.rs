@@ -13,6 +13,7 @@ use rustls_migration::tokio::MigrationAcceptor;
 use rustls_migration::{Clock as _, SystemClock};
 use serde_json::Value;
 use time::Duration;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 const CLIENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/python");
 
@@ -187,11 +188,59 @@ async fn it_moves_when_it_is_notified() {
 
 #[tokio::test]
 async fn it_drains_a_to_the_end_before_it_moves() {
-    let mut nodes = Nodes::serving().await;
-    let report = nodes.run(&format!("{HONEST} --drain")).await;
+    let service = Service::default();
+    let (mut a, mut b) = (Node::bind("127.0.0.2").await, Node::bind("127.0.0.3").await);
+    let (settings, target) = (|| service.node().clock(SystemClock), b.address());
+    a.serve(settings(), move |mut stream| async move {
+        stream.migrate_to(target, b"first").await?;
+        stream.set_state(b"last");
+        echo(stream).await
+    });
+    b.serve(settings(), echo);
+    let options = format!("{HONEST} --until-notify --drain");
+    let report = run(&service, a.address(), &options).await;
+    assert_eq!(report.0["token"]["kind"], "stream");
     assert_eq!(report.leg("a", "end"), "close_notify");
     assert_eq!(report.landing("b"), resumed_with_early_data());
-    assert_eq!(migrated(&nodes.b.arrival().await), Some(true));
+    let Arrival::Migrated { state, .. } = b.arrival().await else {
+        panic!("not migrated");
+    };
+    assert_eq!(
+        state.as_deref().map(Vec::as_slice),
+        Some(&b"last"[..]),
+        "the stream's"
+    );
+}
+
+#[tokio::test]
+async fn its_next_connection_moves_without_the_stream_that_the_server_ends() {
+    let service = Service::default();
+    let (mut a, mut b) = (Node::bind("127.0.0.2").await, Node::bind("127.0.0.3").await);
+    let settings = || service.node().clock(SystemClock);
+    a.serve(settings().target(b.address()), |mut stream| async move {
+        let mut request = [0; 4];
+        stream.read_exact(&mut request).await?;
+        stream.write_all(b"answered").await?;
+        stream.shutdown().await
+    });
+    b.serve(settings(), echo);
+    let options = "--send one --await-bytes 8 --drain --send-early two --finish";
+    let report = run(&service, a.address(), options).await;
+    assert_eq!(report.0["token"]["kind"], "connection");
+    assert_eq!(report.leg("a", "received_prefix"), "answered");
+    assert_eq!(report.leg("a", "end"), "close_notify");
+    assert_eq!(report.leg("b", "received_prefix"), "two\n");
+    let arrival = b.arrival().await;
+    assert!(
+        matches!(
+            arrival,
+            Arrival::Migrated {
+                early_data: true,
+                state: None
+            }
+        ),
+        "{arrival:?}"
+    );
 }
 
 #[tokio::test]

@@ -64,8 +64,12 @@ async fn an_offer_has_early_data_and_state_however_late_it_is_made() {
             "after {waited}"
         );
         expect(&mut stream, b"early").await;
-        let Arrival::Migrated { early_data, state } = b.arrival().await else {
-            panic!("not migrated");
+        let Arrival::Migrated {
+            early_data,
+            state: Some(state),
+        } = b.arrival().await
+        else {
+            panic!("no stream arrived");
         };
         assert!(early_data);
         assert_eq!(*state, expected);
@@ -157,8 +161,11 @@ async fn small_fragments_carry_a_late_offer_whole() {
     expect(&mut stream, b"hello").await;
     let landing = stream.migrate(b"early").await.unwrap();
     assert_eq!(landing.early_data, EarlyDataOutcome::Accepted);
-    let Arrival::Migrated { state, .. } = b.arrival().await else {
-        panic!("not migrated");
+    let Arrival::Migrated {
+        state: Some(state), ..
+    } = b.arrival().await
+    else {
+        panic!("no stream arrived");
     };
     assert_eq!(*state, [9; 5000]);
 }

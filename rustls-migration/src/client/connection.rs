@@ -15,6 +15,7 @@ use rustls::{HandshakeKind, ProtocolVersion};
 use super::link::ClientLink;
 use super::{MigrationClient, Offer, OfferError};
 use crate::connection::{BUFFER_LIMIT, Connection};
+use crate::move_kind::MoveKind;
 use crate::provider::link::{Link as _, scope};
 use crate::wire::record::HelloSplicer;
 
@@ -29,6 +30,8 @@ pub enum Update {
     Offered {
         /// Where the offer leads.
         target: SocketAddr,
+        /// What goes on there.
+        kind: MoveKind,
     },
     /// It sent a token that is no offer.
     OfferRefused(OfferError),
@@ -50,7 +53,7 @@ pub struct ClientConnection {
     offer: Option<Offer>,
     notices: u64,
     /// What the last offer was that came after this side had been closed, and after how many notices.
-    last_word: Option<(u64, Result<(), OfferError>)>,
+    last_word: Option<(u64, Result<MoveKind, OfferError>)>,
     updates: VecDeque<Update>,
     closed: bool,
 }
@@ -160,11 +163,19 @@ impl ClientConnection {
         self.offer.as_ref()
     }
 
-    /// Whether the server has handed the session over: an offer that came when this side had been closed, and that no
-    /// `migrate_notify` followed (`docs/protocol.md` section 9). An error when it is one that is not accepted.
+    /// Whether the server has handed the stream over: an offer of kind [`MoveKind::Stream`] that came when this side had
+    /// been closed, and that no `migrate_notify` followed (`docs/protocol.md` section 4). An error when it is an offer that
+    /// is not accepted.
     pub fn handed_over(&self) -> Option<Result<(), OfferError>> {
         let (notices, offer) = self.last_word?;
-        (notices > 0 && notices == self.notices).then_some(offer)
+        if notices == 0 || notices != self.notices {
+            return None;
+        }
+        match offer {
+            Ok(MoveKind::Connection) => None,
+            Ok(MoveKind::Stream) => Some(Ok(())),
+            Err(error) => Some(Err(error)),
+        }
     }
 
     /// Takes the newest offer, to [`resume`](Self::resume) with it.
@@ -196,13 +207,14 @@ impl ClientConnection {
             let notices = received.notices;
             let verified = Offer::verify(received, &secret, self.server, policy, now);
             if self.closed {
-                self.last_word = Some((notices, verified.as_ref().map(|_| ()).map_err(|e| *e)));
+                self.last_word =
+                    Some((notices, verified.as_ref().map(Offer::kind).map_err(|e| *e)));
             }
             let update = match verified {
                 Ok(offer) => {
-                    let target = offer.token().target_address();
+                    let (target, kind) = (offer.token().target_address(), offer.kind());
                     self.offer = Some(offer);
-                    Update::Offered { target }
+                    Update::Offered { target, kind }
                 }
                 Err(error) => Update::OfferRefused(error),
             };

@@ -12,7 +12,7 @@ use rustls::pki_types::ServerName;
 use rustls::{ContentType, NamedGroup};
 use zeroize::Zeroizing;
 
-use super::offer::ReceivedTicket;
+use super::offer::{ReceivedTicket, ReceivedToken};
 use crate::codepoints::Codepoints;
 use crate::provider::link::{Link, current_as};
 use crate::wire::ticket::NewSessionTicket;
@@ -41,7 +41,7 @@ struct State {
     /// Post-handshake messages whose end is still to come.
     partial: Vec<u8>,
     /// For each ticket that was decrypted and that rustls has not yet stored: its token, if it has one.
-    tokens: VecDeque<Option<Vec<u8>>>,
+    tokens: VecDeque<Option<ReceivedToken>>,
     received: VecDeque<ReceivedTicket>,
 }
 
@@ -90,8 +90,8 @@ impl ClientLink {
             if message.first() == Some(&NEW_SESSION_TICKET) {
                 let token = NewSessionTicket::read(message)
                     .ok()
-                    .and_then(|ticket| ticket.extension(self.codepoints.migration_token));
-                state.tokens.push_back(token.map(<[u8]>::to_vec));
+                    .and_then(|ticket| ReceivedToken::of(&ticket, self.codepoints));
+                state.tokens.push_back(token);
             }
             state.partial = rest.to_vec();
         }
@@ -104,7 +104,7 @@ impl ClientLink {
     /// without it; another is given back.
     fn keep(&self, session: Tls13ClientSessionValue) -> Option<Tls13ClientSessionValue> {
         let mut state = self.state();
-        let Some(encoded_token) = state.tokens.pop_front().flatten() else {
+        let Some(token) = state.tokens.pop_front().flatten() else {
             return Some(session);
         };
         if state.received.len() == MAX_RECEIVED {
@@ -112,7 +112,7 @@ impl ClientLink {
         }
         state.received.push_back(ReceivedTicket {
             session,
-            encoded_token,
+            token,
             notices: self.notices(),
         });
         None

@@ -11,19 +11,50 @@ use rustls::client::Tls13ClientSessionValue;
 use time::{Duration, OffsetDateTime};
 
 use super::policy::{TargetPolicy, TargetRefused};
+use crate::codepoints::Codepoints;
+use crate::move_kind::MoveKind;
+use crate::wire::ticket::NewSessionTicket;
 
 /// A token and its ticket, as received.
 pub(super) struct ReceivedTicket {
     pub(super) session: Tls13ClientSessionValue,
-    pub(super) encoded_token: Vec<u8>,
+    pub(super) token: ReceivedToken,
     /// How many times `migrate_notify` had come before it.
     pub(super) notices: u64,
+}
+
+/// What a ticket says of migration, as received.
+pub(super) struct ReceivedToken {
+    encoded: Vec<u8>,
+    /// The content of `migration_stream`, when that is there.
+    stream: Option<Vec<u8>>,
+}
+
+impl ReceivedToken {
+    /// `None` when the ticket has no token.
+    pub(super) fn of(ticket: &NewSessionTicket<'_>, codepoints: Codepoints) -> Option<Self> {
+        let encoded = ticket.extension(codepoints.migration_token)?.to_vec();
+        let stream = ticket.extension(codepoints.migration_stream);
+        Some(Self {
+            encoded,
+            stream: stream.map(<[u8]>::to_vec),
+        })
+    }
+
+    fn kind(&self) -> Result<MoveKind, OfferError> {
+        match self.stream.as_deref() {
+            None => Ok(MoveKind::Connection),
+            Some([]) => Ok(MoveKind::Stream),
+            Some(_) => Err(OfferError::MalformedStream),
+        }
+    }
 }
 
 /// A server's offer to resume this session at another address.
 pub struct Offer {
     session: Tls13ClientSessionValue,
     token: MigrationToken,
+    kind: MoveKind,
 }
 
 impl Offer {
@@ -35,7 +66,8 @@ impl Offer {
         policy: &dyn TargetPolicy,
         now: OffsetDateTime,
     ) -> Result<Self, OfferError> {
-        let token = MigrationToken::decode(&received.encoded_token)?;
+        let token = MigrationToken::decode(&received.token.encoded)?;
+        let kind = received.token.kind()?;
         let hash = TokenHash::from_output_len(resumption_master_secret.len())
             .ok_or(VerifyError::OtherSession)?;
         TokenKey::derive(hash, resumption_master_secret)
@@ -48,12 +80,18 @@ impl Offer {
         Ok(Self {
             session: received.session,
             token,
+            kind,
         })
     }
 
     /// The token, which names the target and its time.
     pub fn token(&self) -> &MigrationToken {
         &self.token
+    }
+
+    /// What goes on at the target.
+    pub fn kind(&self) -> MoveKind {
+        self.kind
     }
 
     /// Early data that the target announces to accept, in bytes; 0 for none.
@@ -70,6 +108,7 @@ impl fmt::Debug for Offer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Offer")
             .field("token", &self.token)
+            .field("kind", &self.kind)
             .finish_non_exhaustive()
     }
 }
@@ -81,6 +120,9 @@ pub enum OfferError {
     /// The token is malformed. The server is at fault.
     #[error("the server's token is malformed")]
     Malformed(#[from] DecodeError),
+    /// The ticket's `migration_stream` extension is not empty. The server is at fault.
+    #[error("the server's migration_stream extension is malformed")]
+    MalformedStream,
     /// The token does not verify under this session's secret. The server is at fault.
     #[error("the server's token does not verify")]
     Unverified(#[from] VerifyError),

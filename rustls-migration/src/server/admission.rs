@@ -48,7 +48,7 @@ pub(super) enum Examined {
 pub(super) struct Candidate {
     ticket: Vec<u8>,
     session: Zeroizing<Vec<u8>>,
-    state: Zeroizing<Vec<u8>>,
+    state: Option<Zeroizing<Vec<u8>>>,
     claim: Claim,
 }
 
@@ -63,8 +63,8 @@ pub struct Admitted {
     pub(super) ticket: Vec<u8>,
     /// rustls' session for it.
     pub(super) session: Zeroizing<Vec<u8>>,
-    /// The application's state.
-    pub(super) state: Zeroizing<Vec<u8>>,
+    /// The application's state when its stream goes on here.
+    pub(super) state: Option<Zeroizing<Vec<u8>>>,
     /// Whether early data may run here.
     pub(super) early_data: bool,
     /// What to commit once the client's Finished has been verified.

@@ -181,13 +181,14 @@ impl ServerConnection {
     /// Offers the client another target than before, or the same with another state: a NewSessionTicket out of the
     /// reserve, with a new token. It leaves with what is written next. The client uses the newest offer.
     ///
-    /// `state`, at most 8192 bytes, is for the application at the target, and for nobody between: see
-    /// [`Arrival::Migrated`].
+    /// With `Some(state)`, of 0 to 8192 bytes, the application consents to a move of the stream: it can go on at the target
+    /// from this state, which is for the application there, and for nobody between (see [`Arrival::Migrated`]). With
+    /// `None` only the session goes on there, with the client's next connection, and this stream ends here.
     ///
     /// # Errors
     ///
     /// [`OfferFailure`]; nothing was sent then, and the connection goes on.
-    pub fn offer(&mut self, target: SocketAddr, state: &[u8]) -> Result<(), OfferFailure> {
+    pub fn offer(&mut self, target: SocketAddr, state: Option<&[u8]>) -> Result<(), OfferFailure> {
         if self.tls.is_handshaking() {
             return Err(OfferFailure::Handshaking);
         }

@@ -45,7 +45,8 @@ pub(super) struct RustlsTicket<'a> {
 }
 
 impl Issuer {
-    /// The NewSessionTicket to send now in place of rustls' own, with a token for `target`.
+    /// The NewSessionTicket to send now in place of rustls' own, with a token for `target`; with `state` for the stream to
+    /// go on there.
     ///
     /// [`OfferFailure::SealLimit`], or [`OfferFailure::Failed`] when the random source failed or something in the session
     /// is too long.
@@ -54,7 +55,7 @@ impl Issuer {
         resumption_master_secret: &[u8],
         ticket: &RustlsTicket<'_>,
         target: SocketAddr,
-        state: &[u8],
+        state: Option<&[u8]>,
     ) -> Result<Vec<u8>, OfferFailure> {
         let server = &self.server;
         let now = server.clock.now();
@@ -71,6 +72,7 @@ impl Issuer {
             ticket: &sealed,
             token_extension: server.codepoints.migration_token,
             token: &token,
+            stream_extension: state.map(|_| server.codepoints.migration_stream),
             max_lifetime_secs: u32::try_from(lifetime).map_err(|_| OfferFailure::Failed)?,
             max_early_data_size: server.max_early_data_size(),
             older_by: now - ticket.made,
@@ -84,7 +86,7 @@ impl Issuer {
         &self,
         resumption_master_secret: &[u8],
         ticket: &RustlsTicket<'_>,
-        (target, state): (SocketAddr, &[u8]),
+        (target, state): (SocketAddr, Option<&[u8]>),
         now: OffsetDateTime,
     ) -> Option<(Zeroizing<Vec<u8>>, Vec<u8>)> {
         let server = &self.server;
@@ -102,7 +104,7 @@ impl Issuer {
             token_key,
             psk: ticket_psk(suite, resumption_master_secret, ticket.message.nonce),
             session: Zeroizing::new(ticket.session.to_vec()),
-            state: Zeroizing::new(state.to_vec()),
+            state: state.map(|state| Zeroizing::new(state.to_vec())),
         };
         Some((session.encode()?, token))
     }

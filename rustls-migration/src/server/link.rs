@@ -96,15 +96,17 @@ impl ServerLink {
         self.state().reserve.len()
     }
 
-    /// Takes a ticket out of the reserve and puts a token for `target` and the application's `state` in it.
+    /// Takes a ticket out of the reserve and puts a token for `target` in it, and the application's `state` when its
+    /// stream can go on there.
     pub(super) fn release(
         &self,
         target: SocketAddr,
-        state: &[u8],
+        state: Option<&[u8]>,
     ) -> Result<Vec<u8>, OfferFailure> {
         let issuer = self.issuer.as_ref().ok_or(OfferFailure::NotSupported)?;
-        if state.len() > MAX_STATE_LEN {
-            return Err(OfferFailure::StateTooLong { len: state.len() });
+        let len = state.map_or(0, <[u8]>::len);
+        if len > MAX_STATE_LEN {
+            return Err(OfferFailure::StateTooLong { len });
         }
         let mut link = self.state();
         let Some(secret) = &link.resumption_master_secret else {
@@ -238,7 +240,7 @@ impl State {
         let secret = self.resumption_master_secret.as_ref();
         let secret = secret.ok_or(OfferFailure::NotSupported)?;
         let target = kept.for_handshake.ok_or(OfferFailure::Failed)?;
-        let message = issuer.issue(secret, &ticket, target, &[])?;
+        let message = issuer.issue(secret, &ticket, target, None)?;
         if message.len() > room {
             return Err(OfferFailure::Failed);
         }

@@ -101,8 +101,10 @@ pub enum Arrival {
         /// Whether early data is accepted. For each token it is at most once. Until the handshake is complete, who
         /// sends it may have copied it.
         early_data: bool,
-        /// What the issuing server's application sealed into the ticket, up to 8192 bytes.
-        state: Zeroizing<Vec<u8>>,
+        /// `Some` when the client's stream goes on here in the middle: what the issuing server's application sealed
+        /// into the ticket, 0 to 8192 bytes. `None` when only the session goes on: a conversation begins. The ticket
+        /// says which, so the client has no say in it.
+        state: Option<Zeroizing<Vec<u8>>>,
     },
     /// With a token that was refused.
     Declined(Verdict),

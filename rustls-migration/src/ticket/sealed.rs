@@ -10,9 +10,11 @@ use zeroize::Zeroizing;
 
 use crate::wire::{Malformed, Reader};
 
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 const HASH_SHA256: u8 = 0;
 const HASH_SHA384: u8 = 1;
+const KIND_CONNECTION: u8 = 0;
+const KIND_STREAM: u8 = 1;
 
 /// The plaintext of a sealed ticket.
 #[derive(Clone)]
@@ -29,18 +31,21 @@ pub(crate) struct SealedSession {
     pub(crate) psk: Zeroizing<Vec<u8>>,
     /// rustls' own session, opaque.
     pub(crate) session: Zeroizing<Vec<u8>>,
-    /// The application's state.
-    pub(crate) state: Zeroizing<Vec<u8>>,
+    /// The application's state when the stream goes on at the target; `None` when only the session does.
+    pub(crate) state: Option<Zeroizing<Vec<u8>>>,
 }
 
 impl SealedSession {
     /// The encoding; `None` when a part is too long for its field.
     pub(crate) fn encode(&self) -> Option<Zeroizing<Vec<u8>>> {
         let session_len = u16::try_from(self.session.len()).ok()?;
-        let state_len = u16::try_from(self.state.len()).ok()?;
+        let (kind, state) = match &self.state {
+            None => (KIND_CONNECTION, &[][..]),
+            Some(state) => (KIND_STREAM, state.as_slice()),
+        };
+        let state_len = u16::try_from(state.len()).ok()?;
         // The capacity is exact, so that no secret stays behind in a smaller buffer.
-        let len =
-            110 + 2 * self.token_key.hash().output_len() + self.session.len() + self.state.len();
+        let len = 111 + 2 * self.token_key.hash().output_len() + self.session.len() + state.len();
         let mut out = Zeroizing::new(Vec::with_capacity(len));
         out.push(VERSION);
         out.extend(self.issued_at_ms.to_be_bytes());
@@ -55,8 +60,9 @@ impl SealedSession {
         out.extend_from_slice(&self.psk);
         out.extend(session_len.to_be_bytes());
         out.extend_from_slice(&self.session);
+        out.push(kind);
         out.extend(state_len.to_be_bytes());
-        out.extend_from_slice(&self.state);
+        out.extend_from_slice(state);
         debug_assert_eq!(out.len(), len);
         Some(out)
     }
@@ -79,7 +85,11 @@ impl SealedSession {
         let mac_key = reader.take(hash.output_len())?;
         let psk = reader.take(hash.output_len())?;
         let session = reader.vec16()?;
-        let state = reader.vec16()?;
+        let state = match (reader.u8()?, reader.vec16()?) {
+            (KIND_CONNECTION, []) => None,
+            (KIND_STREAM, state) => Some(Zeroizing::new(state.to_vec())),
+            _ => return Err(Malformed),
+        };
         if !reader.is_empty() {
             return Err(Malformed);
         }
@@ -90,7 +100,7 @@ impl SealedSession {
             token_key: TokenKey::from_parts(hash, session_id, mac_key).map_err(|_| Malformed)?,
             psk: Zeroizing::new(psk.to_vec()),
             session: Zeroizing::new(session.to_vec()),
-            state: Zeroizing::new(state.to_vec()),
+            state,
         })
     }
 }
@@ -113,7 +123,7 @@ mod tests {
             issued_at_ms in any::<u64>(),
             parts in any::<([u8; 32], [u8; 32], [u8; 32], [u8; 32])>(),
             session in prop::collection::vec(any::<u8>(), 0..300),
-            state in prop::collection::vec(any::<u8>(), 0..300),
+            state in prop::option::of(prop::collection::vec(any::<u8>(), 0..300)),
         ) -> SealedSession {
             let hash = if sha384 { TokenHash::Sha384 } else { TokenHash::Sha256 };
             let secret = parts.3.repeat(2)[..hash.output_len()].to_vec();
@@ -124,7 +134,7 @@ mod tests {
                 token_key: TokenKey::from_parts(hash, parts.2, &secret).unwrap(),
                 psk: Zeroizing::new(secret),
                 session: Zeroizing::new(session),
-                state: Zeroizing::new(state),
+                state: state.map(Zeroizing::new),
             }
         }
     }

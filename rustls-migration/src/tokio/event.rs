@@ -12,6 +12,7 @@ use tokio::sync::broadcast;
 use super::connector::ConnectFailure;
 use super::stream::MigrateError;
 use crate::client::OfferError;
+use crate::move_kind::MoveKind;
 
 /// Something that happened to a [`MigrationStream`](super::MigrationStream).
 #[derive(Clone, Debug)]
@@ -21,6 +22,8 @@ pub enum Event {
     Offered {
         /// Where the offer leads.
         target: SocketAddr,
+        /// What goes on there.
+        kind: MoveKind,
     },
     /// The server sent a token that is no offer. The connection goes on.
     OfferRefused(OfferError),

@@ -143,7 +143,7 @@ where
 
     fn make_offer(&mut self, target: SocketAddr, state: &[u8]) -> io::Result<()> {
         let connection = self.driver.connection_mut();
-        connection.offer(target, state).map_err(invalid)
+        connection.offer(target, Some(state)).map_err(invalid)
     }
 
     /// Sets the state that is handed over when the client has closed its side: see [`migrate_to`](Self::migrate_to).
@@ -304,7 +304,7 @@ where
             return Ok(());
         };
         let connection = self.driver.connection_mut();
-        connection.offer(target, &self.state).map_err(invalid)
+        connection.offer(target, Some(&self.state)).map_err(invalid)
     }
 
     /// Fails when a notified client has stayed too long.

@@ -61,6 +61,9 @@ impl<'a> NewSessionTicket<'a> {
             push_extension(&mut block, EXT_EARLY_DATA, &size)?;
         }
         push_extension(&mut block, parts.token_extension, parts.token)?;
+        if let Some(kind) = parts.stream_extension {
+            push_extension(&mut block, kind, &[])?;
+        }
 
         let mut out = Vec::with_capacity(64 + parts.ticket.len() + block.len());
         out.extend([NEW_SESSION_TICKET, 0, 0, 0]);
@@ -90,6 +93,8 @@ pub(crate) struct TokenParts<'a> {
     /// The extension's type and the encoded token in it.
     pub(crate) token_extension: u16,
     pub(crate) token: &'a [u8],
+    /// The type of the empty extension that says that the stream goes on at the target; `None` when it does not.
+    pub(crate) stream_extension: Option<u16>,
     /// The token's remaining life.
     pub(crate) max_lifetime_secs: u32,
     /// The early data that the target accepts; 0 for none.
@@ -115,6 +120,7 @@ mod tests {
     use super::*;
 
     const TOKEN: u16 = 0xFF4E;
+    const STREAM: u16 = 0xFF4F;
 
     fn plain() -> Vec<u8> {
         let mut out = vec![NEW_SESSION_TICKET, 0, 0, 0];
@@ -133,6 +139,7 @@ mod tests {
             ticket,
             token_extension: TOKEN,
             token,
+            stream_extension: None,
             max_lifetime_secs: 300,
             max_early_data_size: 1_000,
             older_by: Duration::ZERO,
@@ -154,6 +161,22 @@ mod tests {
             Some(&1_000u32.to_be_bytes()[..])
         );
         assert_eq!(after.extension(99), Some(&[5][..]));
+    }
+
+    #[test]
+    fn a_stream_is_marked_by_an_empty_extension() {
+        let message = plain();
+        let before = NewSessionTicket::read(&message).unwrap();
+        for (mark, found) in [(None, None), (Some(STREAM), Some(&[][..]))] {
+            let marked = TokenParts {
+                stream_extension: mark,
+                ..parts(&[1; 300], &[2; 98])
+            };
+            let rewritten = before.with_token(&marked).unwrap();
+            let after = NewSessionTicket::read(&rewritten).unwrap();
+            assert_eq!(after.extension(STREAM), found);
+            assert_eq!(after.extension(TOKEN), Some(&[2; 98][..]));
+        }
     }
 
     #[test]

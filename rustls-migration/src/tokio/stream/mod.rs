@@ -153,7 +153,7 @@ impl MigrationStream {
         let Some(leg) = &mut self.leg else { return };
         while let Some(update) = leg.connection_mut().next_update() {
             self.events.send(match update {
-                Update::Offered { target } => Event::Offered { target },
+                Update::Offered { target, kind } => Event::Offered { target, kind },
                 Update::OfferRefused(error) => Event::OfferRefused(error),
                 Update::Notified => {
                     self.notified = true;
