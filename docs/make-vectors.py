@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes vectors.json beside this file: the test vectors of docs/protocol.md section 2.
+"""Writes vectors.json beside this file: the test vectors of docs/protocol.md sections 1, 2 and 6.
 
 It shares no code with the crates; hmac and hashlib of the standard library are all it needs.
 """
@@ -121,6 +121,77 @@ def unverifiable_vectors():
             yield case("signature cut to 32 bytes", valid[: -tag_len - 1] + opaque(valid[-tag_len:-16]), "bad_signature")
 
 
+MIGRATION_TOKEN, MIGRATION_STREAM, EARLY_DATA = 0xFF4E, 0xFF4F, 42
+
+
+def extension(kind, content):
+    return struct.pack(">HH", kind, len(content)) + content
+
+
+def new_session_ticket(*extensions):
+    block = b"".join(extensions)
+    body = struct.pack(">II", 3600, 0x01020304) + opaque(b"\0\1") + struct.pack(">H", 40) + bytes(range(40))
+    body += struct.pack(">H", len(block)) + block
+    return b"\4" + len(body).to_bytes(3, "big") + body
+
+
+def ticket_vectors(valid):
+    token_part, early_data = extension(MIGRATION_TOKEN, valid), extension(EARLY_DATA, struct.pack(">I", 14_336))
+    for name, kind, extensions in (
+        ("a connection's offer", "connection", (early_data, token_part)),
+        ("a stream's offer", "stream", (early_data, token_part, extension(MIGRATION_STREAM, b""))),
+        ("a stream's offer, without early data, the other way round", "stream", (extension(MIGRATION_STREAM, b""), token_part)),
+        ("migration_stream that is not empty", "malformed", (token_part, extension(MIGRATION_STREAM, b"\0"))),
+        ("migration_stream without a token", "none", (early_data, extension(MIGRATION_STREAM, b""))),
+        ("an ordinary ticket", "none", (early_data,)),
+    ):
+        yield {"name": name, "kind": kind, "message": new_session_ticket(*extensions).hex()}
+
+
+def plaintext(keys, kind, state, version=2):
+    """What a ticket seals: docs/protocol.md section 6."""
+    hash_byte = bytes([["sha256", "sha384"].index(keys["hash"])])
+    psk = hashlib.shake_256(b"psk" + keys["secret"]).digest(len(keys["mac_key"]))
+    session_part = b"the TLS library's"
+    return (
+        bytes([version])
+        + struct.pack(">Q", 1_800_000_000_123)
+        + hashlib.sha256(b"scope").digest()
+        + hashlib.sha256(b"token").digest()
+        + keys["session_id"]
+        + hash_byte
+        + keys["mac_key"]
+        + psk
+        + struct.pack(">H", len(session_part))
+        + session_part
+        + bytes([kind])
+        + struct.pack(">H", len(state))
+        + state
+    )
+
+
+def plaintext_vectors():
+    for hash_name in ("sha256", "sha384"):
+        keys = session(hash_name, b"sealed")
+        for name, kind, state in (
+            ("connection", 0, b""),
+            ("stream, empty state", 1, b""),
+            ("stream, state", 1, b"where to go on"),
+            ("stream, largest state", 1, bytes(8192)),
+        ):
+            shown = state.hex() if kind == 1 else None
+            yield {"name": f"{hash_name}: {name}", "state": shown, "plaintext": plaintext(keys, kind, state).hex()}
+    keys = session("sha256", b"sealed")
+    for name, value in (
+        ("a connection with state", plaintext(keys, 0, b"state")),
+        ("unknown kind", plaintext(keys, 2, b"")),
+        ("version 1", plaintext(keys, 0, b"", version=1)),
+        ("one trailing byte", plaintext(keys, 1, b"") + b"\0"),
+        ("no state's length", plaintext(keys, 1, b"")[:-2]),
+    ):
+        yield {"name": name, "malformed": True, "plaintext": value.hex()}
+
+
 def main():
     tokens = list(good_vectors())
     valid = bytes.fromhex(tokens[0]["token"])
@@ -128,6 +199,8 @@ def main():
         "tokens": tokens,
         "malformed": [{"name": name, "token": value.hex()} for name, value in malformed_vectors(valid)],
         "unverifiable": list(unverifiable_vectors()),
+        "new_session_tickets": list(ticket_vectors(valid)),
+        "sealed_plaintexts": list(plaintext_vectors()),
     }
     path = pathlib.Path(__file__).with_name("vectors.json")
     path.write_text(json.dumps(vectors, indent=2) + "\n")

@@ -85,6 +85,8 @@ pub mod server;
 mod ticket;
 #[cfg(feature = "tokio")]
 pub mod tokio;
+#[cfg(test)]
+mod vectors;
 mod wire;
 
 pub use clock::{Clock, SystemClock};

@@ -84,12 +84,8 @@ fn a_token_of_the_handshake_begins_a_conversation_at_the_target() {
 
 #[test]
 fn only_the_offer_of_a_stream_hands_it_over() {
-    let last_words: [(Option<Option<&[u8]>>, Option<Result<(), OfferError>>); 3] = [
-        (None, None),
-        (Some(None), None),
-        (Some(Some(b"")), Some(Ok(()))),
-    ];
-    for (last_word, expected) in last_words {
+    let last_words: [Option<Option<&[u8]>>; 3] = [None, Some(None), Some(Some(b""))];
+    for last_word in last_words {
         let service = Service::default();
         let ([a, _], client) = (nodes(&service), client(&service));
         let [at_a, at_b] = places();
@@ -104,7 +100,8 @@ fn only_the_offer_of_a_stream_hands_it_over() {
         }
         joined.server.send_close_notify();
         joined.exchange();
-        assert_eq!(joined.client.handed_over(), expected, "{last_word:?}");
+        let handed_over = last_word.flatten().map(|_| Ok(()));
+        assert_eq!(joined.client.handed_over(), handed_over, "{last_word:?}");
     }
 }
 

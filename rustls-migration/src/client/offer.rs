@@ -133,3 +133,28 @@ pub enum OfferError {
     #[error("the server's token leads where this client does not go")]
     Target(#[from] TargetRefused),
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vectors;
+
+    #[test]
+    fn the_vectors_tickets_are_offers_of_the_kind_that_they_say() {
+        for vector in vectors::section("new_session_tickets") {
+            let message = vectors::hex(&vector["message"]);
+            let ticket = NewSessionTicket::read(&message).unwrap();
+            let token = ReceivedToken::of(&ticket, Codepoints::default());
+            let found = match token.as_ref().map(ReceivedToken::kind) {
+                None => "none",
+                Some(Ok(MoveKind::Connection)) => "connection",
+                Some(Ok(MoveKind::Stream)) => "stream",
+                Some(Err(_)) => "malformed",
+            };
+            assert_eq!(vector["kind"], found, "{}", vector["name"]);
+            if let Some(token) = token {
+                assert!(MigrationToken::decode(&token.encoded).is_ok());
+            }
+        }
+    }
+}

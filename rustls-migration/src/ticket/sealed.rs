@@ -116,6 +116,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::vectors;
 
     prop_compose! {
         fn sessions()(
@@ -136,6 +137,26 @@ mod tests {
                 session: Zeroizing::new(session),
                 state: state.map(Zeroizing::new),
             }
+        }
+    }
+
+    #[test]
+    fn the_vectors_are_read_as_they_say_and_written_again() {
+        for vector in vectors::section("sealed_plaintexts") {
+            let (name, plaintext) = (&vector["name"], vectors::hex(&vector["plaintext"]));
+            let decoded = SealedSession::decode(&plaintext);
+            if vector["malformed"] == true {
+                assert!(decoded.is_err(), "{name}");
+                continue;
+            }
+            let session = decoded.unwrap();
+            let state = Some(&vector["state"]).filter(|state| !state.is_null());
+            assert_eq!(
+                session.state.as_deref(),
+                state.map(vectors::hex).as_ref(),
+                "{name}"
+            );
+            assert_eq!(*session.encode().unwrap(), plaintext, "{name}");
         }
     }
 
