@@ -30,7 +30,7 @@ pub(crate) enum BenchError {
     #[error("certificate: {0}")]
     Certificate(#[from] rcgen::Error),
     #[error("connect: {0}")]
-    Dial(#[from] rustls_migration::tokio::ConnectFailure),
+    Dial(#[from] rustls_migration::tokio::ConnectError),
     #[error("memory transport: {0}")]
     Io(#[from] std::io::Error),
     #[error("JSON: {0}")]

@@ -185,7 +185,7 @@ impl Transfer {
             while let Some(event) = self.events.try_next() {
                 match self.follows {
                     true => self.legs.event(&event),
-                    false if matches!(event, Event::Notified) => self.legs.notified(),
+                    false if matches!(event, Event::Notified { .. }) => self.legs.notified(),
                     false => {}
                 }
             }

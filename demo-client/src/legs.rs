@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use rustls::HandshakeKind;
-use rustls_migration::tokio::{EarlyDataOutcome, Event, Landing};
+use rustls_migration::tokio::{EarlyDataOutcome, Event, MigrationOutcome};
 
 /// One connection of a download.
 pub(crate) struct Leg {
@@ -95,10 +95,10 @@ impl Legs {
 
     /// Takes an event of a stream that moves by itself.
     pub(crate) fn event(&mut self, event: &Event) {
-        if matches!(event, Event::Notified) {
+        if matches!(event, Event::Notified { .. }) {
             self.notified();
         }
-        if let Event::Landed(landing) = event {
+        if let Event::Migrated(landing) = event {
             let triggered = self.triggered();
             self.moved(Trigger::Server, triggered, landing);
         }
@@ -111,7 +111,12 @@ impl Legs {
     }
 
     /// The stream is at the next server.
-    pub(crate) fn moved(&mut self, trigger: Trigger, triggered: Duration, landing: &Landing) {
+    pub(crate) fn moved(
+        &mut self,
+        trigger: Trigger,
+        triggered: Duration,
+        landing: &MigrationOutcome,
+    ) {
         let next = Leg {
             server: landing.at,
             handshake: landing.handshake,

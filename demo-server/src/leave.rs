@@ -49,7 +49,7 @@ pub async fn drain(
     deadline: Duration,
 ) -> DrainSummary {
     let shares = targets.iter().map(|target| (target.address, target.weight));
-    let plan = DrainPlan::to(shares).over(over).deadline(deadline);
+    let plan = DrainPlan::to(shares).spread_over(over).deadline(deadline);
     let live = acceptor.connections();
     tracing::info!(live, targets = targets.len(), "draining");
     let finished = acceptor.drain(plan).finished();
@@ -64,15 +64,15 @@ pub async fn drain(
                 tracing::info!(
                     total = progress.total,
                     moved = progress.moved,
-                    ignored = progress.ignored,
+                    not_movable = progress.not_movable,
                     forced = progress.forced,
-                    left = progress.left,
+                    remaining = progress.remaining,
                     elapsed = ?summary.elapsed,
                     "drained"
                 );
                 return summary;
             }
-            _ = reports.tick() => tracing::info!(left = acceptor.connections(), "still draining"),
+            _ = reports.tick() => tracing::info!(remaining = acceptor.connections(), "still draining"),
         }
     }
 }

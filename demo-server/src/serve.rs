@@ -102,6 +102,8 @@ where
 
     /// Serves the connection to its end.
     pub(crate) async fn run(&mut self) -> io::Result<End> {
+        // This node's answers can go on elsewhere. From where, is said when the client leaves.
+        self.stream.set_state(&[])?;
         let end = self.answer().await?;
         match end {
             // The departure deadline is the stream's own.
@@ -147,6 +149,7 @@ where
             let len = tokio::select! {
                 () = self.pulls.next(), if self.movable => {
                     if self.notify().await? {
+                        self.stream.set_state(line.partial())?;
                         return Ok(End::Moved);
                     }
                     read.clear();
@@ -155,7 +158,7 @@ where
                 read = timeout(REQUEST_LIMIT, self.stream.read(&mut buf)) => read??,
             };
             if len == 0 {
-                self.stream.set_state(line.partial());
+                self.stream.set_state(line.partial())?;
                 return Ok(End::Left);
             }
             read = buf.get(..len).unwrap_or_default().to_vec();
@@ -200,6 +203,8 @@ where
         let mut buf = vec![0; CHUNK_LEN];
         while left > 0 {
             if self.is_due() && self.notify().await? {
+                let (path, offset) = (path.to_owned(), header.size - left);
+                self.go_on_with(&Request::Get { path, offset })?;
                 return Ok(End::Moved);
             }
             let until_due = self.due_at.map_or(u64::MAX, |due| due - self.sent);
@@ -220,19 +225,21 @@ where
                     }
                     Sent::Ended(end) => {
                         let (path, offset) = (path.to_owned(), header.size - left);
-                        self.go_on_with(&Request::Get { path, offset });
+                        self.go_on_with(&Request::Get { path, offset })?;
                         return Ok(end);
                     }
                 }
             }
         }
+        // There is nothing left to go on with.
+        self.stream.withdraw_state();
         Ok(End::Answered)
     }
 
     /// What the next node has to do if the client is handed over now. It is not said before: a client that does not wait
     /// for the hand-over says itself what it wants there.
-    fn go_on_with(&mut self, request: &Request) {
-        self.stream.set_state(request.to_string().as_bytes());
+    fn go_on_with(&mut self, request: &Request) -> io::Result<()> {
+        Ok(self.stream.set_state(request.to_string().as_bytes())?)
     }
 
     async fn echo(&mut self, mut received: &[u8]) -> io::Result<End> {
@@ -242,18 +249,20 @@ where
             self.stream.flush().await?;
             self.count(received.len());
             if self.is_due() && self.notify().await? {
+                self.go_on_with(&Request::Echo)?;
                 return Ok(End::Moved);
             }
             tokio::select! {
                 () = self.pulls.next(), if self.movable => {
                     if self.notify().await? {
+                        self.go_on_with(&Request::Echo)?;
                         return Ok(End::Moved);
                     }
                     received = &[];
                 }
                 read = self.stream.read(&mut buf) => match read? {
                     0 => {
-                        self.go_on_with(&Request::Echo);
+                        self.go_on_with(&Request::Echo)?;
                         return Ok(End::Left);
                     }
                     len => received = buf.get(..len).unwrap_or_default(),

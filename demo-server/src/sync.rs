@@ -97,7 +97,7 @@ where
             self.answer(block).await?;
         }
         let state = self.state();
-        self.stream.set_state(&state);
+        self.stream.set_state(&state)?;
         Ok(match self.told {
             true => End::Moved,
             false => End::Answered,
@@ -133,7 +133,7 @@ where
                 path: self.path.clone(),
             };
             self.stream
-                .migrate_to(next.node, request.to_string().as_bytes())
+                .migrate_to(next.node, Some(request.to_string().as_bytes()))
                 .await?;
             tracing::info!(sent = self.sent, to = %next.node, "told to move");
         }

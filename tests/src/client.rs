@@ -17,7 +17,7 @@ pub async fn until_notified(stream: &mut MigrationStream) {
     while !stream.is_notified() {
         tokio::select! {
             read = stream.read(&mut byte) => panic!("unexpected data: {read:?}"),
-            event = events.next() => assert!(matches!(event, Some(Event::Notified | Event::Offered { .. }))),
+            event = events.next() => assert!(matches!(event, Some(Event::Notified { .. } | Event::Offered { .. }))),
         }
     }
 }

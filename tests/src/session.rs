@@ -266,12 +266,12 @@ impl Nodes {
                 && progress.received - start >= self.script.notify_after
             {
                 if self.script.change_of_mind {
-                    stream.migrate_to(self.addresses[0], &[]).await?;
+                    stream.migrate_to(self.addresses[0], Some(&[])).await?;
                     sleep(pause).await;
                 }
                 stream.handshake().await?;
                 let (state, left) = (progress.encode(), stream.offers_left());
-                let telling = stream.migrate_to(next, &state);
+                let telling = stream.migrate_to(next, Some(&state));
                 perhaps(&mut random, self.script.impatient, telling)
                     .await
                     .unwrap_or(Ok(()))?;
@@ -280,7 +280,7 @@ impl Nodes {
             }
         }
         if told {
-            stream.set_state(&progress.encode());
+            stream.set_state(&progress.encode())?;
             self.log().nodes[here].handed_over = Some(progress);
         } else {
             let left = self.script.pushed + progress.received - progress.sent;
@@ -313,9 +313,7 @@ impl Client {
     /// The hand-off's failure, if that ended the stream.
     pub fn hand_off_error(&self) -> Option<&HandOffError> {
         let error = self.read_error.as_ref()?.get_ref()?;
-        error
-            .downcast_ref::<Arc<HandOffError>>()
-            .map(|error| &**error)
+        error.downcast_ref()
     }
 }
 

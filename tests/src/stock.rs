@@ -137,7 +137,7 @@ impl Observed {
                 let sender = sender.clone();
                 async move {
                     let end = echo(&mut stream).await;
-                    let seen = Seen::new(stream.get_ref().1);
+                    let seen = Seen::new(stream.get_ref().tls());
                     let _ = sender.send(Seen { end, ..seen });
                     Ok(())
                 }

@@ -10,9 +10,8 @@ use migration_tests::{Node, Service, TestClock, server_name};
 use rustls::HandshakeKind;
 use rustls_migration::Codepoints;
 use rustls_migration::client::{MigrationLimit, OfferError, TargetPolicy, TargetRefused};
-use rustls_migration::server::Arrival;
 use rustls_migration::tokio::{
-    EarlyDataOutcome, Event, FallBackReason, MigrateError, MigrationConnector, MigrationStream,
+    ConnectError, EarlyDataOutcome, Event, MigrateError, MigrationConnector, MigrationStream,
 };
 use time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -157,21 +156,24 @@ async fn closed_port() -> SocketAddr {
 }
 
 #[tokio::test]
-async fn an_unreachable_target_leads_back_to_the_first_address() {
+async fn a_stream_does_not_leave_its_server_for_a_target_that_cannot_be_reached() {
     let service = Service::default();
-    let (mut stream, mut a) = offered(&service, closed_port().await).await;
+    let target = closed_port().await;
+    let (mut stream, mut a) = offered(&service, target).await;
     echoed(&mut stream, b"hello").await;
     a.arrival().await;
-    let landing = stream.migrate(b"go on").await.unwrap();
-    assert_eq!(landing.at, a.address());
-    assert_eq!(landing.early_data, EarlyDataOutcome::AfterHandshake);
-    assert!(matches!(
-        landing.fell_back,
-        Some(FallBackReason::Unreachable(_))
-    ));
-    expect(&mut stream, b"go on").await;
-    assert_eq!(a.arrival().await, Arrival::Fresh);
-    echoed(&mut stream, b"still here").await;
+    for _ in 0..2 {
+        let why = stream.migrate(b"go on").await.unwrap_err();
+        assert!(matches!(why, MigrateError::Unreachable(_)), "{why:?}");
+        echoed(&mut stream, b"still here").await;
+    }
+    assert_eq!(stream.peer_addr(), a.address());
+    // The offer is still there for a target that comes later.
+    let mut late = Node::bind_at(target).await;
+    late.serve_echo(service.node());
+    let outcome = stream.migrate(b"at last").await.unwrap();
+    assert_eq!(outcome.at, target);
+    expect(&mut stream, b"at last").await;
 }
 
 /// A target that takes TCP connections and does `what` with them.
@@ -209,10 +211,8 @@ async fn a_target_that_closes_or_stays_silent_leads_back_and_nothing_is_sent_twi
         assert_eq!(landing.at, a.address());
         // The target may have acted upon it, so the client does not send it again by itself.
         assert_eq!(landing.early_data, EarlyDataOutcome::Unknown);
-        assert!(matches!(
-            landing.fell_back,
-            Some(FallBackReason::HandshakeFailed(_))
-        ));
+        let reason = landing.fell_back.unwrap();
+        assert!(matches!(reason.error(), ConnectError::Handshake { .. }));
         echoed(&mut stream, b"fresh").await;
     }
 }
@@ -220,13 +220,19 @@ async fn a_target_that_closes_or_stays_silent_leads_back_and_nothing_is_sent_twi
 #[tokio::test]
 async fn a_stream_that_loses_both_addresses_says_so() {
     let service = Service::default();
-    let (mut stream, mut a) = offered(&service, closed_port().await).await;
+    let closes = broken_target(|tcp| async { drop(tcp) }).await;
+    let (mut stream, mut a) = offered(&service, closes).await;
     echoed(&mut stream, b"hello").await;
     a.stop_listening().await;
     let lost = stream.migrate(b"anyone?").await.unwrap_err();
-    assert!(matches!(lost, MigrateError::Lost(_)), "{lost:?}");
-    let error = stream.write_all(b"hello").await.unwrap_err();
-    assert_eq!(error.kind(), std::io::ErrorKind::NotConnected);
+    assert!(matches!(lost, MigrateError::Lost { .. }), "{lost:?}");
+    // Every call says why from now on.
+    for _ in 0..2 {
+        let error = stream.write_all(b"hello").await.unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::NotConnected);
+        let why = error.get_ref().unwrap().downcast_ref();
+        assert!(matches!(why, Some(MigrateError::Lost { .. })));
+    }
 }
 
 #[tokio::test]

@@ -8,7 +8,9 @@ use migration_tests::node::ServerStream;
 use migration_tests::{Node, Service, server_name};
 use rustls_migration::client::MigrationLimit;
 use rustls_migration::server::Arrival;
-use rustls_migration::tokio::{EarlyDataOutcome, Event, HandOff, Landing, MigrationStream};
+use rustls_migration::tokio::{
+    EarlyDataOutcome, Event, HandOff, MigrationOutcome, MigrationStream,
+};
 use time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::Semaphore;
@@ -30,7 +32,7 @@ async fn echo_some(
     loop {
         let len = stream.read(&mut buf).await?;
         if len == 0 {
-            stream.set_state(&echoed.to_be_bytes());
+            stream.set_state(&echoed.to_be_bytes())?;
             return stream.shutdown().await;
         }
         stream.write_all(&buf[..len]).await?;
@@ -39,15 +41,17 @@ async fn echo_some(
         here += len;
         if here >= limit && !told {
             told = true;
-            stream.migrate_to(target, &echoed.to_be_bytes()).await?;
+            stream
+                .migrate_to(target, Some(&echoed.to_be_bytes()))
+                .await?;
         }
     }
 }
 
-fn landings(events: &mut rustls_migration::tokio::Events) -> Vec<Landing> {
+fn landings(events: &mut rustls_migration::tokio::Events) -> Vec<MigrationOutcome> {
     std::iter::from_fn(|| events.try_next())
         .filter_map(|event| match event {
-            Event::Landed(landing) => Some(landing),
+            Event::Migrated(landing) => Some(landing),
             _ => None,
         })
         .collect()
@@ -124,7 +128,7 @@ async fn two_directions_at_once_lose_and_repeat_nothing_over_twenty_hops() {
         let next = addresses.get(i + 1).copied();
         node.serve(service.node(), move |stream| {
             let limit = next.map_or(usize::MAX, |_| 50_000);
-            let target = next.unwrap_or(stream.get_ref().0.local_addr().unwrap());
+            let target = next.unwrap_or(stream.get_ref().io().local_addr().unwrap());
             echo_some(stream, limit, target)
         });
     }

@@ -59,7 +59,7 @@ async fn two_thousand_connections_move_with_their_traffic_and_none_is_left_behin
     }
     assert_eq!(acceptor.connections(), CONNECTIONS);
     let plan = DrainPlan::to([(at_b, 1)])
-        .over(StdDuration::from_secs(5))
+        .spread_over(StdDuration::from_secs(5))
         .deadline(patient);
     let summary = acceptor.drain(plan).finished().await;
     while let Some(client) = clients.join_next().await {
@@ -68,7 +68,7 @@ async fn two_thousand_connections_move_with_their_traffic_and_none_is_left_behin
     let progress = summary.progress;
     assert_eq!(progress.total, CONNECTIONS);
     assert_eq!(progress.moved, CONNECTIONS, "{progress:?}");
-    assert_eq!((progress.left, progress.forced), (0, 0));
+    assert_eq!((progress.remaining, progress.forced), (0, 0));
     let rate = CONNECTIONS as f64 / summary.elapsed.as_secs_f64();
     let checked = checked.load(Ordering::Relaxed);
     println!(
@@ -94,7 +94,7 @@ async fn clients_that_stay_and_clients_that_cannot_be_told_are_closed_at_the_dea
         a.arrival().await;
     }
     let plan = DrainPlan::to([(b.address(), 1)])
-        .over(StdDuration::ZERO)
+        .spread_over(StdDuration::ZERO)
         .deadline(StdDuration::from_millis(300));
     let drain = acceptor.drain(plan);
     while follows.peer_addr() != b.address() {
@@ -106,7 +106,7 @@ async fn clients_that_stay_and_clients_that_cannot_be_told_are_closed_at_the_dea
     assert!(stays.is_notified() && rest.is_empty() && stock_rest.is_empty());
     let progress = drain.finished().await.progress;
     assert_eq!((progress.total, progress.moved, progress.forced), (3, 1, 2));
-    assert_eq!(progress.left, 0);
+    assert_eq!(progress.remaining, 0);
 }
 
 #[tokio::test]
@@ -120,7 +120,7 @@ async fn a_paused_drain_tells_nobody_and_an_aborted_one_leaves_the_rest() {
     echoed(&mut stream, b"hello").await;
     let plan = || {
         DrainPlan::to([(b.address(), 1)])
-            .over(StdDuration::ZERO)
+            .spread_over(StdDuration::ZERO)
             .deadline(StdDuration::from_secs(60))
     };
     let drain = acceptor.drain(plan());
@@ -158,7 +158,7 @@ async fn targets_get_their_shares() {
         echoed(&mut stream, b"hello").await;
         streams.push(stream);
     }
-    let plan = DrainPlan::to([(b.address(), 3), (c.address(), 1)]).over(StdDuration::ZERO);
+    let plan = DrainPlan::to([(b.address(), 3), (c.address(), 1)]).spread_over(StdDuration::ZERO);
     let drain = acceptor.drain(plan);
     let mut at_b = 0;
     for stream in &mut streams {

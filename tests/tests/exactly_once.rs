@@ -382,7 +382,7 @@ fn a_hand_over_that_may_not_be_followed_is_an_error_and_not_an_end() {
     let client = outcome.client.unwrap();
     let why = client.hand_off_error();
     assert!(
-        matches!(why, Some(HandOffError::NotFollowed(MigrateError::TooOften))),
+        matches!(why, Some(HandOffError::NotFollowed(why)) if matches!(**why, MigrateError::TooOften)),
         "{why:?}"
     );
     assert!(outcome.log.nodes[1].arrived.is_none());
@@ -401,10 +401,10 @@ fn a_server_that_ends_the_stream_after_it_changed_its_mind_about_the_target_ends
         let acceptor = world.acceptors[0].clone();
         let server = tokio::spawn(async move {
             let mut stream = acceptor.accept(incoming.recv().await.unwrap()).await?;
-            stream.migrate_to(target, &[]).await?;
+            stream.migrate_to(target, Some(&[])).await?;
             // The client has dialled and closed its side by then, and nobody has read that.
             sleep(Duration::from_secs(1)).await;
-            stream.migrate_to(target, &[]).await?;
+            stream.migrate_to(target, Some(&[])).await?;
             stream.write_all(b"goodbye").await?;
             stream.shutdown().await?;
             stream.read_to_end(&mut Vec::new()).await
@@ -441,7 +441,7 @@ fn a_first_message_of_any_length_reaches_a_server_that_answers_while_it_reads() 
         let message = Content::FromClient.piece(0, 300_000);
         let first = async {
             let mut stream = at_a.accept(a.recv().await.unwrap()).await.unwrap();
-            stream.migrate_to(target, &[]).await.unwrap();
+            stream.migrate_to(target, Some(&[])).await.unwrap();
             stream.read_to_end(&mut Vec::new()).await.unwrap();
             stream.shutdown().await.unwrap();
         };

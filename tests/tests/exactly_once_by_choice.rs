@@ -111,7 +111,7 @@ async fn echo_and_note(
         stream.flush().await?;
         if so_far > 600 && !told {
             told = true;
-            stream.migrate_to(target, &[]).await?;
+            stream.migrate_to(target, Some(&[])).await?;
         }
     }
 }
@@ -232,7 +232,7 @@ async fn send_from(
         }
         if at > 1000 && !told {
             told = true;
-            stream.migrate_to(target, &[]).await?;
+            stream.migrate_to(target, Some(&[])).await?;
         }
         sleep(Duration::from_millis(2)).await;
     }

@@ -18,7 +18,9 @@ use migration_tests::{Node, Service, server_name};
 use migration_token::RedisNonceStore;
 use rustls::HandshakeKind;
 use rustls_migration::SystemClock;
-use rustls_migration::tokio::{EarlyDataOutcome, Landing, MigrationConnector, MigrationStream};
+use rustls_migration::tokio::{
+    EarlyDataOutcome, MigrationConnector, MigrationOutcome, MigrationStream,
+};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
@@ -136,7 +138,11 @@ async fn goes_on(stream: &mut MigrationStream, word: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-fn count<'a>(tally: &'a Tally, landing: &Landing, stays: io::Result<()>) -> &'a AtomicUsize {
+fn count<'a>(
+    tally: &'a Tally,
+    landing: &MigrationOutcome,
+    stays: io::Result<()>,
+) -> &'a AtomicUsize {
     match (landing.handshake, landing.early_data) {
         (HandshakeKind::Resumed, _) if stays.is_err() => &tally.closed,
         (HandshakeKind::Resumed, EarlyDataOutcome::Accepted) => &tally.with_early_data,

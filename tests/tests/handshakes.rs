@@ -10,7 +10,9 @@ use migration_tests::{Node, RecordingDialer, Service, server_name};
 use rustls::crypto::{CryptoProvider, SupportedKxGroup, aws_lc_rs, ring};
 use rustls::{ClientConfig, HandshakeKind, ServerConfig};
 use rustls_migration::server::{Arrival, MigrationServerBuilder};
-use rustls_migration::tokio::{EarlyDataOutcome, Landing, MigrationConnector, MigrationStream};
+use rustls_migration::tokio::{
+    EarlyDataOutcome, MigrationConnector, MigrationOutcome, MigrationStream,
+};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 /// Moves a client, when A asks for it, from A at `ip_a` to B at `ip_b`, and returns the stream after B has answered.
@@ -19,7 +21,7 @@ async fn hand_off(
     connector: &MigrationConnector,
     ips: [&str; 2],
     configs: [ServerConfig; 2],
-) -> (MigrationStream, Landing, Arrival) {
+) -> (MigrationStream, MigrationOutcome, Arrival) {
     let (mut a, mut b) = (Node::bind(ips[0]).await, Node::bind(ips[1]).await);
     let [config_a, config_b] = configs;
     a.serve(
@@ -135,7 +137,7 @@ async fn a_hello_retry_request_on_either_leg_only_costs_the_early_data() {
 
 /// Sends the client's certificate, then echoes.
 async fn identify(mut stream: ServerStream) -> std::io::Result<()> {
-    let certificate = stream.get_ref().1.peer_certificates().unwrap()[0].clone();
+    let certificate = stream.get_ref().tls().peer_certificates().unwrap()[0].clone();
     stream.write_all(&certificate).await?;
     echo(stream).await
 }
@@ -314,13 +316,13 @@ async fn a_client_follows_from_an_anycast_address_before_it_says_a_word() {
 async fn answer_early(mut stream: ServerStream) -> std::io::Result<()> {
     let mut request = [0; 7];
     stream.read_exact(&mut request).await?;
-    assert!(stream.get_ref().1.is_handshaking());
+    assert!(stream.get_ref().tls().is_handshaking());
     stream.write_all(b"answer to ").await?;
     stream.write_all(&request).await?;
     stream.flush().await?;
-    assert!(stream.get_ref().1.is_handshaking());
+    assert!(stream.get_ref().tls().is_handshaking());
     stream.handshake().await?;
-    assert!(!stream.get_ref().1.is_handshaking());
+    assert!(!stream.get_ref().tls().is_handshaking());
     stream.write_all(b", done").await?;
     echo(stream).await
 }

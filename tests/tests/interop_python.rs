@@ -192,8 +192,8 @@ async fn it_drains_a_to_the_end_before_it_moves() {
     let (mut a, mut b) = (Node::bind("127.0.0.2").await, Node::bind("127.0.0.3").await);
     let (settings, target) = (|| service.node().clock(SystemClock), b.address());
     a.serve(settings(), move |mut stream| async move {
-        stream.migrate_to(target, b"first").await?;
-        stream.set_state(b"last");
+        stream.migrate_to(target, Some(b"first")).await?;
+        stream.set_state(b"last")?;
         echo(stream).await
     });
     b.serve(settings(), echo);

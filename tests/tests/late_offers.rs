@@ -20,7 +20,7 @@ async fn send_on(
 ) -> std::io::Result<()> {
     let mut buf = [0; 5];
     stream.read_exact(&mut buf).await?;
-    stream.migrate_to(target, &state).await?;
+    stream.migrate_to(target, Some(&state)).await?;
     stream.write_all(&buf).await?;
     echo(stream).await
 }
@@ -110,13 +110,13 @@ async fn an_empty_reserve_and_a_state_that_is_too_long_are_errors_and_the_connec
     let target = "127.0.0.3:443".parse().unwrap();
     a.serve(service.node().reserve(3), move |mut stream| async move {
         let mut refused = Vec::new();
-        let too_long = stream.migrate_to(target, &[0; 8193]).await;
+        let too_long = stream.migrate_to(target, Some(&[0; 8193])).await;
         refused.push(failure(too_long.unwrap_err()));
         for left in (0..3).rev() {
-            stream.offer(target, &[]).await?;
+            stream.offer(target, Some(&[])).await?;
             assert_eq!(stream.offers_left(), left);
         }
-        let empty = stream.migrate_to(target, &[]).await;
+        let empty = stream.migrate_to(target, Some(&[])).await;
         refused.push(failure(empty.unwrap_err()));
         assert_eq!(
             refused,
@@ -177,10 +177,10 @@ async fn a_client_that_was_told_to_move_gets_another_target_only_with_another_no
     b.serve_echo(service.node());
     let (target, elsewhere) = (b.address(), "127.0.0.9:1".parse().unwrap());
     a.serve(service.node(), move |mut stream| async move {
-        stream.migrate_to(elsewhere, &[]).await?;
-        let alone = stream.offer(target, &[]).await;
+        stream.migrate_to(elsewhere, Some(&[])).await?;
+        let alone = stream.offer(target, Some(&[])).await;
         assert_eq!(failure(alone.unwrap_err()), OfferFailure::UnderWay);
-        stream.migrate_to(target, &[]).await?;
+        stream.migrate_to(target, Some(&[])).await?;
         stream.write_all(b"goes on").await?;
         echo(stream).await
     });

@@ -124,7 +124,7 @@ fn secrets(sent: &[u8], keys: &Path) -> Secrets {
 async fn send_on(mut stream: ServerStream, target: SocketAddr, log: Log) -> io::Result<()> {
     stream.read_exact(&mut [0; 5]).await?;
     log.note(&stream);
-    stream.migrate_to(target, STATE).await?;
+    stream.migrate_to(target, Some(STATE)).await?;
     stream.write_all(b"moved").await?;
     echo(stream).await
 }

@@ -15,7 +15,9 @@ use rustls::HandshakeKind;
 use rustls::time_provider::DefaultTimeProvider;
 use rustls_migration::SystemClock;
 use rustls_migration::server::{Arrival, Verdict};
-use rustls_migration::tokio::{EarlyDataOutcome, Landing, MigrationConnector, MigrationStream};
+use rustls_migration::tokio::{
+    EarlyDataOutcome, MigrationConnector, MigrationOutcome, MigrationStream,
+};
 use time::Duration;
 use tokio::task::{JoinHandle, JoinSet};
 
@@ -33,7 +35,7 @@ struct Origin {
     connector: MigrationConnector,
 }
 
-type Moving = JoinHandle<(MigrationStream, Landing)>;
+type Moving = JoinHandle<(MigrationStream, MigrationOutcome)>;
 
 impl Origin {
     /// A node whose clients are moved to `target`, by the real clock.
@@ -65,7 +67,11 @@ impl Origin {
 }
 
 /// The victim has its session, its message is answered once, and it goes on.
-async fn lands(moving: Moving, message: u64, target: SocketAddr) -> (MigrationStream, Landing) {
+async fn lands(
+    moving: Moving,
+    message: u64,
+    target: SocketAddr,
+) -> (MigrationStream, MigrationOutcome) {
     let (mut stream, landing) = moving.await.unwrap();
     assert_eq!(landing.handshake, HandshakeKind::Resumed, "{landing:?}");
     assert_eq!(landing.at, target);

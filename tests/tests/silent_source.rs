@@ -28,7 +28,7 @@ enum Source {
 }
 
 async fn serve_a(mut stream: TlsStream<End>, target: SocketAddr, source: Source) -> io::Result<()> {
-    stream.migrate_to(target, &[]).await?;
+    stream.migrate_to(target, Some(&[])).await?;
     let mut all = Vec::new();
     stream.read_to_end(&mut all).await?;
     match source {
@@ -39,7 +39,7 @@ async fn serve_a(mut stream: TlsStream<End>, target: SocketAddr, source: Source)
                 stream.write_all(b".").await?;
                 stream.flush().await?;
             }
-            stream.set_state(&[]);
+            stream.set_state(&[])?;
             stream.shutdown().await
         }
     }

@@ -99,7 +99,7 @@ async fn a_node_that_has_not_reloaded_opens_what_one_that_has_seals() {
 /// What came of an attempt to move the client.
 async fn failure(stream: &mut ServerStream) -> Option<OfferFailure> {
     let target = "127.0.0.3:443".parse().unwrap();
-    let error = stream.migrate_to(target, &[]).await.err()?;
+    let error = stream.migrate_to(target, Some(&[])).await.err()?;
     let failure = error.get_ref().unwrap().downcast_ref::<OfferFailure>();
     Some(*failure.unwrap())
 }

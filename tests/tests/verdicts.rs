@@ -19,7 +19,7 @@ use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, HandshakeKind};
 use rustls_migration::server::{Arrival, MigrationServerBuilder, Verdict};
 use rustls_migration::tokio::{
-    EarlyDataOutcome, Landing, MigrationAcceptor, MigrationConnector, MigrationStream,
+    EarlyDataOutcome, MigrationAcceptor, MigrationConnector, MigrationOutcome, MigrationStream,
 };
 use rustls_migration::{Clock as _, Codepoints, TicketKeys};
 use time::Duration;
@@ -61,7 +61,7 @@ async fn moved(
     service: &Service,
     dialer: &RecordingDialer,
     node_a: &Node,
-) -> (MigrationStream, Landing) {
+) -> (MigrationStream, MigrationOutcome) {
     let connector = service.connector().dialer(dialer.clone());
     let mut stream = connector
         .connect(server_name(), node_a.address())
@@ -72,7 +72,7 @@ async fn moved(
     (stream, landing)
 }
 
-async fn landed_in_full(mut stream: MigrationStream, landing: &Landing) {
+async fn landed_in_full(mut stream: MigrationStream, landing: &MigrationOutcome) {
     assert_eq!(landing.handshake, HandshakeKind::Full);
     assert_eq!(landing.early_data, EarlyDataOutcome::AfterHandshake);
     assert!(landing.fell_back.is_none());

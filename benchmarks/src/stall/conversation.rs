@@ -11,7 +11,7 @@ use rustls_migration::client::MigrationClient;
 use rustls_migration::provider;
 use rustls_migration::server::MigrationServer;
 use rustls_migration::tokio::{
-    Event, Events, HandOff, MigrationAcceptor, MigrationConnector, MigrationStream, Opened,
+    Event, Events, HandOff, MigrationAcceptor, MigrationConnector, MigrationStream, Preconnected,
     TlsStream,
 };
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -124,7 +124,7 @@ async fn serve(mut stream: TlsStream<End>, next: Option<SocketAddr>) -> io::Resu
         if heard >= MESSAGES_BEFORE * MESSAGE.len()
             && let Some(target) = next.take()
         {
-            stream.migrate_to(target, &[]).await?;
+            stream.migrate_to(target, Some(&[])).await?;
         }
     }
 }
@@ -219,12 +219,12 @@ impl Client {
                 let opened = self.converse_until_opened().await?;
                 self.migrate(Some(opened)).await
             }
-            (Event::Notified, Change::Immediate) => self.migrate(None).await,
-            (Event::Notified, Change::ReconnectResumed | Change::ReconnectFull) => {
+            (Event::Notified { .. }, Change::Immediate) => self.migrate(None).await,
+            (Event::Notified { .. }, Change::ReconnectResumed | Change::ReconnectFull) => {
                 self.reconnect(target).await
             }
-            (Event::Landed(_), Change::Overlap | Change::Drain)
-            | (Event::Notified, Change::Nothing) => {
+            (Event::Migrated(_), Change::Overlap | Change::Drain)
+            | (Event::Notified { .. }, Change::Nothing) => {
                 self.gap.since = 0;
                 Ok(true)
             }
@@ -236,7 +236,7 @@ impl Client {
     }
 
     /// Goes on while a connection to the target is opened.
-    async fn converse_until_opened(&mut self) -> Result<Opened, BenchError> {
+    async fn converse_until_opened(&mut self) -> Result<Preconnected, BenchError> {
         let unmoved = |_| BenchError::Unexpected("there is no offer");
         let mut opened = Box::pin(self.stream.open_target().map_err(unmoved)?);
         let mut buf = [0; 4096];
@@ -250,7 +250,7 @@ impl Client {
         }
     }
 
-    async fn migrate(&mut self, opened: Option<Opened>) -> Result<bool, BenchError> {
+    async fn migrate(&mut self, opened: Option<Preconnected>) -> Result<bool, BenchError> {
         let landing = self
             .stream
             .migrate_over(opened, &MESSAGE)

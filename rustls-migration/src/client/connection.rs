@@ -68,6 +68,8 @@ struct EarlyData {
     finished: bool,
     /// Whether it is meant for the resumed session only.
     for_session: bool,
+    /// The application protocol that it is meant for, if it matters.
+    for_alpn: Option<Option<Vec<u8>>>,
 }
 
 impl ClientConnection {
@@ -118,6 +120,14 @@ impl ClientConnection {
         self
     }
 
+    /// Sends the data that was given to send first only if this application protocol (ALPN) is negotiated, or none with
+    /// `None`: it continues a stream that speaks it. To a server that negotiated another one nothing is sent.
+    #[must_use]
+    pub fn only_with_alpn(mut self, protocol: Option<Vec<u8>>) -> Self {
+        self.early_data.for_alpn = Some(protocol);
+        self
+    }
+
     /// Sends `data` as soon as the handshake is complete, on a connection that resumes no offer.
     #[must_use]
     pub fn with_first_data(mut self, data: &[u8]) -> Self {
@@ -156,6 +166,12 @@ impl ClientConnection {
             updates: VecDeque::new(),
             closed: false,
         })
+    }
+
+    /// The server's address.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn server(&self) -> SocketAddr {
+        self.server
     }
 
     /// The newest offer that was accepted.
@@ -240,9 +256,14 @@ impl ClientConnection {
             data,
             sent,
             for_session,
+            for_alpn,
             finished,
         } = &mut self.early_data;
-        let from = match (self.tls.is_early_data_accepted(), *for_session && !resumed) {
+        let other_alpn = for_alpn
+            .as_ref()
+            .is_some_and(|protocol| protocol.as_deref() != self.tls.alpn_protocol());
+        let withheld = (*for_session && !resumed) || other_alpn;
+        let from = match (self.tls.is_early_data_accepted(), withheld) {
             (true, _) => *sent,
             (false, false) => 0,
             (false, true) => data.len(),

@@ -40,6 +40,10 @@ pub struct ServerConnection {
     early_data_read: usize,
     /// Whether `close_notify` has been sent.
     closed: bool,
+    /// Whether plaintext that is written during the handshake leaves at once.
+    half_rtt: bool,
+    /// Plaintext has been written that rustls holds back until the handshake is complete.
+    held_back: bool,
 }
 
 /// The level of `migrate_notify` (`docs/protocol.md` section 1).
@@ -65,6 +69,7 @@ impl ServerConnection {
             ),
         };
         let link = Arc::new(link);
+        let half_rtt = config.send_half_rtt_data;
         let tls = link_scope(&link, || rustls::ServerConnection::new(config))
             .map_err(AcceptError::Tls)?;
         Ok(Self {
@@ -78,6 +83,8 @@ impl ServerConnection {
             early_data: Vec::new(),
             early_data_read: 0,
             closed: false,
+            half_rtt,
+            held_back: false,
         })
     }
 
@@ -161,6 +168,20 @@ impl ServerConnection {
         self.server.handshake_timed_out(self.peer);
     }
 
+    /// Whether plaintext has been written that leaves only when the handshake is complete. What else is said would
+    /// overtake it.
+    pub fn holds_plaintext(&self) -> bool {
+        self.held_back && self.tls.is_handshaking()
+    }
+
+    /// How many TLS bytes wait to be written.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn tls_bytes_to_write(&mut self) -> usize {
+        // Nothing new has come, so this only looks.
+        let state = link_scope(&self.link, || self.tls.process_new_packets());
+        state.map_or(0, |state| state.tls_bytes_to_write())
+    }
+
     /// Tells the client to move now, by the `migrate_notify` alert. It leaves with what is written next.
     ///
     /// # Errors
@@ -198,6 +219,11 @@ impl ServerConnection {
         let ticket = self.link.release(target, state)?;
         self.write_as(ContentType::Handshake, &ticket)
             .map_err(|_| OfferFailure::Closed)
+    }
+
+    /// Where the token leads that the client got at the handshake, if it got one.
+    pub fn target_at_handshake(&self) -> Option<SocketAddr> {
+        self.link.target_at_handshake()
     }
 
     /// How many offers can still be made on this connection.
@@ -287,7 +313,9 @@ impl Connection for ServerConnection {
         if self.closed {
             return Err(io::ErrorKind::BrokenPipe.into());
         }
-        link_scope(&self.link, || self.tls.writer().write(plaintext))
+        let written = link_scope(&self.link, || self.tls.writer().write(plaintext))?;
+        self.held_back |= written > 0 && !self.half_rtt && self.tls.is_handshaking();
+        Ok(written)
     }
 
     fn refresh_traffic_keys(&mut self) -> Result<(), rustls::Error> {
@@ -359,4 +387,18 @@ pub enum OfferFailure {
     /// The random source failed, or the session does not fit into a ticket.
     #[error("no ticket could be made")]
     Failed,
+}
+
+/// The caller asked for what cannot be done; the connection goes on.
+impl From<OfferFailure> for io::Error {
+    fn from(error: OfferFailure) -> Self {
+        Self::new(io::ErrorKind::InvalidInput, error)
+    }
+}
+
+/// The caller asked for what cannot be done; the connection goes on.
+impl From<NotifyError> for io::Error {
+    fn from(error: NotifyError) -> Self {
+        Self::new(io::ErrorKind::InvalidInput, error)
+    }
 }

@@ -26,7 +26,7 @@ pub(super) const MAX_EARLY_DATA_SIZE: u32 = 14_336;
 const NONCE_LEN: usize = 16;
 
 /// Largest application state in a ticket, in bytes (`docs/protocol.md` section 6).
-pub(super) const MAX_STATE_LEN: usize = 8192;
+pub(crate) const MAX_STATE_LEN: usize = 8192;
 
 /// Issues tokens on one connection whose client supports migration.
 pub(super) struct Issuer {

@@ -91,6 +91,12 @@ impl ServerLink {
         Some(issuer.server.codepoints.migrate_notify)
     }
 
+    /// Where the token of the handshake leads, once it has been sent.
+    pub(super) fn target_at_handshake(&self) -> Option<SocketAddr> {
+        let issuer = self.issuer.as_ref().filter(|_| self.state().token_sent)?;
+        issuer.target
+    }
+
     /// How many offers can still be made.
     pub(super) fn reserve_len(&self) -> usize {
         self.state().reserve.len()

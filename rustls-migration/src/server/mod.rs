@@ -27,6 +27,8 @@ pub use self::admission::Admitted;
 pub use self::connection::{NotifyError, OfferFailure, ServerConnection};
 use self::counts::Counters;
 pub use self::counts::Counts;
+#[cfg(feature = "tokio")]
+pub(crate) use self::issue::MAX_STATE_LEN;
 use self::limits::Limits;
 pub use self::verdict::{Arrival, Verdict};
 use crate::clock::{Clock, SystemClock};

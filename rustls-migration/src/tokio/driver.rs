@@ -16,6 +16,19 @@ pub(super) struct Driver<IO, C> {
     io: IO,
     connection: C,
     eof: bool,
+    /// How many TLS bytes the transport has taken.
+    written: u64,
+    /// How often the transport has given something.
+    reads: usize,
+}
+
+/// What a peer has said next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Heard {
+    /// Plaintext, which waits to be taken.
+    Plaintext,
+    /// That it says nothing more.
+    CloseNotify,
 }
 
 impl<IO, C> Driver<IO, C>
@@ -28,6 +41,8 @@ where
             io,
             connection,
             eof: false,
+            written: 0,
+            reads: 0,
         }
     }
 
@@ -47,6 +62,16 @@ where
         &mut self.connection
     }
 
+    /// How often the transport has given something.
+    pub(super) fn reads(&self) -> usize {
+        self.reads
+    }
+
+    /// How many TLS bytes the transport has taken since the connection began.
+    pub(super) fn written(&self) -> u64 {
+        self.written
+    }
+
     /// Writes all TLS bytes that wait.
     pub(super) fn poll_write_tls(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.connection.wants_write() {
@@ -56,7 +81,7 @@ where
             };
             match self.connection.write_tls(&mut adapter) {
                 Ok(0) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                Ok(_) => {}
+                Ok(len) => self.written += u64::try_from(len).unwrap_or(u64::MAX),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Poll::Pending,
                 Err(error) => return Poll::Ready(Err(error)),
             }
@@ -72,7 +97,10 @@ where
             cx,
         };
         match self.connection.read_tls(&mut adapter) {
-            Ok(read) => self.eof |= read == 0,
+            Ok(read) => {
+                self.eof |= read == 0;
+                self.reads = self.reads.wrapping_add(1);
+            }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Poll::Pending,
             Err(error) => return Poll::Ready(Err(error)),
         }
@@ -123,6 +151,22 @@ where
         }
     }
 
+    /// Reads until there is plaintext, which is left where it is, or the peer has closed its side.
+    pub(super) fn poll_listen(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Heard>> {
+        loop {
+            match self.connection.fill_buf() {
+                Ok([]) => return Poll::Ready(Ok(Heard::CloseNotify)),
+                Ok(_) => return Poll::Ready(Ok(Heard::Plaintext)),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+            if self.eof {
+                return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
+            }
+            ready!(self.poll_read_tls(cx))?;
+        }
+    }
+
     /// Puts plaintext into `buf`, without going to the transport; `None` when there is none yet. Nothing in `buf`
     /// means the peer has closed its side.
     pub(super) fn take_plaintext(&mut self, buf: &mut ReadBuf<'_>) -> Option<io::Result<()>> {
@@ -142,6 +186,10 @@ where
         }
     }
 
+    /// Takes plaintext and writes what it becomes, as far as both go now.
+    ///
+    /// A connection that takes nothing although nothing waits to be written holds plaintext back until its handshake is
+    /// complete. This is pending then, and whoever drives the handshake wakes the writer.
     pub(super) fn poll_write(
         &mut self,
         cx: &mut Context<'_>,
@@ -150,16 +198,19 @@ where
         let mut taken = 0;
         loop {
             let rest = plaintext.get(taken..).unwrap_or_default();
-            if !rest.is_empty() {
-                taken += self.connection.write(rest)?;
-            }
+            let accepted = match self.connection.write(rest) {
+                Ok(accepted) => accepted,
+                Err(_) if taken > 0 => return Poll::Ready(Ok(taken)),
+                Err(error) => return Poll::Ready(Err(error)),
+            };
+            taken += accepted;
+            let all = taken == plaintext.len();
             match self.poll_write_tls(cx) {
-                Poll::Ready(Ok(())) if taken == plaintext.len() => return Poll::Ready(Ok(taken)),
-                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Ok(())) if accepted > 0 && !all => {}
                 // What has been taken will be sent, or the next write tells.
-                Poll::Ready(Err(_)) | Poll::Pending if taken > 0 => return Poll::Ready(Ok(taken)),
+                _ if taken > 0 || all => return Poll::Ready(Ok(taken)),
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
-                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Ok(())) | Poll::Pending => return Poll::Pending,
             }
         }
     }

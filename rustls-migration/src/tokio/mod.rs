@@ -2,25 +2,18 @@
 //!
 //! What may be done is decided elsewhere; here bytes move and time passes.
 
-mod acceptor;
-mod connections;
-mod connector;
-mod drain;
+mod client;
 mod driver;
-mod event;
-mod handshaking;
-mod questions;
-mod silence;
-mod stream;
-mod tls_stream;
-mod transport;
-mod wakers;
+mod server;
+mod waker;
 
-pub use acceptor::{MigrationAcceptor, StartHandshake};
-pub use connector::{ConnectFailure, HandOff, MigrationConnector, Opened};
-pub use drain::{Drain, DrainPlan, DrainProgress, DrainSummary};
-pub use event::{EarlyDataOutcome, Event, Events, FallBackReason, Landing};
-pub use handshaking::HandshakeTimeout;
-pub use stream::{HandOffError, MigrateError, MigrationStream};
-pub use tls_stream::TlsStream;
-pub use transport::{Dial, TcpDialer, Transport};
+pub use self::client::{
+    ConnectError, Cork, Dial, EarlyDataOutcome, Event, Events, FallBackReason, HandOff,
+    HandOffError, MigrateError, MigrationConnector, MigrationOutcome, MigrationStream,
+    Preconnected, StreamHandle, TcpDialer, Transport,
+};
+pub use self::server::{
+    ConnectionHandle, DepartureOverdue, DepartureStatus, Drain, DrainPlan, DrainProgress,
+    DrainSummary, HandshakeTimeout, MigrationAcceptor, StartHandshake, StreamRef, TlsStream,
+    TokenNotSpent,
+};

@@ -80,7 +80,7 @@ async fn listen(acceptor: MigrationAcceptor, listener: TcpListener) {
 /// Reads one message, acts on it when it is sure who sent it, and goes on as an echo.
 async fn serve(mut stream: TlsStream<TcpStream>) -> io::Result<()> {
     let message = stream.read_u64().await?;
-    if stream.get_ref().1.is_handshaking() {
+    if stream.get_ref().tls().is_handshaking() {
         say(format_args!("early {message}"));
         stream.handshake().await?;
         say(format_args!("confirmed {message}"));

@@ -1,4 +1,4 @@
-//! Questions to the nonce store (`docs/protocol.md` section 7, steps 12 and 13): how many may be under way, and how long
+//! Requests to the nonce store (`docs/protocol.md` section 7, steps 12 and 13): how many may be under way, and how long
 //! each may take.
 //!
 //! What an answer means is decided elsewhere.
@@ -15,26 +15,29 @@ use crate::server::MigrationServer;
 /// How long a store that failed to spend a nonce is left alone before it is asked again.
 const BETWEEN_COMMITS: Duration = Duration::from_millis(50);
 
-/// The questions of one acceptor.
+/// A commit's answer; `None` when there was none in time.
+pub(super) type CommitAnswer = Option<Result<CommitOutcome, StoreError>>;
+
+/// Lets the requests of one acceptor through to the store.
 #[derive(Debug)]
-pub(super) struct Questions {
+pub(super) struct NonceStoreGate {
     server: Arc<MigrationServer>,
-    places: Semaphore,
+    permits: Semaphore,
 }
 
-impl Questions {
+impl NonceStoreGate {
     pub(super) fn new(server: Arc<MigrationServer>) -> Self {
-        let places = server.max_store_questions().min(Semaphore::MAX_PERMITS);
+        let permits = server.max_store_questions().min(Semaphore::MAX_PERMITS);
         Self {
             server,
-            places: Semaphore::new(places),
+            permits: Semaphore::new(permits),
         }
     }
 
-    /// Claims a nonce; `None` when there was no place for the question, or no answer in time.
+    /// Claims a nonce; `None` when there was no permit for the request, or no answer in time.
     pub(super) async fn claim(&self, claim: Claim) -> Option<Result<ClaimOutcome, StoreError>> {
-        let Ok(_place) = self.places.try_acquire() else {
-            tracing::debug!("too many questions to the nonce store are under way");
+        let Ok(_permit) = self.permits.try_acquire() else {
+            tracing::debug!("too many requests to the nonce store are under way");
             return None;
         };
         let store = self.server.nonce_store();
@@ -49,11 +52,11 @@ impl Questions {
     ///
     /// A connection whose nonce is not spent must be closed, so a store that fails is asked again while there is time. One
     /// that was asked before gives the same answer.
-    pub(super) async fn commit(&self, claim: Claim) -> Option<Result<CommitOutcome, StoreError>> {
+    pub(super) async fn commit(&self, claim: Claim) -> CommitAnswer {
         let store = self.server.nonce_store();
         let mut failure = None;
         let asked = async {
-            let _place = self.places.acquire().await;
+            let _permit = self.permits.acquire().await;
             loop {
                 match store.commit(claim).await {
                     Ok(outcome) => return outcome,

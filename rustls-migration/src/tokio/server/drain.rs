@@ -12,13 +12,14 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 
-use super::connections::{Connections, Control, Order, Standing};
+use super::handle::{Command, Control, DepartureStatus};
+use super::registry::Registry;
 
 /// How a node is drained.
 #[derive(Clone, Debug)]
 pub struct DrainPlan {
     targets: Vec<(SocketAddr, u32)>,
-    over: Duration,
+    spread_over: Duration,
     deadline: Duration,
 }
 
@@ -33,15 +34,15 @@ impl DrainPlan {
                 .into_iter()
                 .filter(|(_, weight)| *weight > 0)
                 .collect(),
-            over: Duration::from_secs(10),
+            spread_over: Duration::from_secs(10),
             deadline: Duration::from_secs(20),
         }
     }
 
     /// Over how long the notices to the connections that are there at the start are spread.
     #[must_use]
-    pub fn over(mut self, over: Duration) -> Self {
-        self.over = over;
+    pub fn spread_over(mut self, time: Duration) -> Self {
+        self.spread_over = time;
         self
     }
 
@@ -64,11 +65,11 @@ pub struct DrainProgress {
     /// Closed by their clients after the notice.
     pub moved: usize,
     /// Of clients that could not be told: they do not support migration, or had no offer left.
-    pub ignored: usize,
-    /// Closed by the drain, or by their own departure deadline.
+    pub not_movable: usize,
+    /// Given up by the drain, or by their own departure deadline.
     pub forced: usize,
     /// Still there.
-    pub left: usize,
+    pub remaining: usize,
 }
 
 /// A drain under way. Dropping it lets it go on.
@@ -127,9 +128,9 @@ impl Drain {
     }
 }
 
-/// Starts to drain `connections`.
+/// Starts to drain the connections of `registry`.
 pub(super) fn start(
-    connections: Arc<Connections>,
+    registry: Arc<Registry>,
     plan: DrainPlan,
     random: &'static dyn SecureRandom,
 ) -> Drain {
@@ -137,10 +138,10 @@ pub(super) fn start(
     let (paused, pause) = watch::channel(false);
     let started = Instant::now();
     let drainer = Drainer {
-        connections,
+        registry,
         deadline: started + plan.deadline,
         targets: Targets::new(plan.targets),
-        over: plan.over,
+        spread_over: plan.spread_over,
         random,
         pause,
         seen: HashMap::new(),
@@ -155,10 +156,10 @@ pub(super) fn start(
 }
 
 struct Drainer {
-    connections: Arc<Connections>,
+    registry: Arc<Registry>,
     deadline: Instant,
     targets: Targets,
-    over: Duration,
+    spread_over: Duration,
     random: &'static dyn SecureRandom,
     pause: watch::Receiver<bool>,
     seen: HashMap<u64, Arc<Control>>,
@@ -170,9 +171,9 @@ impl Drainer {
         self.tell_all().await;
         self.close_rest();
         let grace = Instant::now() + CLOSING;
-        while self.report().left > 0 {
+        while self.report().remaining > 0 {
             tokio::select! {
-                () = self.connections.changed() => {}
+                () = self.registry.changed() => {}
                 () = sleep_until(grace) => break,
             }
         }
@@ -181,7 +182,7 @@ impl Drainer {
 
     /// Tells every connection, those that come meanwhile too, until none is left or the deadline has come.
     async fn tell_all(&mut self) {
-        let mut over = self.over;
+        let mut over = self.spread_over;
         loop {
             let new = self.new_connections();
             let count = u32::try_from(new.len()).unwrap_or(u32::MAX);
@@ -194,15 +195,18 @@ impl Drainer {
                     return;
                 }
                 if let Some(target) = self.targets.next() {
-                    control.order(Order::MoveTo(target));
+                    control.command(Command::MoveTo {
+                        target,
+                        governed: true,
+                    });
                 }
             }
             over = Duration::ZERO;
-            if self.report().left == 0 {
+            if self.report().remaining == 0 {
                 return;
             }
             tokio::select! {
-                () = self.connections.changed() => {}
+                () = self.registry.changed() => {}
                 () = sleep_until(self.deadline) => return,
             }
         }
@@ -211,7 +215,7 @@ impl Drainer {
     /// Connections that have not been seen before.
     fn new_connections(&mut self) -> Vec<Arc<Control>> {
         let mut new = Vec::new();
-        for (id, control) in self.connections.all() {
+        for (id, control) in self.registry.all() {
             if self.seen.insert(id, Arc::clone(&control)).is_none() {
                 new.push(control);
             }
@@ -241,8 +245,8 @@ impl Drainer {
     }
 
     fn close_rest(&self) {
-        for (_, control) in self.connections.all() {
-            control.order(Order::Close);
+        for (_, control) in self.registry.all() {
+            control.command(Command::CloseOverdue);
         }
     }
 
@@ -252,18 +256,18 @@ impl Drainer {
             ..DrainProgress::default()
         };
         for control in self.seen.values() {
-            let (standing, gone) = control.standing();
-            match standing {
-                Standing::Serving => {}
-                Standing::Notified => progress.notified += 1,
-                Standing::CannotMove => progress.ignored += 1,
-                Standing::Moved => {
+            let (status, ended) = control.status();
+            match status {
+                DepartureStatus::Staying => {}
+                DepartureStatus::Told => progress.notified += 1,
+                DepartureStatus::NotMovable => progress.not_movable += 1,
+                DepartureStatus::Left | DepartureStatus::HandedOver => {
                     progress.notified += 1;
                     progress.moved += 1;
                 }
-                Standing::Forced => progress.forced += 1,
+                DepartureStatus::Overdue => progress.forced += 1,
             }
-            progress.left += usize::from(!gone);
+            progress.remaining += usize::from(!ended);
         }
         self.progress.send_replace(progress);
         progress

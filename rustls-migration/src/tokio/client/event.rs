@@ -3,16 +3,15 @@
 //! Events inform. Nothing waits for them to be read.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::{fmt, io};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use rustls::HandshakeKind;
 use tokio::sync::broadcast;
 
-use super::connector::ConnectFailure;
-use super::stream::MigrateError;
+use super::error::{ConnectError, MigrateError};
+use super::outcome::MigrationOutcome;
+use crate::MoveKind;
 use crate::client::OfferError;
-use crate::move_kind::MoveKind;
 
 /// Something that happened to a [`MigrationStream`](super::MigrationStream).
 #[derive(Clone, Debug)]
@@ -22,13 +21,27 @@ pub enum Event {
     Offered {
         /// Where the offer leads.
         target: SocketAddr,
-        /// What goes on there.
+        /// What would go on there.
         kind: MoveKind,
     },
     /// The server sent a token that is no offer. The connection goes on.
     OfferRefused(OfferError),
     /// The server asks the client to move now.
-    Notified,
+    Notified {
+        /// What is to move: the stream, which follows by itself unless its mode is [`HandOff::Manual`](super::HandOff::Manual),
+        /// or the client's next connection ([`StreamHandle::successor`](super::StreamHandle::successor)), while this one is
+        /// finished.
+        kind: MoveKind,
+    },
+    /// The target could not be reached. The old server serves, and the target is dialled again.
+    TargetUnreachable {
+        /// The target's address.
+        target: SocketAddr,
+        /// Why it could not be reached.
+        why: Arc<ConnectError>,
+        /// After how long it is dialled again.
+        retry_in: Duration,
+    },
     /// The target is resumed beside the old server: [`MigrationStream::switch`](super::MigrationStream::switch) goes over
     /// to it ([`HandOff::Overlap`](super::HandOff::Overlap)).
     Ready {
@@ -47,64 +60,10 @@ pub enum Event {
         /// The target's address.
         target: SocketAddr,
         /// Why it failed.
-        why: Arc<ConnectFailure>,
+        why: Arc<ConnectError>,
     },
     /// The stream has moved, or has fallen back.
-    Landed(Landing),
-}
-
-/// Where a migration ended.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct Landing {
-    /// The address that the stream left.
-    pub from: SocketAddr,
-    /// The address at which it is now.
-    pub at: SocketAddr,
-    /// The handshake there. [`HandshakeKind::Full`] at the target means that the server refused the token.
-    pub handshake: HandshakeKind,
-    /// What became of the data that the application gave to send first.
-    pub early_data: EarlyDataOutcome,
-    /// How many bytes the old server sent that the application had not read when it asked to migrate. They are lost.
-    pub unread: usize,
-    /// Why the stream is at the address that it was first connected to and not at the target.
-    pub fell_back: Option<FallBackReason>,
-}
-
-/// What became of the data that the application gave to send first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum EarlyDataOutcome {
-    /// It went with the hello and was accepted, at least in part; the rest followed.
-    Accepted,
-    /// It was sent once, after the handshake.
-    AfterHandshake,
-    /// There was none.
-    None,
-    /// It went with the hello to a target that then failed. Nobody knows whether it was acted upon, so it was not sent
-    /// again: the application decides.
-    Unknown,
-}
-
-/// Why a stream fell back.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub enum FallBackReason {
-    /// The target could not be reached.
-    Unreachable(Arc<io::Error>),
-    /// The handshake with the target failed.
-    HandshakeFailed(Arc<io::Error>),
-}
-
-impl fmt::Display for FallBackReason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Unreachable(error) => write!(f, "the target could not be reached: {error}"),
-            Self::HandshakeFailed(error) => {
-                write!(f, "the handshake with the target failed: {error}")
-            }
-        }
-    }
+    Migrated(MigrationOutcome),
 }
 
 /// The events of one stream, from the moment of [`MigrationStream::events`](super::MigrationStream::events) on.
@@ -138,22 +97,46 @@ impl Events {
     }
 }
 
-/// Where a stream's events come from.
-#[derive(Debug)]
-pub(super) struct EventSource(broadcast::Sender<Event>);
+/// Where a stream's events come from. It costs nothing before somebody listens, and ends with its stream.
+#[derive(Debug, Default)]
+pub(super) struct EventSource(Mutex<Source>);
+
+#[derive(Debug, Default)]
+enum Source {
+    #[default]
+    Unheard,
+    Heard(broadcast::Sender<Event>),
+    Ended,
+}
 
 impl EventSource {
-    pub(super) fn new() -> Self {
-        Self(broadcast::Sender::new(CAPACITY))
+    fn source(&self) -> MutexGuard<'_, Source> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn subscribe(&self) -> Events {
-        Events(self.0.subscribe())
+        let mut source = self.source();
+        Events(match &*source {
+            Source::Heard(sender) => sender.subscribe(),
+            Source::Ended => broadcast::channel(1).1,
+            Source::Unheard => {
+                let (sender, events) = broadcast::channel(CAPACITY);
+                *source = Source::Heard(sender);
+                events
+            }
+        })
     }
 
     pub(super) fn send(&self, event: Event) {
         tracing::debug!(?event, "migration");
-        // Nobody need be listening.
-        let _ = self.0.send(event);
+        if let Source::Heard(sender) = &*self.source() {
+            // Nobody need be listening.
+            let _ = sender.send(event);
+        }
+    }
+
+    /// The stream is gone.
+    pub(super) fn end(&self) {
+        *self.source() = Source::Ended;
     }
 }

@@ -1,4 +1,4 @@
-//! A handshake under way: the place that it takes among others, and the time that it has.
+//! A handshake under way: its permit among those that may be, and the time that it has.
 //!
 //! It knows nothing of TLS.
 
@@ -24,47 +24,42 @@ impl From<HandshakeTimeout> for io::Error {
     }
 }
 
-/// The places for handshakes.
-pub(super) type Places = Arc<Semaphore>;
+/// Permits for handshakes that are under way at once.
+pub(super) type HandshakePermits = Arc<Semaphore>;
 
-/// So many places.
-pub(super) fn places(count: usize) -> Places {
+/// Creates `count` permits.
+pub(super) fn permits(count: usize) -> HandshakePermits {
     Arc::new(Semaphore::new(count.min(Semaphore::MAX_PERMITS)))
 }
 
-/// A handshake under way. Dropping it frees its place.
+/// A handshake under way. Dropping it gives its permit back.
 #[derive(Debug)]
-pub(super) struct Handshaking {
+pub(super) struct HandshakeSlot {
     time: Pin<Box<Sleep>>,
-    over: bool,
-    place: Option<OwnedSemaphorePermit>,
+    permit: Option<OwnedSemaphorePermit>,
 }
 
-impl Handshaking {
-    /// One whose time begins now, and that has no place yet.
+impl HandshakeSlot {
+    /// One whose time begins now, and that has no permit yet.
     pub(super) fn new(time: Duration) -> Self {
         Self {
             time: Box::pin(sleep(time)),
-            over: false,
-            place: None,
+            permit: None,
         }
     }
 
-    /// Takes the place that it has come to have.
-    pub(super) fn take(&mut self, place: Option<OwnedSemaphorePermit>) {
-        self.place = place;
+    /// Takes the permit that it has come to have.
+    pub(super) fn take(&mut self, permit: Option<OwnedSemaphorePermit>) {
+        self.permit = permit;
     }
 
     /// Resolves when the time is over.
-    pub(super) async fn over(&mut self) {
+    pub(super) async fn timeout(&mut self) {
         self.time.as_mut().await;
     }
 
-    /// When its time is over: whether that is so for the first time.
-    pub(super) fn poll_over(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
-        let first = !self.over;
-        let over = self.time.as_mut().poll(cx).map(|()| first);
-        self.over = over.is_ready();
-        over
+    /// Ready when the time is over. Not to be polled after that.
+    pub(super) fn poll_timeout(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.time.as_mut().poll(cx)
     }
 }

@@ -2,18 +2,22 @@
 //!
 //! It never serves; the stream that it makes does.
 
+use std::fmt;
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
-use super::connections::Connections;
 use super::drain::{self, Drain, DrainPlan};
-use super::handshaking::{HandshakeTimeout, Handshaking, Places, places};
-use super::questions::Questions;
-use super::tls_stream::TlsStream;
+use super::duties::StreamCore;
+use super::handshake::{HandshakePermits, HandshakeSlot, HandshakeTimeout, permits};
+use super::nonce_store::NonceStoreGate;
+use super::registry::Registry;
+use super::stream::TlsStream;
 use crate::server::{AcceptError, Accepting, Arrival, Counts, MigrationServer, ServerConnection};
+use crate::tokio::driver::Driver;
 
 /// How much is read from a client at a time until its hello is complete, in bytes.
 const READ_LEN: usize = 4096;
@@ -22,9 +26,10 @@ const READ_LEN: usize = 4096;
 #[derive(Clone, Debug)]
 pub struct MigrationAcceptor {
     server: Arc<MigrationServer>,
-    connections: Arc<Connections>,
-    handshakes: Places,
-    questions: Arc<Questions>,
+    registry: Arc<Registry>,
+    permits: HandshakePermits,
+    gate: Arc<NonceStoreGate>,
+    require_handshake: bool,
 }
 
 impl From<MigrationServer> for MigrationAcceptor {
@@ -36,15 +41,25 @@ impl From<MigrationServer> for MigrationAcceptor {
 impl From<Arc<MigrationServer>> for MigrationAcceptor {
     fn from(server: Arc<MigrationServer>) -> Self {
         Self {
-            connections: Arc::default(),
-            handshakes: places(server.max_handshakes()),
-            questions: Arc::new(Questions::new(Arc::clone(&server))),
+            registry: Arc::default(),
+            permits: permits(server.max_handshakes()),
+            gate: Arc::new(NonceStoreGate::new(Arc::clone(&server))),
+            require_handshake: false,
             server,
         }
     }
 }
 
 impl MigrationAcceptor {
+    /// Accepts complete handshakes only, for applications that must not act twice: early data is read when the client's
+    /// Finished has been verified and its token spent, so a copy of somebody else's hello never reaches the application.
+    /// It costs a resumed client the round trip that early data saves.
+    #[must_use]
+    pub fn require_handshake(mut self) -> Self {
+        self.require_handshake = true;
+        self
+    }
+
     /// Accepts a connection over `io`.
     ///
     /// Resolves when the handshake is complete or, if the client's early data is accepted, as soon as it can be read.
@@ -53,11 +68,11 @@ impl MigrationAcceptor {
     /// # Errors
     ///
     /// Those of `io`; [`AcceptError`] or [`rustls::Error`] inside an `InvalidData` error when the client is at fault;
-    /// `ConnectionAborted` when another connection has spent the client's token; `TimedOut` with a
-    /// [`HandshakeTimeout`] inside.
+    /// `ConnectionAborted` with a [`TokenNotSpent`](super::TokenNotSpent) inside when another connection has spent the
+    /// client's token; `TimedOut` with a [`HandshakeTimeout`] inside.
     pub async fn accept<IO>(&self, io: IO) -> io::Result<TlsStream<IO>>
     where
-        IO: AsyncRead + AsyncWrite + Unpin,
+        IO: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
         self.accept_from(io, None, None).await
     }
@@ -75,7 +90,7 @@ impl MigrationAcceptor {
         local: Option<SocketAddr>,
     ) -> io::Result<TlsStream<IO>>
     where
-        IO: AsyncRead + AsyncWrite + Unpin,
+        IO: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
         self.start(io, peer, local).await?.into_stream().await
     }
@@ -97,26 +112,29 @@ impl MigrationAcceptor {
     where
         IO: AsyncRead + AsyncWrite + Unpin,
     {
-        let mut handshaking = Handshaking::new(self.server.handshake_timeout());
+        // Registered first, so that a drain knows of connections whose hello is still to come.
+        let registration = self.registry.register(peer);
+        let mut slot = HandshakeSlot::new(self.server.handshake_timeout());
         let judged = async {
             // Never closed.
-            let place = Arc::clone(&self.handshakes).acquire_owned().await.ok();
-            (place, self.judge(io, peer, local).await)
+            let permit = Arc::clone(&self.permits).acquire_owned().await.ok();
+            (permit, self.judge(io, peer, local).await)
         };
-        let (place, judged) = tokio::select! {
+        let (permit, judged) = tokio::select! {
             biased;
             judged = judged => judged,
-            () = handshaking.over() => {
+            () = slot.timeout() => {
                 self.server.handshake_timed_out(peer);
                 return Err(HandshakeTimeout.into());
             }
         };
-        handshaking.take(place);
+        slot.take(permit);
         let (io, connection) = judged?;
-        let registration = self.connections.register();
-        let questions = Arc::clone(&self.questions);
-        let stream = TlsStream::new(io, connection, questions, registration, handshaking);
-        Ok(StartHandshake(stream))
+        let driver = Driver::new(io, connection);
+        Ok(StartHandshake {
+            core: StreamCore::new(driver, Arc::clone(&self.gate), registration, slot),
+            require_handshake: self.require_handshake,
+        })
     }
 
     /// Reads the hello, judges it and gives it to the TLS library.
@@ -149,24 +167,26 @@ impl MigrationAcceptor {
 
     /// How many connections of this acceptor and its clones are live.
     pub fn connections(&self) -> usize {
-        self.connections.len()
+        self.registry.len()
     }
 
     /// Moves all connections of this acceptor and its clones elsewhere, those that are accepted meanwhile too. Stop
     /// accepting before.
     ///
-    /// Each stream tells its client itself, when it is next polled, and hands over the state that it was
-    /// [given](TlsStream::set_state). An application that reads to the end and then shuts down need not know.
+    /// Each client is told although nobody may poll its stream. A stream whose application has
+    /// [consented](TlsStream::set_state) is handed over; an application that reads to the end and then shuts down need not
+    /// know. Every other one is moved as a connection: the application learns of it by
+    /// [`ConnectionHandle::told`](super::ConnectionHandle::told), finishes what it does, and ends the stream.
     pub fn drain(&self, plan: DrainPlan) -> Drain {
         let random = self.server.random();
-        drain::start(Arc::clone(&self.connections), plan, random)
+        drain::start(Arc::clone(&self.registry), plan, random)
     }
 
     /// Judges the hello, with the nonce store's answer where one is needed.
     async fn admit(&self, accepting: Accepting) -> Result<ServerConnection, AcceptError> {
         let claimed = accepting.examine()?;
         let answer = match claimed.claim() {
-            Some(claim) => self.questions.claim(claim).await,
+            Some(claim) => self.gate.claim(claim).await,
             None => None,
         };
         claimed.accept(answer)
@@ -174,17 +194,19 @@ impl MigrationAcceptor {
 }
 
 /// A connection whose hello has been judged and not yet answered, as from [`MigrationAcceptor::start`].
-#[derive(Debug)]
 #[must_use = "the client waits for an answer"]
-pub struct StartHandshake<IO>(TlsStream<IO>);
+pub struct StartHandshake<IO> {
+    core: StreamCore<IO>,
+    require_handshake: bool,
+}
 
 impl<IO> StartHandshake<IO>
 where
-    IO: AsyncRead + AsyncWrite + Unpin,
+    IO: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     /// How the client came here. A refusal is final; who is admitted has yet to complete the handshake.
     pub fn arrival(&self) -> &Arrival {
-        self.0.arrival()
+        self.core.connection().arrival()
     }
 
     /// The second half of [`MigrationAcceptor::accept_from`].
@@ -193,9 +215,25 @@ where
     ///
     /// As [`MigrationAcceptor::accept`].
     pub async fn into_stream(self) -> io::Result<TlsStream<IO>> {
-        let mut stream = self.0;
-        std::future::poll_fn(|cx| stream.poll_accept(cx)).await?;
-        Ok(stream)
+        let Self {
+            mut core,
+            require_handshake,
+        } = self;
+        poll_fn(|cx| {
+            core.attend(cx);
+            match require_handshake {
+                true => core.poll_established(),
+                false => core.poll_accepted(),
+            }
+        })
+        .await?;
+        Ok(TlsStream::new(core))
+    }
+}
+
+impl<IO> fmt::Debug for StartHandshake<IO> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StartHandshake").finish_non_exhaustive()
     }
 }
 
@@ -203,7 +241,8 @@ async fn read_hello<IO>(io: &mut IO, accepting: &mut Accepting) -> io::Result<()
 where
     IO: AsyncRead + Unpin,
 {
-    let mut buf = [0; READ_LEN];
+    // On the heap: the future that holds it lives as long as the connection's task.
+    let mut buf = vec![0; READ_LEN];
     loop {
         let len = io.read(&mut buf).await?;
         let received = buf.get(..len).unwrap_or_default();

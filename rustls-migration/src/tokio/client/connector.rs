@@ -1,0 +1,136 @@
+//! The client's connector: its settings, and how streams begin.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::pki_types::ServerName;
+
+use super::dialer::Dialer;
+use super::error::ConnectError;
+use super::stream::MigrationStream;
+use super::transport::Dial;
+use crate::client::{MigrationClient, Offer};
+
+/// Opens streams that can follow a server's migrations. It takes the place of `tokio_rustls::TlsConnector`.
+#[derive(Clone, Debug)]
+pub struct MigrationConnector {
+    dialer: Dialer,
+    follow_offers: Option<Duration>,
+    hand_off: HandOff,
+}
+
+/// How a stream follows when its server asks it to move, and the server's application has consented that the stream goes on
+/// elsewhere (`docs/protocol.md` section 4).
+///
+/// A stream without that consent is finished at its server whatever the mode, and
+/// [`StreamHandle::successor`](super::StreamHandle::successor) opens the next connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum HandOff {
+    /// Not by itself: the application calls [`MigrationStream::migrate`]. Should it close its side first and the server
+    /// hand over, reads end, and [`MigrationStream::offer`] says where the session goes on.
+    #[default]
+    Manual,
+    /// By itself, and so that nothing is lost or repeated (break before make): the stream is finished at the old server, which
+    /// hands over its last state, and goes on at the target. The application reads and writes as if nothing happened.
+    Drain,
+    /// The target is resumed beside the old server, which goes on serving (make before break). When the target is ready
+    /// ([`Event::Ready`](super::Event::Ready)), the application calls [`MigrationStream::switch`] at a boundary of its
+    /// own protocol, and the stream never stalls. Transports should send small writes at once (`TCP_NODELAY`, also on
+    /// the server's accepted sockets), or a switch may wait for a delayed acknowledgement.
+    Overlap,
+}
+
+impl From<MigrationClient> for MigrationConnector {
+    fn from(client: MigrationClient) -> Self {
+        Arc::new(client).into()
+    }
+}
+
+impl From<Arc<MigrationClient>> for MigrationConnector {
+    fn from(client: Arc<MigrationClient>) -> Self {
+        Self {
+            dialer: Dialer::new(client),
+            follow_offers: None,
+            hand_off: HandOff::default(),
+        }
+    }
+}
+
+impl MigrationConnector {
+    /// Another way to reach addresses than TCP.
+    #[must_use]
+    pub fn dialer(mut self, dialer: impl Dial + 'static) -> Self {
+        self.dialer.set_dial(dialer);
+        self
+    }
+
+    /// How long one address may take until its handshake is complete, by default ten seconds. A target whose old server is done
+    /// is dialled again within this time.
+    #[must_use]
+    pub fn connect_timeout(mut self, timeout: Duration) -> Self {
+        self.dialer.connect_timeout = timeout;
+        self
+    }
+
+    /// How long the old server may say nothing in a hand-off that waits for its end, by default thirty seconds. Past it the
+    /// stream fails with [`HandOffError::SourceLost`](super::HandOffError::SourceLost).
+    #[must_use]
+    pub fn source_timeout(mut self, timeout: Duration) -> Self {
+        self.dialer.source_timeout = timeout;
+        self
+    }
+
+    /// Follows a server's first offer at once, before [`connect`](Self::connect) returns: for services whose anycast
+    /// address only introduces a client to the node that will serve it (draft section 6).
+    ///
+    /// `patience` is how long to wait for the offer. A server that makes none in that time, or that speaks first,
+    /// keeps the client.
+    #[must_use]
+    pub fn follow_offers_within(mut self, patience: Duration) -> Self {
+        self.follow_offers = Some(patience);
+        self
+    }
+
+    /// How streams follow when they are asked to; by default the application moves them.
+    #[must_use]
+    pub fn hand_off(mut self, hand_off: HandOff) -> Self {
+        self.hand_off = hand_off;
+        self
+    }
+
+    /// Connects to the server `name` at `address`.
+    ///
+    /// # Errors
+    ///
+    /// [`ConnectError`] says which step failed.
+    pub async fn connect(
+        &self,
+        name: ServerName<'static>,
+        address: SocketAddr,
+    ) -> Result<MigrationStream, ConnectError> {
+        let conn = self.dialer.connect(&name, address).await?;
+        let mut stream =
+            MigrationStream::new(self.dialer.clone(), self.hand_off, name, address, conn);
+        if let Some(patience) = self.follow_offers {
+            stream.follow_first_offer(patience).await;
+        }
+        Ok(stream)
+    }
+
+    /// Connects to the offer's target with its session: the next connection of a client whose server asked it to move
+    /// ([`StreamHandle::take_offer`](super::StreamHandle::take_offer)). If the target does not take the session up, the
+    /// connection begins with a full handshake.
+    ///
+    /// # Errors
+    ///
+    /// [`ConnectError`] says which step failed. The offer is used up.
+    pub async fn resume(
+        &self,
+        name: ServerName<'static>,
+        offer: Offer,
+    ) -> Result<MigrationStream, ConnectError> {
+        MigrationStream::succeed(self.dialer.clone(), self.hand_off, name, offer).await
+    }
+}

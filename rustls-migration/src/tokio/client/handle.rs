@@ -1,0 +1,257 @@
+//! What can be said to a client's stream, and asked of it, from outside: by whoever runs a stream that a framework owns.
+//!
+//! Its lock is held for moments only, and never while the user's code runs.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use migration_token::MigrationToken;
+use rustls::pki_types::ServerName;
+
+use super::connector::HandOff;
+use super::dialer::Dialer;
+use super::error::MigrateError;
+use super::event::{EventSource, Events};
+use super::stream::MigrationStream;
+use crate::MoveKind;
+use crate::client::Offer;
+use crate::tokio::waker::Wakers;
+
+/// What a stream and its handles share.
+pub(super) struct Control {
+    pub(super) dialer: Dialer,
+    pub(super) hand_off: HandOff,
+    pub(super) name: ServerName<'static>,
+    pub(super) events: EventSource,
+    pub(super) wakers: Wakers,
+    corks: AtomicUsize,
+    state: Mutex<State>,
+}
+
+struct State {
+    address: SocketAddr,
+    offer: Option<Offer>,
+    notified: bool,
+    /// Whether a target is ready, and whether to go over to it.
+    switch: Switch,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Switch {
+    NotReady,
+    Ready,
+    Requested,
+}
+
+impl Control {
+    pub(super) fn new(
+        dialer: Dialer,
+        hand_off: HandOff,
+        name: ServerName<'static>,
+        address: SocketAddr,
+    ) -> Self {
+        Self {
+            dialer,
+            hand_off,
+            name,
+            events: EventSource::default(),
+            wakers: Wakers::new(),
+            corks: AtomicUsize::new(0),
+            state: Mutex::new(State {
+                address,
+                offer: None,
+                notified: false,
+                switch: Switch::NotReady,
+            }),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn address(&self) -> SocketAddr {
+        self.state().address
+    }
+
+    /// The stream is at `address` from now on, where nobody has asked it to move yet.
+    pub(super) fn arrived(&self, address: SocketAddr) -> SocketAddr {
+        let mut state = self.state();
+        state.notified = false;
+        state.offer = None;
+        std::mem::replace(&mut state.address, address)
+    }
+
+    pub(super) fn is_notified(&self) -> bool {
+        self.state().notified
+    }
+
+    pub(super) fn set_notified(&self, notified: bool) {
+        self.state().notified = notified;
+    }
+
+    pub(super) fn set_offer(&self, offer: Offer) {
+        self.state().offer = Some(offer);
+    }
+
+    pub(super) fn take_offer(&self) -> Option<Offer> {
+        self.state().offer.take()
+    }
+
+    /// Asks something of the newest offer.
+    pub(super) fn with_offer<R>(&self, ask: impl FnOnce(&Offer) -> R) -> Option<R> {
+        self.state().offer.as_ref().map(ask)
+    }
+
+    pub(super) fn token(&self) -> Option<MigrationToken> {
+        self.with_offer(|offer| offer.token().clone())
+    }
+
+    /// A target is ready, or no longer.
+    pub(super) fn set_ready(&self, ready: bool) {
+        self.state().switch = match ready {
+            true => Switch::Ready,
+            false => Switch::NotReady,
+        };
+    }
+
+    pub(super) fn request_switch(&self) -> Result<(), MigrateError> {
+        let switch = &mut self.state().switch;
+        match switch {
+            Switch::NotReady | Switch::Requested => Err(MigrateError::NotReady),
+            Switch::Ready => {
+                *switch = Switch::Requested;
+                Ok(())
+            }
+        }
+    }
+
+    pub(super) fn switch_is_requested(&self) -> bool {
+        self.state().switch == Switch::Requested
+    }
+
+    pub(super) fn is_corked(&self) -> bool {
+        self.corks.load(Ordering::Acquire) > 0
+    }
+
+    pub(super) fn cork(self: &Arc<Self>) -> Cork {
+        self.corks.fetch_add(1, Ordering::AcqRel);
+        Cork(Arc::clone(self))
+    }
+}
+
+/// Speaks to one stream of a client while something else owns it.
+///
+/// It can be cloned and shared, and lives as long as anyone holds it. When the stream is gone it does nothing, and its events
+/// end; the newest offer can still be taken.
+#[derive(Clone)]
+pub struct StreamHandle(Arc<Control>);
+
+impl StreamHandle {
+    pub(super) fn new(control: &Arc<Control>) -> Self {
+        Self(Arc::clone(control))
+    }
+
+    /// What happens to the stream from now on.
+    pub fn events(&self) -> Events {
+        self.0.events.subscribe()
+    }
+
+    /// The address at which the stream is now.
+    pub fn peer_addr(&self) -> SocketAddr {
+        self.0.address()
+    }
+
+    /// The newest offer's token.
+    pub fn offer(&self) -> Option<MigrationToken> {
+        self.0.token()
+    }
+
+    /// Takes the newest offer, for [`MigrationConnector::resume`](super::MigrationConnector::resume). The stream cannot follow
+    /// it any more.
+    ///
+    /// # Errors
+    ///
+    /// [`MigrateError::NoOffer`], and [`MigrateError::StreamOffer`] for one that only the stream itself can follow.
+    pub fn take_offer(&self) -> Result<Offer, MigrateError> {
+        match self.0.with_offer(Offer::kind) {
+            None => Err(MigrateError::NoOffer),
+            Some(MoveKind::Stream) => Err(MigrateError::StreamOffer),
+            Some(MoveKind::Connection) => self.0.take_offer().ok_or(MigrateError::NoOffer),
+        }
+    }
+
+    /// Whether the present server has asked the client to move.
+    pub fn is_notified(&self) -> bool {
+        self.0.is_notified()
+    }
+
+    /// Goes over to the target that is ready: see [`MigrationStream::switch`]. What is written after this returns goes to the
+    /// target, or fails.
+    ///
+    /// # Errors
+    ///
+    /// [`MigrateError::NotReady`] when no target is ready; the stream goes on.
+    pub fn switch(&self) -> Result<(), MigrateError> {
+        self.0.request_switch()?;
+        self.0.wakers.wake();
+        Ok(())
+    }
+
+    /// Keeps a hand-off from beginning while what is returned lives: for the time in which a message is half written. A
+    /// server that has asked the client to move waits meanwhile, until its deadline.
+    pub fn cork(&self) -> Cork {
+        self.0.cork()
+    }
+
+    /// Opens the client's next connection by the newest offer, while the stream finishes what it does. The session is
+    /// resumed at the offer's target; if the target refuses it, the connection begins with a full handshake.
+    ///
+    /// Safe to cancel, but for the offer, which is used up.
+    ///
+    /// # Errors
+    ///
+    /// As for [`take_offer`](Self::take_offer); [`MigrateError::Unreachable`] when there is no connection, for the
+    /// reason inside.
+    pub async fn successor(&self) -> Result<MigrationStream, MigrateError> {
+        let offer = self.take_offer()?;
+        let Control {
+            dialer,
+            hand_off,
+            name,
+            ..
+        } = &*self.0;
+        MigrationStream::succeed(dialer.clone(), *hand_off, name.clone(), offer)
+            .await
+            .map_err(|error| MigrateError::Unreachable(Arc::new(error)))
+    }
+}
+
+impl fmt::Debug for StreamHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StreamHandle")
+            .field("name", &self.0.name)
+            .field("address", &self.0.address())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Keeps a hand-off from beginning; see [`StreamHandle::cork`].
+#[must_use = "a hand-off may begin as soon as this is dropped"]
+pub struct Cork(Arc<Control>);
+
+impl Drop for Cork {
+    fn drop(&mut self) {
+        if self.0.corks.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.0.wakers.wake();
+        }
+    }
+}
+
+impl fmt::Debug for Cork {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Cork").finish_non_exhaustive()
+    }
+}

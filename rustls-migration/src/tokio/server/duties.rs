@@ -1,0 +1,544 @@
+//! What a server's stream sees to, whatever the application polls or does not: the handshake and its time, the token's
+//! commit, the commands of a drain, the client's departure.
+//!
+//! [`StreamCore::attend`] is the one place where this is done. What the application asks for comes after it, and finds
+//! out here whether it may.
+
+use std::future::Future as _;
+use std::io;
+use std::mem;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::task::JoinHandle;
+
+use super::departure::{Departure, DepartureClock};
+use super::error::{DepartureOverdue, Failure};
+use super::handle::Command;
+use super::handshake::HandshakeSlot;
+use super::nonce_store::{CommitAnswer, NonceStoreGate};
+use super::registry::Registration;
+use crate::MoveKind;
+use crate::connection::Connection as _;
+use crate::server::{NotifyError, OfferFailure, ServerConnection};
+use crate::tokio::driver::{Driver, Heard};
+
+/// How far the connection has come.
+#[derive(Debug)]
+enum Stage {
+    /// The handshake is under way. Early data may be read, and answered.
+    Handshaking { slot: HandshakeSlot },
+    /// The client's Finished has been verified, and its token is being spent. Nothing leaves, and nothing but early data
+    /// is read.
+    Committing {
+        slot: HandshakeSlot,
+        answer: JoinHandle<CommitAnswer>,
+        /// What the client did wrong in the same breath as its Finished. It learns so when the token is spent.
+        failure: Option<Failure>,
+    },
+    /// All is open.
+    Established,
+    /// The handshake did not come to its end. The permit has been given back.
+    Failed,
+}
+
+/// A connection, its transport and its duties.
+pub(super) struct StreamCore<IO> {
+    driver: Driver<IO, ServerConnection>,
+    gate: Arc<NonceStoreGate>,
+    registration: Registration,
+    stage: Stage,
+    departure: Departure,
+    /// The newest offer that was made after the handshake.
+    offered: Option<(SocketAddr, MoveKind)>,
+    /// The application has read to the client's end.
+    client_closed: bool,
+    failure: Option<Failure>,
+}
+
+type Progress = (
+    mem::Discriminant<Stage>,
+    mem::Discriminant<Departure>,
+    bool,
+    usize,
+);
+
+impl<IO> StreamCore<IO> {
+    pub(super) fn registration(&self) -> &Registration {
+        &self.registration
+    }
+
+    /// The transport.
+    pub(super) fn io(&self) -> &IO
+    where
+        IO: AsyncRead + AsyncWrite + Unpin,
+    {
+        self.driver.io()
+    }
+
+    /// The connection.
+    pub(super) fn connection(&self) -> &ServerConnection
+    where
+        IO: AsyncRead + AsyncWrite + Unpin,
+    {
+        self.driver.connection()
+    }
+}
+
+/// Duties.
+impl<IO> StreamCore<IO>
+where
+    IO: AsyncRead + AsyncWrite + Unpin,
+{
+    pub(super) fn new(
+        driver: Driver<IO, ServerConnection>,
+        gate: Arc<NonceStoreGate>,
+        registration: Registration,
+        slot: HandshakeSlot,
+    ) -> Self {
+        Self {
+            driver,
+            gate,
+            registration,
+            stage: Stage::Handshaking { slot },
+            departure: Departure::Staying,
+            offered: None,
+            client_closed: false,
+            failure: None,
+        }
+    }
+
+    /// Does what is due. Whoever the stream is shared with is to be woken when this returns `true`.
+    pub(super) fn attend(&mut self, cx: &mut Context<'_>) -> bool {
+        let before = self.progress();
+        self.attend_handshake(cx);
+        self.attend_commands();
+        if self.failure.is_none() {
+            self.attend_departure(cx);
+        }
+        if self.departure.poll_abort(cx).is_ready() {
+            self.close_transport(cx);
+        }
+        before != self.progress()
+    }
+
+    /// Whether nothing is due, and nothing will be unless somebody asks for it.
+    pub(super) fn is_at_rest(&self) -> bool {
+        let settled = matches!(self.stage, Stage::Established | Stage::Failed);
+        settled && (self.departure.is_at_rest() || self.failure.is_some())
+    }
+
+    /// What others may wait for.
+    fn progress(&self) -> Progress {
+        (
+            mem::discriminant(&self.stage),
+            mem::discriminant(&self.departure),
+            self.failure.is_some(),
+            self.driver.reads(),
+        )
+    }
+
+    fn attend_handshake(&mut self, cx: &mut Context<'_>) {
+        loop {
+            let moved_on = match &mut self.stage {
+                Stage::Handshaking { .. } => self.poll_handshaking(cx),
+                Stage::Committing { .. } => self.poll_committing(cx),
+                Stage::Established | Stage::Failed => return,
+            };
+            if moved_on.is_pending() {
+                // What has come counts before the time.
+                return self.attend_handshake_time(cx);
+            }
+        }
+    }
+
+    /// Ready when the handshake is complete, or has failed.
+    fn poll_handshaking(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let polled = self
+            .driver
+            .poll_handshake(cx, |connection| !connection.is_handshaking());
+        let failure = ready!(polled).err().map(Failure::from);
+        let Stage::Handshaking { slot } = mem::replace(&mut self.stage, Stage::Failed) else {
+            return Poll::Ready(());
+        };
+        self.stage = match (self.driver.connection().commit(), failure) {
+            (Some(claim), failure) => {
+                let gate = Arc::clone(&self.gate);
+                // A task of its own: it goes on although nobody polls the stream.
+                let answer = tokio::spawn(async move { gate.commit(claim).await });
+                Stage::Committing {
+                    slot,
+                    answer,
+                    failure,
+                }
+            }
+            (None, None) => Stage::Established,
+            (None, failure) => {
+                self.failure = failure;
+                Stage::Failed
+            }
+        };
+        Poll::Ready(())
+    }
+
+    /// Ready when the token has been spent, or could not be.
+    fn poll_committing(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Stage::Committing {
+            answer, failure, ..
+        } = &mut self.stage
+        else {
+            return Poll::Ready(());
+        };
+        // A task that did not come to its end has no answer.
+        let answer = ready!(Pin::new(answer).poll(cx)).ok().flatten();
+        let failure = failure.take();
+        self.stage = Stage::Established;
+        if self.driver.connection_mut().committed(&answer) {
+            // The tickets have waited for this, and an alert may have.
+            self.driver.write_in_passing(cx);
+            self.failure = failure;
+        } else {
+            self.fail_handshake(cx, Failure::TokenNotSpent);
+        }
+        Poll::Ready(())
+    }
+
+    fn attend_handshake_time(&mut self, cx: &mut Context<'_>) {
+        let (Stage::Handshaking { slot } | Stage::Committing { slot, .. }) = &mut self.stage else {
+            return;
+        };
+        if slot.poll_timeout(cx).is_ready() {
+            self.driver.connection().timed_out();
+            self.fail_handshake(cx, Failure::HandshakeTimeout);
+        }
+    }
+
+    /// Nothing more may be said to this client.
+    fn fail_handshake(&mut self, cx: &mut Context<'_>, failure: Failure) {
+        self.stage = Stage::Failed;
+        self.failure = Some(failure);
+        self.close_transport(cx);
+    }
+
+    /// Closes the transport without a word, so that a client that waits learns that nothing will come.
+    fn close_transport(&mut self, cx: &mut Context<'_>) {
+        // If it cannot close now, dropping the stream closes it.
+        let _ = Pin::new(self.driver.io_mut()).poll_shutdown(cx);
+    }
+
+    fn attend_commands(&mut self) {
+        let handshaking = matches!(
+            self.stage,
+            Stage::Handshaking { .. } | Stage::Committing { .. }
+        );
+        match self.registration.control().take_command(handshaking) {
+            Some(Command::MoveTo { target, governed }) => self.obey(target, governed),
+            Some(Command::CloseOverdue) => self.set_departure(Departure::overdue()),
+            None => {}
+        }
+    }
+
+    /// Somebody outside wants the client to move.
+    fn obey(&mut self, target: SocketAddr, governed: bool) {
+        match &mut self.departure {
+            // A client that has closed its side is about to be gone.
+            Departure::Staying | Departure::NotMovable if self.client_closed => {}
+            Departure::Staying | Departure::NotMovable => {
+                if self.tell(target, governed).is_err() {
+                    self.set_departure(Departure::NotMovable);
+                }
+            }
+            Departure::Told { clock, .. } if governed => *clock = DepartureClock::Governed,
+            Departure::Told { .. }
+            | Departure::Left { .. }
+            | Departure::HandedOver
+            | Departure::HandOverFailed(_)
+            | Departure::Overdue { .. } => {}
+        }
+    }
+
+    /// Writes the notice out, looks for the client's end, and counts the time.
+    fn attend_departure(&mut self, cx: &mut Context<'_>) {
+        if !matches!(self.departure, Departure::Told { .. }) {
+            return;
+        }
+        self.driver.write_in_passing(cx);
+        // What has come counts before the deadline: a client that left in time has left.
+        if let Err(error) = self.look_for_end(cx) {
+            self.failure = Some(error.into());
+            return;
+        }
+        let written = self.driver.written();
+        if self.departure.poll_overdue(cx, written).is_ready() {
+            self.set_departure(Departure::overdue());
+        }
+    }
+
+    /// Looks for the client's end, as far as nothing that waits for the application stands before it.
+    fn look_for_end(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        match self.driver.poll_listen(cx) {
+            Poll::Ready(Ok(Heard::CloseNotify)) => self.client_left(),
+            // The application reads it. A transport that has ended can still be written to.
+            Poll::Ready(Ok(Heard::Plaintext)) | Poll::Pending => {}
+            Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {}
+            Poll::Ready(Err(error)) => return Err(error),
+        }
+        Ok(())
+    }
+
+    /// The client has closed its side.
+    fn client_left(&mut self) {
+        if let Departure::Told { hand_over_to, .. } = &self.departure {
+            let hand_over_to = *hand_over_to;
+            self.set_departure(Departure::Left { hand_over_to });
+        }
+    }
+
+    fn set_departure(&mut self, departure: Departure) {
+        self.registration.control().set_status(departure.status());
+        self.departure = departure;
+    }
+}
+
+/// What the application asks for.
+impl<IO> StreamCore<IO>
+where
+    IO: AsyncRead + AsyncWrite + Unpin,
+{
+    /// Ready when the handshake is complete and the token spent.
+    pub(super) fn poll_established(&mut self) -> Poll<io::Result<()>> {
+        self.check()?;
+        match self.stage {
+            Stage::Established => Poll::Ready(Ok(())),
+            Stage::Handshaking { .. } | Stage::Committing { .. } | Stage::Failed => Poll::Pending,
+        }
+    }
+
+    /// Ready when the application can begin: at once with early data, else when the handshake is complete.
+    pub(super) fn poll_accepted(&mut self) -> Poll<io::Result<()>> {
+        let handshaking = matches!(self.stage, Stage::Handshaking { .. });
+        if handshaking && self.driver.connection_mut().early_data_accepted() {
+            return Poll::Ready(Ok(()));
+        }
+        self.poll_established()
+    }
+
+    /// Fails when the stream has.
+    fn check(&mut self) -> io::Result<()> {
+        if let Some(failure) = &mut self.failure {
+            return Err(failure.report());
+        }
+        match self.departure {
+            Departure::Overdue { .. } => Err(DepartureOverdue.into()),
+            Departure::Staying
+            | Departure::NotMovable
+            | Departure::Told { .. }
+            | Departure::Left { .. }
+            | Departure::HandedOver
+            | Departure::HandOverFailed(_) => Ok(()),
+        }
+    }
+
+    pub(super) fn poll_read(
+        &mut self,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        loop {
+            self.driver.write_in_passing(cx);
+            let before = buf.filled().len();
+            // What has come counts before what went wrong later.
+            if let Some(result) = self.driver.take_plaintext(buf) {
+                let nothing = result.is_ok() && buf.filled().len() == before;
+                if nothing && buf.remaining() > 0 {
+                    self.client_closed = true;
+                    self.client_left();
+                }
+                return Poll::Ready(result);
+            }
+            ready!(self.poll_established())?;
+            ready!(self.driver.poll_read_tls(cx))?;
+        }
+    }
+
+    pub(super) fn poll_write(
+        &mut self,
+        cx: &mut Context<'_>,
+        plaintext: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        ready!(self.poll_may_write())?;
+        self.driver.poll_write(cx, plaintext)
+    }
+
+    /// Between the client's Finished and the commit nothing is said.
+    fn poll_may_write(&mut self) -> Poll<io::Result<()>> {
+        self.check()?;
+        match self.stage {
+            Stage::Handshaking { .. } | Stage::Established => Poll::Ready(Ok(())),
+            Stage::Committing { .. } | Stage::Failed => Poll::Pending,
+        }
+    }
+
+    /// Ready when all plaintext has left in protected records.
+    pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_may_write())?;
+        if self.driver.connection().holds_plaintext() {
+            return Poll::Pending;
+        }
+        self.driver.poll_flush(cx)
+    }
+
+    /// Hands the stream over if that is due, and ends it.
+    pub(super) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if let Some(failure) = &mut self.failure {
+            return Poll::Ready(Err(failure.report()));
+        }
+        match self.stage {
+            Stage::Committing { .. } | Stage::Failed => return Poll::Pending,
+            Stage::Handshaking { .. } if self.driver.connection().holds_plaintext() => {
+                return Poll::Pending;
+            }
+            Stage::Handshaking { .. } | Stage::Established => {}
+        }
+        self.hand_over()?;
+        self.driver.poll_shutdown(cx)
+    }
+
+    /// Makes the last offer to a client that was told to go on elsewhere with the stream, and that has closed its side.
+    fn hand_over(&mut self) -> io::Result<()> {
+        let target = match &self.departure {
+            Departure::Left {
+                hand_over_to: Some(target),
+            } => *target,
+            Departure::HandOverFailed(error) => return Err((*error).into()),
+            Departure::Left { hand_over_to: None }
+            | Departure::Staying
+            | Departure::NotMovable
+            | Departure::Told { .. }
+            | Departure::HandedOver
+            | Departure::Overdue { .. } => return Ok(()),
+        };
+        // Without consent the application has ended the stream here.
+        let Some(state) = self.registration.control().consent() else {
+            return Ok(());
+        };
+        let offered = self.driver.connection_mut().offer(target, Some(&state));
+        self.set_departure(match &offered {
+            Ok(()) => Departure::HandedOver,
+            Err(error) => Departure::HandOverFailed(*error),
+        });
+        Ok(offered?)
+    }
+
+    /// Makes an offer to a client that has not been told to move.
+    pub(super) fn offer(&mut self, target: SocketAddr, state: Option<&[u8]>) -> io::Result<()> {
+        match self.departure {
+            Departure::Staying | Departure::NotMovable => Ok(self.make_offer(target, state)?),
+            // It would be taken for the hand-over.
+            Departure::Told { .. }
+            | Departure::Left { .. }
+            | Departure::HandedOver
+            | Departure::HandOverFailed(_)
+            | Departure::Overdue { .. } => Err(OfferFailure::UnderWay.into()),
+        }
+    }
+
+    /// Tells the client to move by its newest offer.
+    pub(super) fn notify(&mut self) -> io::Result<()> {
+        match self.departure {
+            Departure::Staying | Departure::NotMovable => self.tell_by_newest_offer(),
+            Departure::Told { .. } => Ok(()),
+            Departure::Left { .. }
+            | Departure::HandedOver
+            | Departure::HandOverFailed(_)
+            | Departure::Overdue { .. } => Err(NotifyError::Closed.into()),
+        }
+    }
+
+    /// Tells the client to move to `target`, chosen now.
+    pub(super) fn migrate_to(
+        &mut self,
+        target: SocketAddr,
+        state: Option<&[u8]>,
+    ) -> io::Result<()> {
+        let control = self.registration.control();
+        control.set_consent(state)?;
+        match self.departure {
+            Departure::Staying | Departure::NotMovable | Departure::Told { .. } => {
+                self.tell(target, false)
+            }
+            Departure::Left { .. }
+            | Departure::HandedOver
+            | Departure::HandOverFailed(_)
+            | Departure::Overdue { .. } => Err(OfferFailure::Closed.into()),
+        }
+    }
+
+    /// Puts an offer and the alert among what is written next: the client is told as a whole or not at all, also when the
+    /// future that flushes it is dropped.
+    fn tell(&mut self, target: SocketAddr, governed: bool) -> io::Result<()> {
+        let state = self.registration.control().consent();
+        let state = state.as_ref().map(|state| state.as_slice());
+        self.make_offer(target, state)?;
+        Ok(self.make_notice(governed)?)
+    }
+
+    /// An application that has consented by now has the stream itself moved, so the client gets an offer that says so.
+    fn tell_by_newest_offer(&mut self) -> io::Result<()> {
+        let consented = self.registration.control().consent().is_some();
+        match self.newest_offer() {
+            Some((target, MoveKind::Connection)) if consented => self.tell(target, false),
+            Some((_, MoveKind::Connection | MoveKind::Stream)) | None => {
+                Ok(self.make_notice(false)?)
+            }
+        }
+    }
+
+    /// Where the newest offer leads, and what would go on there.
+    fn newest_offer(&self) -> Option<(SocketAddr, MoveKind)> {
+        let at_handshake = self.driver.connection().target_at_handshake();
+        self.offered
+            .or_else(|| Some((at_handshake?, MoveKind::Connection)))
+    }
+
+    fn make_offer(&mut self, target: SocketAddr, state: Option<&[u8]>) -> Result<(), OfferFailure> {
+        self.driver.connection_mut().offer(target, state)?;
+        let kind = match state {
+            Some(_) => MoveKind::Stream,
+            None => MoveKind::Connection,
+        };
+        self.offered = Some((target, kind));
+        Ok(())
+    }
+
+    /// Puts the alert among what is written next.
+    fn make_notice(&mut self, governed: bool) -> Result<(), NotifyError> {
+        let connection = self.driver.connection_mut();
+        connection.notify()?;
+        let waits = u64::try_from(connection.tls_bytes_to_write()).unwrap_or(u64::MAX);
+        let clock = match governed {
+            true => DepartureClock::Governed,
+            false => DepartureClock::WhenWritten {
+                limit: connection.departure_deadline(),
+                written: self.driver.written().saturating_add(waits),
+            },
+        };
+        let hand_over_to = match self.newest_offer() {
+            Some((target, MoveKind::Stream)) => Some(target),
+            Some((_, MoveKind::Connection)) | None => None,
+        };
+        self.set_departure(Departure::Told {
+            hand_over_to,
+            clock,
+        });
+        Ok(())
+    }
+
+    /// Asks for new traffic keys.
+    pub(super) fn refresh_traffic_keys(&mut self) -> Result<(), rustls::Error> {
+        self.driver.connection_mut().refresh_traffic_keys()
+    }
+}

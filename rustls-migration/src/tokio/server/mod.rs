@@ -1,0 +1,19 @@
+//! The server's wing: a hello is read, judged and answered; the stream sees to its own duties; a drain moves them all.
+
+mod acceptor;
+mod departure;
+mod drain;
+mod duties;
+mod error;
+mod handle;
+mod handshake;
+mod nonce_store;
+mod registry;
+mod stream;
+
+pub use self::acceptor::{MigrationAcceptor, StartHandshake};
+pub use self::drain::{Drain, DrainPlan, DrainProgress, DrainSummary};
+pub use self::error::{DepartureOverdue, TokenNotSpent};
+pub use self::handle::{ConnectionHandle, DepartureStatus};
+pub use self::handshake::HandshakeTimeout;
+pub use self::stream::{StreamRef, TlsStream};

@@ -1,0 +1,327 @@
+//! The server's stream. Early data can be read before the handshake is complete, and answered in the server's first
+//! flight; a client can be told to move, and is handed over when it has closed its side.
+//!
+//! 1-RTT data never passes before the token's nonce has been committed, in either direction. The stream never says for
+//! the application that it has ended.
+
+use std::fmt;
+use std::future::poll_fn;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError, Weak};
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::duties::StreamCore;
+use super::handle::{ConnectionHandle, Control, Keep};
+use crate::server::{Arrival, OfferFailure};
+use crate::tokio::waker::{Party, Wakers};
+
+/// A server's stream over a TLS connection that can be moved.
+///
+/// Reading yields accepted early data first. The handshake goes on by itself; an application that
+/// answers early data should read to the end before it drops the stream, since a socket that is dropped with something
+/// unread resets the connection and may destroy the answer on its way.
+///
+/// # What an end means
+///
+/// Reading ends cleanly, `Ok(0)`, when the client has closed its side: because it is done, or because it goes on elsewhere after it
+/// was told to move ([`handle`](Self::handle) says which). Shutting down says that this application has ended the stream,
+/// or hands it over when the client was told to go on elsewhere with it. A stream that is dropped, or whose client did
+/// not leave in time, ends without `close_notify`, and the client sees an error.
+pub struct TlsStream<IO> {
+    shared: Arc<Shared<IO>>,
+    control: Arc<Control>,
+}
+
+/// What the application and the stream's keeper share. The keeper never waits for the lock, so nobody but the stream's owner
+/// ever holds it while user code runs.
+struct Shared<IO> {
+    core: Mutex<StreamCore<IO>>,
+    wakers: Wakers,
+}
+
+impl<IO> Shared<IO> {
+    fn core(&self) -> MutexGuard<'_, StreamCore<IO>> {
+        self.core.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<IO> Keep for Shared<IO>
+where
+    IO: AsyncRead + AsyncWrite + Send + Unpin,
+{
+    fn poll_keep(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let waker = self.wakers.register(Party::Keeper, cx);
+        let mut core = match self.core.try_lock() {
+            Ok(core) => core,
+            Err(TryLockError::Poisoned(core)) => core.into_inner(),
+            // The application is at it this very moment, and sees to what is due.
+            Err(TryLockError::WouldBlock) => {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+        };
+        let moved_on = core.attend(&mut Context::from_waker(&waker));
+        let at_rest = core.is_at_rest();
+        drop(core);
+        if moved_on {
+            self.wakers.wake();
+        }
+        match at_rest {
+            true => Poll::Ready(()),
+            false => Poll::Pending,
+        }
+    }
+
+    fn is_at_rest(&self) -> bool {
+        match self.core.try_lock() {
+            Ok(core) => core.is_at_rest(),
+            Err(TryLockError::Poisoned(core)) => core.into_inner().is_at_rest(),
+            Err(TryLockError::WouldBlock) => false,
+        }
+    }
+
+    fn wake(&self) {
+        self.wakers.wake();
+    }
+}
+
+impl<IO> TlsStream<IO>
+where
+    IO: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    /// The application can begin.
+    pub(super) fn new(core: StreamCore<IO>) -> Self {
+        let control = Arc::clone(core.registration().control());
+        let arrival = core.connection().arrival().clone();
+        let at_rest = core.is_at_rest() && !control.has_command();
+        let shared = Arc::new(Shared {
+            core: Mutex::new(core),
+            wakers: Wakers::new(),
+        });
+        let keep: Weak<Shared<IO>> = Arc::downgrade(&shared);
+        control.begin(arrival, keep);
+        if !at_rest || control.has_command() {
+            control.ensure_kept();
+        }
+        Self { shared, control }
+    }
+}
+
+impl<IO> TlsStream<IO>
+where
+    IO: AsyncRead + AsyncWrite + Unpin,
+{
+    /// Every way to the connection leads through here: what is due comes first, and then what `party` asks for.
+    fn enter<R>(
+        &self,
+        party: Party,
+        cx: &Context<'_>,
+        ask: impl FnOnce(&mut StreamCore<IO>, &mut Context<'_>) -> R,
+    ) -> R {
+        let waker = self.shared.wakers.register(party, cx);
+        let cx = &mut Context::from_waker(&waker);
+        let mut core = self.shared.core();
+        let moved_on = core.attend(cx);
+        let answer = ask(&mut core, cx);
+        let at_rest = core.is_at_rest();
+        drop(core);
+        if moved_on {
+            self.shared.wakers.wake();
+        }
+        if !at_rest {
+            self.control.ensure_kept();
+        }
+        answer
+    }
+
+    /// As [`enter`](Self::enter), for what is ready at once.
+    async fn ask<R>(&self, mut ask: impl FnMut(&mut StreamCore<IO>) -> R) -> R {
+        poll_fn(|cx| Poll::Ready(self.enter(Party::Writer, cx, |core, _| ask(core)))).await
+    }
+
+    async fn flushed(&self) -> io::Result<()> {
+        poll_fn(|cx| self.enter(Party::Writer, cx, StreamCore::poll_flush)).await
+    }
+
+    /// How the client came here.
+    pub fn arrival(&self) -> &Arrival {
+        self.control.arrival().unwrap_or(&Arrival::Fresh)
+    }
+
+    /// Speaks to this connection while something else owns the stream.
+    pub fn handle(&self) -> ConnectionHandle {
+        ConnectionHandle::new(&self.control)
+    }
+
+    /// The transport and rustls' connection, as long as what is returned lives: nothing moves meanwhile, so keep it for
+    /// moments only.
+    pub fn get_ref(&self) -> StreamRef<'_, IO> {
+        StreamRef(self.shared.core())
+    }
+
+    /// Completes the handshake, and spends the token if the client came with one.
+    ///
+    /// Only after early data is there something to wait for. What was read before it is early data, which somebody may have
+    /// copied: the client sends it again on its own connection then. What is read after it, the rest of the early data
+    /// too, has been sent by a client that is present, and comes once.
+    ///
+    /// # Errors
+    ///
+    /// Those of the transport and of the handshake; `ConnectionAborted` with a [`TokenNotSpent`](super::TokenNotSpent) when
+    /// another connection has spent the token.
+    pub async fn handshake(&mut self) -> io::Result<()> {
+        poll_fn(|cx| self.enter(Party::Writer, cx, |core, _| core.poll_established())).await
+    }
+
+    /// Tells the client to move to `target`, chosen now: an offer of its own, then the `migrate_notify` alert. Completes the
+    /// handshake first.
+    ///
+    /// With a `state`, of at most 8192 bytes, the application [consents](Self::set_state) that the stream itself goes on at the
+    /// target. Go on until the client closes its side, and then shut down: that hands the stream over, with what
+    /// `set_state` said last. Without a state the connection moves, and earlier consent is taken back: finish what
+    /// is under way, and shut down; the client's next connection goes to the target.
+    ///
+    /// Safe to cancel: the client is told as a whole or not at all.
+    ///
+    /// # Errors
+    ///
+    /// [`OfferFailure`] or [`NotifyError`](crate::server::NotifyError) inside an `InvalidInput` error when the client may
+    /// not be told; the connection goes on then. Otherwise those of the transport.
+    pub async fn migrate_to(&mut self, target: SocketAddr, state: Option<&[u8]>) -> io::Result<()> {
+        self.handshake().await?;
+        self.ask(|core| core.migrate_to(target, state)).await?;
+        self.flushed().await
+    }
+
+    /// Offers the client a target, without telling it to move: the stream itself with a `state`, and without one the client's
+    /// next connection. Completes the handshake first.
+    ///
+    /// # Errors
+    ///
+    /// [`OfferFailure`] inside an `InvalidInput` error when there can be no offer, as to a client that has been told to move
+    /// already: it would take it for the hand-over. The connection goes on then. Otherwise those of the transport.
+    pub async fn offer(&mut self, target: SocketAddr, state: Option<&[u8]>) -> io::Result<()> {
+        self.handshake().await?;
+        self.ask(|core| core.offer(target, state)).await?;
+        self.flushed().await
+    }
+
+    /// The application's consent that the stream goes on at another server, from `state`: see
+    /// [`ConnectionHandle::set_state`].
+    ///
+    /// A half-close of the client falls anywhere in its bytes, so what was read of a message that is not complete belongs into
+    /// the state.
+    ///
+    /// # Errors
+    ///
+    /// [`OfferFailure::StateTooLong`]; what was said before stays.
+    pub fn set_state(&mut self, state: &[u8]) -> Result<(), OfferFailure> {
+        self.control.set_consent(Some(state))
+    }
+
+    /// Takes the consent back: the conversation is finished, and the stream ends here.
+    pub fn withdraw_state(&mut self) {
+        self.control.withdraw_consent();
+    }
+
+    /// How many offers can still be made on this connection.
+    pub fn offers_left(&self) -> usize {
+        self.shared.core().connection().offers_left()
+    }
+
+    /// Tells the client to move by its newest offer: the `migrate_notify` alert. Completes the handshake first. A client that
+    /// has been told is not told again.
+    ///
+    /// If that offer was the stream's own, go on as after [`migrate_to`](Self::migrate_to) with a state; else as after one
+    /// without. A client that has not gone by the departure deadline (ten seconds after the notice has left, unless
+    /// configured) is given up: calls fail with `TimedOut` and a [`DepartureOverdue`](super::DepartureOverdue).
+    ///
+    /// # Errors
+    ///
+    /// [`NotifyError`](crate::server::NotifyError) inside an `InvalidInput` error when the client may not be sent the
+    /// alert; nothing was sent then, and the connection goes on. Otherwise those of the transport.
+    pub async fn notify(&mut self) -> io::Result<()> {
+        self.handshake().await?;
+        self.ask(StreamCore::notify).await?;
+        self.flushed().await
+    }
+
+    /// Asks for new traffic keys; they are used from the next write on.
+    ///
+    /// # Errors
+    ///
+    /// rustls' own: the handshake is not complete, or this is not TLS 1.3.
+    pub fn refresh_traffic_keys(&mut self) -> Result<(), rustls::Error> {
+        self.shared.core().refresh_traffic_keys()
+    }
+}
+
+impl<IO> AsyncRead for TlsStream<IO>
+where
+    IO: AsyncRead + AsyncWrite + Unpin,
+{
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        self.enter(Party::Reader, cx, |core, cx| core.poll_read(cx, buf))
+    }
+}
+
+impl<IO> AsyncWrite for TlsStream<IO>
+where
+    IO: AsyncRead + AsyncWrite + Unpin,
+{
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.enter(Party::Writer, cx, |core, cx| core.poll_write(cx, buf))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.enter(Party::Writer, cx, StreamCore::poll_flush)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.enter(Party::Writer, cx, StreamCore::poll_shutdown)
+    }
+}
+
+impl<IO> fmt::Debug for TlsStream<IO> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TlsStream")
+            .field("control", &self.control)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A look at a [`TlsStream`]'s parts, as from [`TlsStream::get_ref`].
+pub struct StreamRef<'a, IO>(MutexGuard<'a, StreamCore<IO>>);
+
+impl<IO> StreamRef<'_, IO>
+where
+    IO: AsyncRead + AsyncWrite + Unpin,
+{
+    /// The transport.
+    pub fn io(&self) -> &IO {
+        self.0.io()
+    }
+
+    /// rustls' connection: certificates, ALPN, cipher suite, exporter.
+    pub fn tls(&self) -> &rustls::ServerConnection {
+        self.0.connection().tls()
+    }
+}
+
+impl<IO> fmt::Debug for StreamRef<'_, IO> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StreamRef").finish_non_exhaustive()
+    }
+}
