@@ -14,7 +14,7 @@ use zeroize::Zeroizing;
 
 use super::offer::{ReceivedTicket, ReceivedToken};
 use crate::codepoints::Codepoints;
-use crate::provider::link::{Link, current_as};
+use crate::provider::link::{Link, Verifying, current_as};
 use crate::wire::ticket::NewSessionTicket;
 use crate::wire::{MESSAGE_HEADER_LEN, NEW_SESSION_TICKET, next_message, push_extension};
 
@@ -30,6 +30,7 @@ pub(super) struct ClientLink {
     hello_extensions: Vec<u8>,
     /// How many times `migrate_notify` has come.
     notices: AtomicU64,
+    verifying: Verifying,
     state: Mutex<State>,
 }
 
@@ -63,6 +64,7 @@ impl ClientLink {
             codepoints,
             hello_extensions,
             notices: AtomicU64::new(0),
+            verifying: Verifying::default(),
             state: Mutex::new(state),
         })
     }
@@ -120,6 +122,10 @@ impl ClientLink {
 }
 
 impl Link for ClientLink {
+    fn verifying(&self) -> &Verifying {
+        &self.verifying
+    }
+
     fn hello_extensions(&self) -> &[u8] {
         &self.hello_extensions
     }
@@ -147,7 +153,7 @@ impl Link for ClientLink {
 }
 
 /// The session store of every configuration of a [`MigrationClient`](super::MigrationClient): inside a connection's
-/// scope its link answers for TLS 1.3 tickets that have to do with migration.
+/// scope its link answers for TLS 1.3 tickets that have to do with migration. The store in it is the user's, wrapped.
 #[derive(Debug)]
 pub(super) struct LinkedStore(pub(super) Arc<dyn ClientSessionStore>);
 
