@@ -37,7 +37,12 @@ impl Node {
     /// Listens on a port of its own at `ip`.
     pub async fn bind(ip: &str) -> Self {
         let ip: std::net::IpAddr = ip.parse().unwrap();
-        let listener = TcpListener::bind((ip, 0)).await.unwrap();
+        Self::bind_at(SocketAddr::new(ip, 0)).await
+    }
+
+    /// Listens at `address`.
+    pub async fn bind_at(address: SocketAddr) -> Self {
+        let listener = TcpListener::bind(address).await.unwrap();
         let (sender, accepted) = mpsc::unbounded_channel();
         Self {
             address: listener.local_addr().unwrap(),

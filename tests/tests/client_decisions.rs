@@ -9,7 +9,9 @@ use migration_tests::node::echo;
 use migration_tests::{Node, Service, TestClock, server_name};
 use rustls::HandshakeKind;
 use rustls_migration::Codepoints;
-use rustls_migration::client::{MigrationLimit, OfferError, TargetPolicy, TargetRefused};
+use rustls_migration::client::{
+    MigrationClient, MigrationLimit, OfferError, TargetPolicy, TargetRefused,
+};
 use rustls_migration::server::Arrival;
 use rustls_migration::tokio::{
     EarlyDataOutcome, Event, FallBackReason, MigrateError, MigrationConnector, MigrationStream,
@@ -56,6 +58,32 @@ async fn a_target_outside_the_policy_is_refused() {
     let target = "169.254.1.1:443".parse().unwrap();
     let (stream, _a) = offered(&service, target).await;
     refuses(stream, OfferError::Target(TargetRefused::NotConnectable)).await;
+}
+
+#[tokio::test]
+async fn another_port_is_followed_only_by_a_client_that_allows_it() {
+    let service = Service::default();
+    let client = MigrationClient::builder(service.client_config()).clock(service.clock.clone());
+    let connector = MigrationConnector::from(client.build().unwrap());
+    let bystander = std::net::TcpListener::bind("127.0.0.3:0").unwrap();
+    bystander.set_nonblocking(true).unwrap();
+    let elsewhere = bystander.local_addr().unwrap();
+    let (stream, _a) = offered_to(&connector, &service, elsewhere).await;
+    refuses(stream, OfferError::Target(TargetRefused::OtherPort)).await;
+    let visit = bystander.accept().unwrap_err();
+    assert_eq!(visit.kind(), std::io::ErrorKind::WouldBlock);
+
+    // Another host, and the port where the client is.
+    let mut a = Node::bind("127.0.0.2").await;
+    let there = SocketAddr::new([127, 0, 0, 4].into(), a.address().port());
+    let mut b = Node::bind_at(there).await;
+    b.serve_echo(service.node());
+    a.serve_echo(service.node().target(there));
+    let mut stream = connector.connect(server_name(), a.address()).await.unwrap();
+    echoed(&mut stream, b"hello").await;
+    let landing = stream.migrate(b"early").await.unwrap();
+    assert_eq!(landing.at, there);
+    assert_eq!(landing.handshake, HandshakeKind::Resumed);
 }
 
 #[derive(Debug)]

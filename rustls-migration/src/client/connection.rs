@@ -14,6 +14,7 @@ use rustls::{HandshakeKind, ProtocolVersion};
 
 use super::link::ClientLink;
 use super::{MigrationClient, Offer, OfferError};
+use crate::address::canonical;
 use crate::connection::{BUFFER_LIMIT, Connection};
 use crate::move_kind::MoveKind;
 use crate::provider::link::{Link as _, scope};
@@ -99,10 +100,11 @@ impl ClientConnection {
         offer: Offer,
         early_data: &[u8],
     ) -> Result<Self, ConnectError> {
+        let target = offer.target();
         let (session, token) = offer.into_parts();
         let link = ClientLink::new(client.codepoints, Some((session, token.encode())))
             .ok_or(ConnectError::TokenTooLong)?;
-        let mut connection = Self::with_link(client, name, token.target_address(), link)?;
+        let mut connection = Self::with_link(client, name, target, link)?;
         if let Some(mut writer) = connection.tls.early_data() {
             connection.early_data.sent = writer.write(early_data).unwrap_or(0);
         }
@@ -145,7 +147,7 @@ impl ClientConnection {
             tls,
             link,
             client: Arc::clone(client),
-            server,
+            server: canonical(server),
             splicer: HelloSplicer::default(),
             hello_sent: false,
             outgoing: VecDeque::new(),
@@ -212,7 +214,7 @@ impl ClientConnection {
             }
             let update = match verified {
                 Ok(offer) => {
-                    let (target, kind) = (offer.token().target_address(), offer.kind());
+                    let (target, kind) = (offer.target(), offer.kind());
                     self.offer = Some(offer);
                     Update::Offered { target, kind }
                 }

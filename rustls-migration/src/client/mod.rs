@@ -50,7 +50,7 @@ impl MigrationClient {
             config,
             session_store: None,
             tls12_resumption: Tls12Resumption::SessionIdOrTickets,
-            policy: Arc::new(NoWider),
+            policy: Arc::new(NoWider::same_port()),
             limit: MigrationLimit::default(),
             clock: Arc::new(SystemClock),
             codepoints: Codepoints::default(),
@@ -106,7 +106,8 @@ impl MigrationClientBuilder {
         self
     }
 
-    /// Which targets are followed; by default [`NoWider`].
+    /// Which targets are followed; by default [`NoWider::same_port`]. A service whose nodes listen at different ports
+    /// wants [`NoWider::any_port`].
     #[must_use]
     pub fn target_policy(mut self, policy: impl TargetPolicy + 'static) -> Self {
         self.policy = Arc::new(policy);

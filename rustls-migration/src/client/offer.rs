@@ -11,9 +11,10 @@ use rustls::client::Tls13ClientSessionValue;
 use time::{Duration, OffsetDateTime};
 
 use super::policy::{TargetPolicy, TargetRefused};
+use crate::address::canonical;
 use crate::codepoints::Codepoints;
 use crate::move_kind::MoveKind;
-use crate::wire::ticket::NewSessionTicket;
+use crate::wire::ticket::{MAX_OFFERED_TICKET_LEN, NewSessionTicket};
 
 /// A token and its ticket, as received.
 pub(super) struct ReceivedTicket {
@@ -28,6 +29,7 @@ pub(super) struct ReceivedToken {
     encoded: Vec<u8>,
     /// The content of `migration_stream`, when that is there.
     stream: Option<Vec<u8>>,
+    ticket_len: usize,
 }
 
 impl ReceivedToken {
@@ -38,15 +40,24 @@ impl ReceivedToken {
         Some(Self {
             encoded,
             stream: stream.map(<[u8]>::to_vec),
+            ticket_len: ticket.ticket.len(),
         })
     }
 
-    fn kind(&self) -> Result<MoveKind, OfferError> {
-        match self.stream.as_deref() {
-            None => Ok(MoveKind::Connection),
-            Some([]) => Ok(MoveKind::Stream),
-            Some(_) => Err(OfferError::MalformedStream),
+    /// What it says, when it is well formed.
+    fn read(&self) -> Result<(MigrationToken, MoveKind), OfferError> {
+        if self.ticket_len > MAX_OFFERED_TICKET_LEN {
+            return Err(OfferError::TicketTooLong {
+                len: self.ticket_len,
+            });
         }
+        let token = MigrationToken::decode(&self.encoded)?;
+        let kind = match self.stream.as_deref() {
+            None => MoveKind::Connection,
+            Some([]) => MoveKind::Stream,
+            Some(_) => return Err(OfferError::MalformedStream),
+        };
+        Ok((token, kind))
     }
 }
 
@@ -66,8 +77,7 @@ impl Offer {
         policy: &dyn TargetPolicy,
         now: OffsetDateTime,
     ) -> Result<Self, OfferError> {
-        let token = MigrationToken::decode(&received.token.encoded)?;
-        let kind = received.token.kind()?;
+        let (token, kind) = received.token.read()?;
         let hash = TokenHash::from_output_len(resumption_master_secret.len())
             .ok_or(VerifyError::OtherSession)?;
         TokenKey::derive(hash, resumption_master_secret)
@@ -76,7 +86,7 @@ impl Offer {
         if token.is_expired(now, Duration::ZERO) {
             return Err(OfferError::Expired);
         }
-        policy.allow(current, token.target_address())?;
+        policy.allow(current, canonical(token.target_address()))?;
         Ok(Self {
             session: received.session,
             token,
@@ -87,6 +97,11 @@ impl Offer {
     /// The token, which names the target and its time.
     pub fn token(&self) -> &MigrationToken {
         &self.token
+    }
+
+    /// Where it leads: the token's target address, an IPv4 address as such and never mapped into IPv6.
+    pub fn target(&self) -> SocketAddr {
+        canonical(self.token.target_address())
     }
 
     /// What goes on at the target.
@@ -123,6 +138,12 @@ pub enum OfferError {
     /// The ticket's `migration_stream` extension is not empty. The server is at fault.
     #[error("the server's migration_stream extension is malformed")]
     MalformedStream,
+    /// The ticket is longer than the 24,576 bytes that a client sends on to a target. The server is at fault.
+    #[error("the server's ticket has {len} bytes, at most 24,576 are sent to a target")]
+    TicketTooLong {
+        /// Its length, in bytes.
+        len: usize,
+    },
     /// The token does not verify under this session's secret. The server is at fault.
     #[error("the server's token does not verify")]
     Unverified(#[from] VerifyError),
@@ -145,16 +166,29 @@ mod tests {
             let message = vectors::hex(&vector["message"]);
             let ticket = NewSessionTicket::read(&message).unwrap();
             let token = ReceivedToken::of(&ticket, Codepoints::default());
-            let found = match token.as_ref().map(ReceivedToken::kind) {
+            let found = match token.as_ref().map(ReceivedToken::read) {
                 None => "none",
-                Some(Ok(MoveKind::Connection)) => "connection",
-                Some(Ok(MoveKind::Stream)) => "stream",
-                Some(Err(_)) => "malformed",
+                Some(Ok((_, MoveKind::Connection))) => "connection",
+                Some(Ok((_, MoveKind::Stream))) => "stream",
+                Some(Err(OfferError::MalformedStream)) => "malformed",
+                Some(Err(_)) => "another fault",
             };
             assert_eq!(vector["kind"], found, "{}", vector["name"]);
-            if let Some(token) = token {
-                assert!(MigrationToken::decode(&token.encoded).is_ok());
-            }
+        }
+    }
+
+    #[test]
+    fn a_ticket_that_is_too_long_is_no_offer() {
+        let section = vectors::section("new_session_tickets");
+        let message = vectors::hex(&section[0]["message"]);
+        let ticket = NewSessionTicket::read(&message).unwrap();
+        for (len, expected) in [
+            (24_576, None),
+            (24_577, Some(OfferError::TicketTooLong { len: 24_577 })),
+        ] {
+            let mut token = ReceivedToken::of(&ticket, Codepoints::default()).unwrap();
+            token.ticket_len = len;
+            assert_eq!(token.read().err(), expected);
         }
     }
 }

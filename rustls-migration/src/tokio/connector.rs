@@ -20,6 +20,7 @@ use super::driver::Driver;
 use super::silence::Silence;
 use super::stream::MigrationStream;
 use super::transport::{Dial, TcpDialer, Transport};
+use crate::address::canonical;
 use crate::client::{ClientConnection, ConnectError, MigrationClient, Offer};
 use crate::connection::Connection as _;
 
@@ -140,6 +141,7 @@ impl MigrationConnector {
         name: ServerName<'static>,
         address: SocketAddr,
     ) -> Result<MigrationStream, ConnectFailure> {
+        let address = canonical(address);
         let leg = self.dial(&name, address, None, &[]).await?;
         let mut stream = MigrationStream::new(self.clone(), name, address, leg);
         if let Some(patience) = self.follow_offers {

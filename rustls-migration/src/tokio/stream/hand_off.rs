@@ -14,6 +14,7 @@ use std::task::{Context, Poll};
 use rustls::HandshakeKind;
 
 use super::{EarlyDataOutcome, Event, HandOff, Landing, Leg, MigrateError, MigrationStream};
+use crate::address::canonical;
 use crate::client::Offer;
 use crate::connection::Connection as _;
 use crate::tokio::ConnectFailure;
@@ -161,7 +162,7 @@ impl MigrationStream {
         let Some(token) = self.offer().filter(|_| asked) else {
             return Err(Phase::Settled);
         };
-        let target = token.target_address();
+        let target = canonical(token.target_address());
         match self.check_offer() {
             Ok(target) => {
                 let connector = self.connector.clone();
@@ -193,7 +194,7 @@ impl MigrationStream {
                 return Err(Phase::Settled);
             };
             // The newest offer may lead elsewhere than the one before.
-            let target = offer.token().target_address();
+            let target = offer.target();
             let (connector, name) = (self.connector.clone(), self.name.clone());
             let resume = Box::pin(async move {
                 let opened = connector.open_unless(Some(opened), target).await?;
@@ -355,7 +356,7 @@ impl MigrationStream {
 
     /// Resumes the session with the old server's last offer, which may lead elsewhere than the one before.
     fn resume_at(&mut self, dial: Option<Step<io::Result<Opened>>>, offer: Offer) -> Phase {
-        let target = offer.token().target_address();
+        let target = offer.target();
         let (connector, name) = (self.connector.clone(), self.name.clone());
         let held = mem::take(&mut self.held);
         let early_data = !held.is_empty();

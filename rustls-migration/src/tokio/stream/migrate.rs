@@ -16,6 +16,7 @@ use tokio::time::timeout;
 
 use super::hand_off::Phase;
 use super::{EarlyDataOutcome, Event, FallBackReason, Landing, Leg, MigrationStream};
+use crate::address::canonical;
 use crate::client::{Offer, OfferError};
 use crate::connection::Connection as _;
 use crate::tokio::{ConnectFailure, Opened};
@@ -50,7 +51,7 @@ impl MigrationStream {
         &self,
     ) -> Result<impl Future<Output = io::Result<Opened>> + Send + use<>, MigrateError> {
         let token = self.offer().ok_or(MigrateError::NoOffer)?;
-        let (connector, target) = (self.connector.clone(), token.target_address());
+        let (connector, target) = (self.connector.clone(), canonical(token.target_address()));
         Ok(async move { connector.open(target).await })
     }
 
@@ -69,7 +70,7 @@ impl MigrationStream {
             return Err(MigrateError::UnderWay);
         }
         let offer = self.take_usable_offer()?;
-        let target = offer.token().target_address();
+        let target = offer.target();
         let unread = self.leave();
         let dialled = match self.connector.open_unless(opened.into(), target).await {
             Ok(opened) => {
@@ -164,7 +165,7 @@ impl MigrationStream {
         loop {
             self.take_updates();
             if let Some(token) = self.offer() {
-                return Poll::Ready(Some(token.target_address()));
+                return Poll::Ready(Some(canonical(token.target_address())));
             }
             let Some(leg) = &mut self.leg else {
                 return Poll::Ready(None);

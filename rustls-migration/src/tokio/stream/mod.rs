@@ -24,6 +24,7 @@ pub use self::migrate::MigrateError;
 use super::connector::{HandOff, Leg, MigrationConnector};
 use super::event::{EarlyDataOutcome, Event, EventSource, Events, FallBackReason, Landing};
 use super::wakers::Wakers;
+use crate::address::canonical;
 use crate::client::{LoopGuard, Offer, Update};
 use crate::connection::Connection as _;
 
@@ -138,7 +139,7 @@ impl MigrationStream {
         let now = client.clock().now();
         let limit = client.limit();
         let token = self.offer().ok_or(MigrateError::NoOffer)?;
-        let target = token.target_address();
+        let target = canonical(token.target_address());
         if token.is_expired(now, TimeDuration::ZERO) {
             return Err(MigrateError::Expired);
         }
