@@ -2,6 +2,7 @@
 //! (`docs/protocol.md` section 4).
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration as StdDuration;
 
 use migration_tests::client::{echoed, expect};
@@ -105,23 +106,50 @@ async fn an_application_can_bring_its_own_policy() {
     refuses(stream, OfferError::Target(TargetRefused::ByApplication)).await;
 }
 
+/// A client whose clock is its own.
+fn client_by(service: &Service, clock: &TestClock) -> MigrationConnector {
+    let mut config = service.client_config();
+    config.time_provider = Arc::new(clock.clone());
+    let client = service.client_with(config).clock(clock.clone());
+    client.build().unwrap().into()
+}
+
 #[tokio::test]
-async fn an_expired_token_is_refused_on_arrival_and_later() {
+async fn an_offer_is_not_followed_once_its_tickets_life_is_over() {
     let service = Service::default();
     let target = "127.0.0.3:443".parse().unwrap();
-    let ahead = TestClock::new();
-    ahead.advance(Duration::hours(2));
-    let client = service.client_with(service.client_config()).clock(ahead);
-    let connector = client.build().unwrap().into();
-    let (stream, _a) = offered_to(&connector, &service, target).await;
-    refuses(stream, OfferError::Expired).await;
-
     let (mut stream, _a) = offered(&service, target).await;
     echoed(&mut stream, b"hello").await;
-    service.clock.advance(Duration::hours(2));
+    service.clock.advance(Duration::HOUR - Duration::SECOND);
+    assert!(stream.open_target().is_ok());
+    service.clock.advance(Duration::SECOND);
     let refused = stream.migrate(&[]).await.unwrap_err();
     assert!(matches!(refused, MigrateError::Expired));
     echoed(&mut stream, b"goes on").await;
+}
+
+#[tokio::test]
+async fn a_client_whose_clock_is_wrong_or_is_set_moves_with_early_data() {
+    for (wrong, set) in [
+        (Duration::hours(2), Duration::ZERO),
+        (-Duration::hours(2), Duration::ZERO),
+        (Duration::ZERO, Duration::hours(2)),
+        (Duration::ZERO, -Duration::hours(2)),
+    ] {
+        let service = Service::default();
+        let mut b = Node::bind("127.0.0.3").await;
+        b.serve_echo(service.node());
+        let clock = TestClock::new();
+        clock.set_ahead(wrong);
+        let connector = client_by(&service, &clock);
+        let (mut stream, _a) = offered_to(&connector, &service, b.address()).await;
+        echoed(&mut stream, b"hello").await;
+        clock.set_ahead(set);
+        let landing = stream.migrate(b"early").await.unwrap();
+        assert_eq!(landing.handshake, HandshakeKind::Resumed, "{wrong} {set}");
+        assert_eq!(landing.early_data, EarlyDataOutcome::Accepted);
+        echoed(&mut stream, b"early").await;
+    }
 }
 
 #[tokio::test]
@@ -172,6 +200,11 @@ async fn a_stream_migrates_five_times_in_300_seconds_and_then_stays() {
     echoed(&mut stream, b"hello").await;
     let refused = stream.migrate(b"lost?").await.unwrap_err();
     assert!(matches!(refused, MigrateError::TooOften));
+    // No time passes when a clock is set.
+    service.clock.set_ahead(Duration::minutes(30));
+    let refused = stream.migrate(b"lost?").await.unwrap_err();
+    assert!(matches!(refused, MigrateError::TooOften));
+    service.clock.set_ahead(-Duration::minutes(30));
     echoed(&mut stream, b"stays").await;
     service.clock.advance(Duration::seconds(300));
     let landing = stream.migrate(b"again").await.unwrap();

@@ -13,6 +13,7 @@ use rustls::pki_types::ServerName;
 use rustls::{HandshakeKind, ProtocolVersion};
 
 use super::link::ClientLink;
+use super::offer::Arrived;
 use super::{MigrationClient, Offer, OfferError};
 use crate::address::canonical;
 use crate::connection::{BUFFER_LIMIT, Connection};
@@ -101,8 +102,10 @@ impl ClientConnection {
         early_data: &[u8],
     ) -> Result<Self, ConnectError> {
         let target = offer.target();
+        let time = offer.tls_time(client.clock.instant());
         let (session, token) = offer.into_parts();
         let link = ClientLink::new(client.codepoints, Some((session, token.encode())))
+            .map(|link| link.at(time))
             .ok_or(ConnectError::TokenTooLong)?;
         let mut connection = Self::with_link(client, name, target, link)?;
         if let Some(mut writer) = connection.tls.early_data() {
@@ -204,10 +207,13 @@ impl ClientConnection {
     /// Verifies the offers that have come.
     fn take_offers(&mut self) {
         while let Some((received, secret)) = self.link.take_received() {
-            let now = self.client.clock.now();
+            let arrived = Arrived {
+                at: self.client.clock.instant(),
+                tls_time: self.client.config.time_provider.current_time(),
+            };
             let policy = &*self.client.policy;
             let notices = received.notices;
-            let verified = Offer::verify(received, &secret, self.server, policy, now);
+            let verified = Offer::verify(received, &secret, self.server, policy, arrived);
             if self.closed {
                 self.last_word =
                     Some((notices, verified.as_ref().map(Offer::kind).map_err(|e| *e)));

@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustls::client::{ClientSessionStore, Tls12ClientSessionValue, Tls13ClientSessionValue};
-use rustls::pki_types::ServerName;
+use rustls::pki_types::{ServerName, UnixTime};
+use rustls::time_provider::TimeProvider;
 use rustls::{ContentType, NamedGroup};
 use zeroize::Zeroizing;
 
@@ -39,6 +40,8 @@ struct State {
     resumption_master_secret: Option<Zeroizing<Vec<u8>>>,
     /// The session to resume, until rustls takes it.
     resume: Option<Tls13ClientSessionValue>,
+    /// The time at which rustls takes it, until rustls asks.
+    time: Option<UnixTime>,
     /// Post-handshake messages whose end is still to come.
     partial: Vec<u8>,
     /// For each ticket that was decrypted and that rustls has not yet stored: its token, if it has one.
@@ -67,6 +70,12 @@ impl ClientLink {
             verifying: Verifying::default(),
             state: Mutex::new(state),
         })
+    }
+
+    /// What time it is when rustls takes up the session.
+    pub(super) fn at(self, time: Option<UnixTime>) -> Self {
+        self.state().time = time;
+        self
     }
 
     /// How many times `migrate_notify` has come.
@@ -149,6 +158,19 @@ impl Link for ClientLink {
             self.notices.fetch_add(1, Ordering::Relaxed);
         }
         notify
+    }
+}
+
+/// The clock of every configuration of a [`MigrationClient`](super::MigrationClient): the session of an offer is as old as it
+/// is, whatever the user's clock says since it was set. Certificates are judged by the user's clock.
+#[derive(Debug)]
+pub(super) struct LinkedTime(pub(super) Arc<dyn TimeProvider>);
+
+impl TimeProvider for LinkedTime {
+    fn current_time(&self) -> Option<UnixTime> {
+        // The age of a session that is taken up is the first that rustls asks for.
+        let time = current_as::<ClientLink>().and_then(|link| link.state().time.take());
+        time.or_else(|| self.0.current_time())
     }
 }
 

@@ -157,7 +157,8 @@ impl MigrationClientBuilder {
         let resolver = Arc::new(UserCode(config.client_auth_cert_resolver));
         config.client_auth_cert_resolver = Arc::new(identity::LinkedResolver(resolver));
         config.key_log = Arc::new(UserCode(config.key_log));
-        config.time_provider = Arc::new(UserCode(config.time_provider));
+        let time = Arc::new(UserCode(config.time_provider));
+        config.time_provider = Arc::new(link::LinkedTime(time));
         refuse_ech(&config)?;
         Ok(MigrationClient {
             config: Arc::new(config),

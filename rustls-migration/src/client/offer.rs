@@ -5,10 +5,11 @@
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::time::{Duration, Instant};
 
 use migration_token::{DecodeError, MigrationToken, TokenHash, TokenKey, VerifyError};
 use rustls::client::Tls13ClientSessionValue;
-use time::{Duration, OffsetDateTime};
+use rustls::pki_types::UnixTime;
 
 use super::policy::{TargetPolicy, TargetRefused};
 use crate::address::canonical;
@@ -24,12 +25,24 @@ pub(super) struct ReceivedTicket {
     pub(super) notices: u64,
 }
 
+/// Longest life of a ticket, in seconds (RFC 8446 section 4.6.1).
+const MAX_LIFETIME_SECS: u32 = 7 * 24 * 60 * 60;
+
+/// When an offer arrived.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Arrived {
+    pub(super) at: Instant,
+    /// By rustls' clock, which may be set since.
+    pub(super) tls_time: Option<UnixTime>,
+}
+
 /// What a ticket says of migration, as received.
 pub(super) struct ReceivedToken {
     encoded: Vec<u8>,
     /// The content of `migration_stream`, when that is there.
     stream: Option<Vec<u8>>,
     ticket_len: usize,
+    lifetime_secs: u32,
 }
 
 impl ReceivedToken {
@@ -41,6 +54,7 @@ impl ReceivedToken {
             encoded,
             stream: stream.map(<[u8]>::to_vec),
             ticket_len: ticket.ticket.len(),
+            lifetime_secs: ticket.lifetime_secs,
         })
     }
 
@@ -51,6 +65,9 @@ impl ReceivedToken {
                 len: self.ticket_len,
             });
         }
+        if self.lifetime_secs == 0 {
+            return Err(OfferError::NoLifetime);
+        }
         let token = MigrationToken::decode(&self.encoded)?;
         let kind = match self.stream.as_deref() {
             None => MoveKind::Connection,
@@ -59,6 +76,11 @@ impl ReceivedToken {
         };
         Ok((token, kind))
     }
+
+    /// How long it may be followed.
+    fn life(&self) -> Duration {
+        Duration::from_secs(self.lifetime_secs.min(MAX_LIFETIME_SECS).into())
+    }
 }
 
 /// A server's offer to resume this session at another address.
@@ -66,6 +88,8 @@ pub struct Offer {
     session: Tls13ClientSessionValue,
     token: MigrationToken,
     kind: MoveKind,
+    arrived: Arrived,
+    life: Duration,
 }
 
 impl Offer {
@@ -75,7 +99,7 @@ impl Offer {
         resumption_master_secret: &[u8],
         current: SocketAddr,
         policy: &dyn TargetPolicy,
-        now: OffsetDateTime,
+        arrived: Arrived,
     ) -> Result<Self, OfferError> {
         let (token, kind) = received.token.read()?;
         let hash = TokenHash::from_output_len(resumption_master_secret.len())
@@ -83,14 +107,13 @@ impl Offer {
         TokenKey::derive(hash, resumption_master_secret)
             .map_err(|_| VerifyError::OtherSession)?
             .verify(&token)?;
-        if token.is_expired(now, Duration::ZERO) {
-            return Err(OfferError::Expired);
-        }
         policy.allow(current, canonical(token.target_address()))?;
         Ok(Self {
             session: received.session,
             token,
             kind,
+            arrived,
+            life: received.token.life(),
         })
     }
 
@@ -107,6 +130,24 @@ impl Offer {
     /// What goes on at the target.
     pub fn kind(&self) -> MoveKind {
         self.kind
+    }
+
+    /// Whether its time is over: the ticket's lifetime, counted from its arrival by a clock that does not step. By the
+    /// token's own expiry, the servers judge.
+    pub fn is_expired(&self, now: Instant) -> bool {
+        self.age(now) >= self.life
+    }
+
+    fn age(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.arrived.at)
+    }
+
+    /// The time at which rustls is to take up the session: as much after its arrival as has passed, however rustls' clock
+    /// has been set meanwhile.
+    pub(super) fn tls_time(&self, now: Instant) -> Option<UnixTime> {
+        let arrived = self.arrived.tls_time?.as_secs();
+        let passed = arrived.saturating_add(self.age(now).as_secs());
+        Some(UnixTime::since_unix_epoch(Duration::from_secs(passed)))
     }
 
     /// Early data that the target announces to accept, in bytes; 0 for none.
@@ -147,9 +188,9 @@ pub enum OfferError {
     /// The token does not verify under this session's secret. The server is at fault.
     #[error("the server's token does not verify")]
     Unverified(#[from] VerifyError),
-    /// The token's time is over, by this client's clock.
-    #[error("the server's token has expired")]
-    Expired,
+    /// The ticket's lifetime is 0, so it is to be discarded at once (RFC 8446 section 4.6.1).
+    #[error("the server's ticket has no lifetime")]
+    NoLifetime,
     /// The target is one that this client does not follow to.
     #[error("the server's token leads where this client does not go")]
     Target(#[from] TargetRefused),
@@ -174,6 +215,21 @@ mod tests {
                 Some(Err(_)) => "another fault",
             };
             assert_eq!(vector["kind"], found, "{}", vector["name"]);
+        }
+    }
+
+    #[test]
+    fn a_ticket_without_a_lifetime_is_no_offer_and_none_lives_longer_than_a_week() {
+        let section = vectors::section("new_session_tickets");
+        let message = vectors::hex(&section[0]["message"]);
+        for (lifetime_secs, life) in [(0, None), (1, Some(1)), (u32::MAX, Some(604_800))] {
+            let mut ticket = NewSessionTicket::read(&message).unwrap();
+            ticket.lifetime_secs = lifetime_secs;
+            let token = ReceivedToken::of(&ticket, Codepoints::default()).unwrap();
+            match life {
+                None => assert_eq!(token.read().err(), Some(OfferError::NoLifetime)),
+                Some(life) => assert_eq!(token.life(), Duration::from_secs(life)),
+            }
         }
     }
 

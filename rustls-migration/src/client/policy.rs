@@ -6,8 +6,9 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Instant;
 
-use time::{Duration, OffsetDateTime};
+use time::Duration;
 
 /// Decides whether a client at `current` may follow a token to `target`. IPv4 addresses come as such, never mapped into
 /// IPv6.
@@ -174,17 +175,15 @@ impl Default for MigrationLimit {
 /// drives connections otherwise keeps one for each.
 #[derive(Clone, Debug, Default)]
 pub struct LoopGuard {
-    begun: VecDeque<OffsetDateTime>,
+    begun: VecDeque<Instant>,
 }
 
 impl LoopGuard {
-    /// Whether another migration may begin at `now`; if so, it counts.
-    pub fn admit(&mut self, limit: MigrationLimit, now: OffsetDateTime) -> bool {
-        while self
-            .begun
-            .front()
-            .is_some_and(|begun| now - *begun >= limit.window)
-        {
+    /// Whether another migration may begin at `now`; if so, it counts. A window below zero counts as none.
+    pub fn admit(&mut self, limit: MigrationLimit, now: Instant) -> bool {
+        let window = std::time::Duration::try_from(limit.window).unwrap_or_default();
+        let over = |begun: &Instant| now.saturating_duration_since(*begun) >= window;
+        while self.begun.front().is_some_and(over) {
             self.begun.pop_front();
         }
         let admitted = self.begun.len() < limit.count;
@@ -326,7 +325,8 @@ mod tests {
     fn the_loop_guard_counts_within_its_window() {
         let limit = MigrationLimit::default();
         let mut guard = LoopGuard::default();
-        let at = |seconds| OffsetDateTime::UNIX_EPOCH + Duration::seconds(seconds);
+        let start = Instant::now();
+        let at = |seconds| start + std::time::Duration::from_secs(seconds);
         for second in 0..5 {
             assert!(guard.admit(limit, at(second)));
         }

@@ -15,7 +15,6 @@ use std::task::{Context, Poll, ready};
 
 use migration_token::MigrationToken;
 use rustls::pki_types::ServerName;
-use time::Duration as TimeDuration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 pub use self::hand_off::HandOffError;
@@ -24,7 +23,6 @@ pub use self::migrate::MigrateError;
 use super::connector::{HandOff, Leg, MigrationConnector};
 use super::event::{EarlyDataOutcome, Event, EventSource, Events, FallBackReason, Landing};
 use super::wakers::Wakers;
-use crate::address::canonical;
 use crate::client::{LoopGuard, Offer, Update};
 use crate::connection::Connection as _;
 
@@ -136,11 +134,12 @@ impl MigrationStream {
     /// Whether the offer may be followed now; if so, it counts as a migration. Returns its target.
     fn check_offer(&mut self) -> Result<SocketAddr, MigrateError> {
         let client = self.connector.client();
-        let now = client.clock().now();
+        let now = client.clock().instant();
         let limit = client.limit();
-        let token = self.offer().ok_or(MigrateError::NoOffer)?;
-        let target = canonical(token.target_address());
-        if token.is_expired(now, TimeDuration::ZERO) {
+        let offer = self.leg.as_ref().and_then(|leg| leg.connection().offer());
+        let offer = offer.ok_or(MigrateError::NoOffer)?;
+        let target = offer.target();
+        if offer.is_expired(now) {
             return Err(MigrateError::Expired);
         }
         if !self.guard.admit(limit, now) {
