@@ -144,6 +144,7 @@ impl ClientConnection {
     ) -> Result<Self, ConnectError> {
         let link = Arc::new(link);
         let config = Arc::clone(&client.config);
+        let splicer = HelloSplicer::new(config.max_fragment_size);
         let tls = scope(&link, || rustls::ClientConnection::new(config, name))
             .map_err(ConnectError::Tls)?;
         Ok(Self {
@@ -151,7 +152,7 @@ impl ClientConnection {
             link,
             client: Arc::clone(client),
             server: canonical(server),
-            splicer: HelloSplicer::default(),
+            splicer,
             hello_sent: false,
             outgoing: VecDeque::new(),
             early_data: EarlyData::default(),
