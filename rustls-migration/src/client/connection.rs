@@ -94,7 +94,7 @@ impl ClientConnection {
     ///
     /// # Errors
     ///
-    /// [`ConnectError`] when rustls makes no connection.
+    /// [`ConnectError`] when the offer's time is over or rustls makes no connection.
     pub fn resume(
         client: &Arc<MigrationClient>,
         name: ServerName<'static>,
@@ -102,7 +102,11 @@ impl ClientConnection {
         early_data: &[u8],
     ) -> Result<Self, ConnectError> {
         let target = offer.target();
-        let time = offer.tls_time(client.clock.instant());
+        let now = client.clock.instant();
+        if offer.is_expired(now) {
+            return Err(ConnectError::OfferExpired);
+        }
+        let time = offer.tls_time(now);
         let (session, token) = offer.into_parts();
         let link = ClientLink::new(client.codepoints, Some((session, token.encode())))
             .map(|link| link.at(time))
@@ -364,10 +368,13 @@ impl fmt::Debug for ClientConnection {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConnectError {
-    /// The token does not fit an extension.
+    /// The offer's time is over: see [`Offer::is_expired`]. The caller is late.
+    #[error("the offer's time is over")]
+    OfferExpired,
+    /// The token does not fit an extension. The server is at fault.
     #[error("the token does not fit an extension")]
     TokenTooLong,
-    /// rustls makes no connection.
+    /// rustls makes no connection. The caller is at fault: the name, or the configuration.
     #[error("the TLS library makes no connection")]
     Tls(#[source] rustls::Error),
 }

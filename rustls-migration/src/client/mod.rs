@@ -175,8 +175,9 @@ impl MigrationClientBuilder {
 fn refuse_ech(config: &ClientConfig) -> Result<(), ConfigError> {
     let mut config = config.clone();
     config.resumption = Resumption::disabled();
-    let name = ServerName::try_from("probe.invalid").map_err(|_| ConfigError::Tls)?;
-    let probe = RustlsConnection::new(Arc::new(config), name).map_err(|_| ConfigError::Tls)?;
+    let name = ServerName::try_from("probe.invalid")
+        .map_err(|error| ConfigError::Tls(rustls::Error::General(error.to_string())))?;
+    let probe = RustlsConnection::new(Arc::new(config), name).map_err(ConfigError::Tls)?;
     match probe.ech_status() {
         EchStatus::NotOffered => Ok(()),
         EchStatus::Grease | EchStatus::Offered | EchStatus::Accepted | EchStatus::Rejected => {
