@@ -15,7 +15,7 @@ use rustls::client::{ClientSessionMemoryCache, ClientSessionStore, Resumption};
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{CipherSuite, ClientConfig, HandshakeKind, RootCertStore, ServerConfig};
-use rustls_migration::client::{ClientConnection, MigrationClient, Offer};
+use rustls_migration::client::{ClientConnection, MigrationClient, NoWider, Offer};
 use rustls_migration::server::{Accepting, Arrival, MigrationServer, ServerConnection};
 use rustls_migration::{Connection, TicketKeys, provider};
 use serde::Serialize;
@@ -247,6 +247,7 @@ impl Service {
         let sessions = Sessions::new(resume)?;
         let config = self.client_config(provider::wrap(self.stock_provider()), early_data)?;
         let client = MigrationClient::builder(config)
+            .target_policy(NoWider::any_port())
             .session_store(sessions.store())
             .build()?;
         Ok(MigratingClient {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use demo_server::key_log::KeyLogWriter;
 use demo_server::program::Failure;
 use rustls::{ClientConfig, RootCertStore};
-use rustls_migration::client::{MigrationClient, MigrationLimit};
+use rustls_migration::client::{MigrationClient, MigrationLimit, NoWider};
 use rustls_migration::provider;
 use rustls_migration::tokio::MigrationConnector;
 
@@ -34,7 +34,9 @@ pub(crate) fn connector(
         count: hops.max(MigrationLimit::default().count),
         window: MigrationLimit::default().window,
     };
+    // The nodes listen where they were told to.
     let client = MigrationClient::builder(config)
+        .target_policy(NoWider::any_port())
         .limit(limit)
         .build()
         .map_err(|error| Failure::wrong("TLS settings", &error))?;

@@ -9,7 +9,7 @@ use migration_token::{Claim, ClaimOutcome, MemoryNonceStore};
 use rcgen::{CertificateParams, KeyPair};
 use rustls::pki_types::{PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
-use rustls_migration::client::{ClientConnection, MigrationClient};
+use rustls_migration::client::{ClientConnection, MigrationClient, NoWider};
 use rustls_migration::fuzzing::{Session, token_in};
 use rustls_migration::server::{Accepting, MigrationServer, ServerConnection};
 use rustls_migration::{Connection, TicketKeys, provider};
@@ -51,6 +51,7 @@ impl World {
             Arc::new(server.build().expect("a server"))
         };
         let client = MigrationClient::builder(client_config)
+            .target_policy(NoWider::any_port())
             .build()
             .expect("a client");
         let client = Arc::new(client);

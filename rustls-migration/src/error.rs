@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 /// A configuration that the method cannot carry. Whoever wrote it is at fault; nothing has been sent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConfigError {
     /// The configuration's provider is not a wrapped one.
@@ -35,7 +35,7 @@ pub enum ConfigError {
     /// The life of tokens is not between one second and seven days (RFC 8446 section 4.6.1).
     #[error("tokens may live from one second to seven days, not {0:?}")]
     TokenLifetime(Duration),
-    /// rustls refused the configuration.
+    /// rustls refused the configuration, for instance its `max_fragment_size`.
     #[error("the TLS library refuses the configuration")]
-    Tls,
+    Tls(#[source] rustls::Error),
 }

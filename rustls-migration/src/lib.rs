@@ -71,6 +71,7 @@
 //!   not act twice calls [`handshake`](tokio::TlsStream::handshake) before. It has no forward secrecy against the ticket keys.
 //! - **A server that drops a stream with unread bytes resets the connection.** Shut down and read to the end.
 
+mod address;
 pub mod client;
 mod clock;
 mod codepoints;

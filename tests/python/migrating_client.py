@@ -205,7 +205,7 @@ class Run:
         except DecodeError as error:
             self.faults.append(str(error))
             return
-        faults = token_faults(token, session, here, time.time())
+        faults = token_faults(token, session, here)
         if faults:
             self.faults.append(f"token dropped: {', '.join(faults)}")
         else:

@@ -117,13 +117,13 @@ def move_kind(session: Session) -> str:
     return "connection" if content is None else "stream"
 
 
-def token_faults(token: MigrationToken, session: Session, here: IPAddress, now: float) -> list[str]:
+def token_faults(token: MigrationToken, session: Session, here: IPAddress) -> list[str]:
     """What is wrong with a token that arrived over a connection to `here`; empty when it may be followed."""
     keys = Keys.of(session)
     checks = {
         "its session_id is not this session's": keys.session_id_valid(token),
         "its signature does not verify": keys.signature_valid(token),
-        "it has expired": now <= token.expiry,
+        "its ticket has no lifetime": session.lifetime > 0,
         "its ticket outlives it": session.lifetime <= token.expiry - session.received_at + CLOCK_SKEW_S,
         f"its target {token.address} is wider than {here}": target_allowed(here, token.address),
     }

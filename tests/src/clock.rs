@@ -1,7 +1,8 @@
-//! A clock that stands still until it is turned, for this project's time and for rustls' at once.
+//! A clock that stands still until it is turned, for this project's time and for rustls' at once. It can be set wrong too.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Instant;
 
 use rustls::pki_types::UnixTime;
 use rustls::time_provider::TimeProvider;
@@ -9,17 +10,34 @@ use rustls_migration::Clock;
 use time::{Duration, OffsetDateTime};
 
 #[derive(Clone, Debug)]
-pub struct TestClock(Arc<AtomicI64>);
+pub struct TestClock {
+    /// The world's time, in Unix seconds.
+    world: Arc<AtomicI64>,
+    started: Instant,
+    /// The seconds since then.
+    elapsed: Arc<AtomicI64>,
+}
 
 impl TestClock {
     /// Starts at the present moment, so that certificates are valid.
     pub fn new() -> Self {
         let now = OffsetDateTime::now_utc().unix_timestamp();
-        Self(Arc::new(AtomicI64::new(now)))
+        Self {
+            world: Arc::new(AtomicI64::new(now)),
+            started: Instant::now(),
+            elapsed: Arc::default(),
+        }
     }
 
+    /// Time passes.
     pub fn advance(&self, by: Duration) {
-        self.0.fetch_add(by.whole_seconds(), Ordering::SeqCst);
+        self.elapsed.fetch_add(by.whole_seconds(), Ordering::SeqCst);
+        self.set_ahead(by);
+    }
+
+    /// Somebody sets the clock, forward or back. No time passes.
+    pub fn set_ahead(&self, by: Duration) {
+        self.world.fetch_add(by.whole_seconds(), Ordering::SeqCst);
     }
 }
 
@@ -31,13 +49,18 @@ impl Default for TestClock {
 
 impl Clock for TestClock {
     fn now(&self) -> OffsetDateTime {
-        OffsetDateTime::from_unix_timestamp(self.0.load(Ordering::SeqCst)).unwrap()
+        OffsetDateTime::from_unix_timestamp(self.world.load(Ordering::SeqCst)).unwrap()
+    }
+
+    fn instant(&self) -> Instant {
+        let elapsed = u64::try_from(self.elapsed.load(Ordering::SeqCst)).unwrap();
+        self.started + std::time::Duration::from_secs(elapsed)
     }
 }
 
 impl TimeProvider for TestClock {
     fn current_time(&self) -> Option<UnixTime> {
-        let seconds = u64::try_from(self.0.load(Ordering::SeqCst)).unwrap();
+        let seconds = u64::try_from(self.world.load(Ordering::SeqCst)).unwrap();
         Some(UnixTime::since_unix_epoch(std::time::Duration::from_secs(
             seconds,
         )))

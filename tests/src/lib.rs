@@ -8,6 +8,7 @@ pub mod clock;
 pub mod hello;
 pub mod memory;
 pub mod named_store;
+pub mod nested;
 pub mod network;
 pub mod node;
 pub mod openssl;

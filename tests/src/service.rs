@@ -7,7 +7,7 @@ use rustls::crypto::CryptoProvider;
 use rustls::pki_types::ServerName;
 use rustls::server::WebPkiClientVerifier;
 use rustls::{ClientConfig, ServerConfig};
-use rustls_migration::client::{MigrationClient, MigrationClientBuilder};
+use rustls_migration::client::{MigrationClient, MigrationClientBuilder, NoWider};
 use rustls_migration::server::{MigrationServer, MigrationServerBuilder};
 use rustls_migration::tokio::MigrationConnector;
 use rustls_migration::{Clock as _, TicketKeys, provider};
@@ -126,8 +126,11 @@ impl Service {
         self.node_with(self.server_config())
     }
 
+    /// A client's settings over `config`. Nodes listen at ports that are free, so any port will do.
     pub fn client_with(&self, config: ClientConfig) -> MigrationClientBuilder {
-        MigrationClient::builder(config).clock(self.clock.clone())
+        MigrationClient::builder(config)
+            .target_policy(NoWider::any_port())
+            .clock(self.clock.clone())
     }
 
     pub fn connector(&self) -> MigrationConnector {

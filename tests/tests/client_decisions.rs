@@ -2,6 +2,7 @@
 //! (`docs/protocol.md` section 4).
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration as StdDuration;
 
 use migration_tests::client::{echoed, expect};
@@ -9,7 +10,10 @@ use migration_tests::node::echo;
 use migration_tests::{Node, Service, TestClock, server_name};
 use rustls::HandshakeKind;
 use rustls_migration::Codepoints;
-use rustls_migration::client::{MigrationLimit, OfferError, TargetPolicy, TargetRefused};
+use rustls_migration::client::{
+    MigrationClient, MigrationLimit, OfferError, TargetPolicy, TargetRefused,
+};
+use rustls_migration::server::Arrival;
 use rustls_migration::tokio::{
     ConnectError, EarlyDataOutcome, Event, MigrateError, MigrationConnector, MigrationStream,
 };
@@ -57,6 +61,32 @@ async fn a_target_outside_the_policy_is_refused() {
     refuses(stream, OfferError::Target(TargetRefused::NotConnectable)).await;
 }
 
+#[tokio::test]
+async fn another_port_is_followed_only_by_a_client_that_allows_it() {
+    let service = Service::default();
+    let client = MigrationClient::builder(service.client_config()).clock(service.clock.clone());
+    let connector = MigrationConnector::from(client.build().unwrap());
+    let bystander = std::net::TcpListener::bind("127.0.0.3:0").unwrap();
+    bystander.set_nonblocking(true).unwrap();
+    let elsewhere = bystander.local_addr().unwrap();
+    let (stream, _a) = offered_to(&connector, &service, elsewhere).await;
+    refuses(stream, OfferError::Target(TargetRefused::OtherPort)).await;
+    let visit = bystander.accept().unwrap_err();
+    assert_eq!(visit.kind(), std::io::ErrorKind::WouldBlock);
+
+    // Another host, and the port where the client is.
+    let mut a = Node::bind("127.0.0.2").await;
+    let there = SocketAddr::new([127, 0, 0, 4].into(), a.address().port());
+    let mut b = Node::bind_at(there).await;
+    b.serve_echo(service.node());
+    a.serve_echo(service.node().target(there));
+    let mut stream = connector.connect(server_name(), a.address()).await.unwrap();
+    echoed(&mut stream, b"hello").await;
+    let landing = stream.migrate(b"early").await.unwrap();
+    assert_eq!(landing.at, there);
+    assert_eq!(landing.handshake, HandshakeKind::Resumed);
+}
+
 #[derive(Debug)]
 struct Nowhere;
 
@@ -76,23 +106,50 @@ async fn an_application_can_bring_its_own_policy() {
     refuses(stream, OfferError::Target(TargetRefused::ByApplication)).await;
 }
 
+/// A client whose clock is its own.
+fn client_by(service: &Service, clock: &TestClock) -> MigrationConnector {
+    let mut config = service.client_config();
+    config.time_provider = Arc::new(clock.clone());
+    let client = service.client_with(config).clock(clock.clone());
+    client.build().unwrap().into()
+}
+
 #[tokio::test]
-async fn an_expired_token_is_refused_on_arrival_and_later() {
+async fn an_offer_is_not_followed_once_its_tickets_life_is_over() {
     let service = Service::default();
     let target = "127.0.0.3:443".parse().unwrap();
-    let ahead = TestClock::new();
-    ahead.advance(Duration::hours(2));
-    let client = service.client_with(service.client_config()).clock(ahead);
-    let connector = client.build().unwrap().into();
-    let (stream, _a) = offered_to(&connector, &service, target).await;
-    refuses(stream, OfferError::Expired).await;
-
     let (mut stream, _a) = offered(&service, target).await;
     echoed(&mut stream, b"hello").await;
-    service.clock.advance(Duration::hours(2));
+    service.clock.advance(Duration::HOUR - Duration::SECOND);
+    assert!(stream.open_target().is_ok());
+    service.clock.advance(Duration::SECOND);
     let refused = stream.migrate(&[]).await.unwrap_err();
     assert!(matches!(refused, MigrateError::Expired));
     echoed(&mut stream, b"goes on").await;
+}
+
+#[tokio::test]
+async fn a_client_whose_clock_is_wrong_or_is_set_moves_with_early_data() {
+    for (wrong, set) in [
+        (Duration::hours(2), Duration::ZERO),
+        (-Duration::hours(2), Duration::ZERO),
+        (Duration::ZERO, Duration::hours(2)),
+        (Duration::ZERO, -Duration::hours(2)),
+    ] {
+        let service = Service::default();
+        let mut b = Node::bind("127.0.0.3").await;
+        b.serve_echo(service.node());
+        let clock = TestClock::new();
+        clock.set_ahead(wrong);
+        let connector = client_by(&service, &clock);
+        let (mut stream, _a) = offered_to(&connector, &service, b.address()).await;
+        echoed(&mut stream, b"hello").await;
+        clock.set_ahead(set);
+        let landing = stream.migrate(b"early").await.unwrap();
+        assert_eq!(landing.handshake, HandshakeKind::Resumed, "{wrong} {set}");
+        assert_eq!(landing.early_data, EarlyDataOutcome::Accepted);
+        echoed(&mut stream, b"early").await;
+    }
 }
 
 #[tokio::test]
@@ -143,6 +200,11 @@ async fn a_stream_migrates_five_times_in_300_seconds_and_then_stays() {
     echoed(&mut stream, b"hello").await;
     let refused = stream.migrate(b"lost?").await.unwrap_err();
     assert!(matches!(refused, MigrateError::TooOften));
+    // No time passes when a clock is set.
+    service.clock.set_ahead(Duration::minutes(30));
+    let refused = stream.migrate(b"lost?").await.unwrap_err();
+    assert!(matches!(refused, MigrateError::TooOften));
+    service.clock.set_ahead(-Duration::minutes(30));
     echoed(&mut stream, b"stays").await;
     service.clock.advance(Duration::seconds(300));
     let landing = stream.migrate(b"again").await.unwrap();

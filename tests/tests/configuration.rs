@@ -57,6 +57,16 @@ fn fragments_that_would_split_the_tickets_are_refused() {
 }
 
 #[test]
+fn what_rustls_refuses_is_refused_with_its_reason() {
+    let service = Service::default();
+    let mut config = service.client_config();
+    config.max_fragment_size = Some(31);
+    let client = service.client_with(config).build();
+    let reason = rustls::Error::BadMaxFragmentSize;
+    assert_eq!(client.err(), Some(ConfigError::Tls(reason)));
+}
+
+#[test]
 fn a_target_without_tickets_is_refused() {
     server_refuses(
         |config| config.send_tls13_tickets = 0,

@@ -7,7 +7,7 @@ use migration_tests::place::{Held, LONG, Place, SHORT, text};
 use migration_tests::programs::{demo_client, report};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
-use rustls_migration::client::MigrationClient;
+use rustls_migration::client::{MigrationClient, NoWider};
 use rustls_migration::provider;
 use rustls_migration::tokio::{MigrationConnector, MigrationStream};
 use serde_json::{Value, json};
@@ -148,7 +148,8 @@ async fn staying(place: &Place, address: std::net::SocketAddr) -> MigrationStrea
         .unwrap()
         .with_root_certificates(roots)
         .with_no_client_auth();
-    let client = MigrationClient::builder(config).build().unwrap();
+    let client = MigrationClient::builder(config).target_policy(NoWider::any_port());
+    let client = client.build().unwrap();
     let connector = MigrationConnector::from(client);
     let name = "localhost".try_into().unwrap();
     let mut stream = connector.connect(name, address).await.unwrap();

@@ -14,7 +14,7 @@ use migration_token::{NonceStore as _, RedisNonceStore};
 use rustls::HandshakeKind;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
-use rustls_migration::client::MigrationClient;
+use rustls_migration::client::{MigrationClient, NoWider};
 use rustls_migration::provider;
 use rustls_migration::tokio::{EarlyDataOutcome, MigrationConnector, MigrationStream};
 use time::OffsetDateTime;
@@ -40,7 +40,8 @@ impl Client {
             .with_root_certificates(roots)
             .with_no_client_auth();
         config.enable_early_data = true;
-        let client = MigrationClient::builder(config).build().unwrap();
+        let client = MigrationClient::builder(config).target_policy(NoWider::any_port());
+        let client = client.build().unwrap();
         let dialer = RecordingDialer::default();
         let connector = MigrationConnector::from(client).dialer(dialer.clone());
         let name = "localhost".try_into().unwrap();

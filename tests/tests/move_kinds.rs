@@ -4,11 +4,14 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use migration_tests::Service;
 use migration_tests::memory::Joined;
-use rustls_migration::client::{ClientConnection, MigrationClient, OfferError, Update};
+use migration_tests::{Service, server_name};
+use rustls_migration::client::{
+    ClientConnection, ConnectError, MigrationClient, OfferError, Update,
+};
 use rustls_migration::server::{Arrival, MigrationServer};
 use rustls_migration::{Codepoints, Connection as _, MoveKind};
+use time::Duration;
 
 /// Where the two nodes are.
 fn places() -> [SocketAddr; 2] {
@@ -80,6 +83,18 @@ fn a_token_of_the_handshake_begins_a_conversation_at_the_target() {
         matches!(arrival, Arrival::Migrated { state: None, .. }),
         "{arrival:?}"
     );
+}
+
+#[test]
+fn an_offer_that_is_too_old_makes_no_connection() {
+    let service = Service::default();
+    let ([a, _], client) = (nodes(&service), client(&service));
+    let [at_a, _] = places();
+    let mut here = Joined::new(&client, &a, at_a);
+    let offer = here.client.take_offer().unwrap();
+    service.clock.advance(Duration::HOUR);
+    let refused = ClientConnection::resume(&client, server_name(), offer, &[]);
+    assert!(matches!(refused, Err(ConnectError::OfferExpired)));
 }
 
 #[test]

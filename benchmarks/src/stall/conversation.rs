@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use rustls::{HandshakeKind, ServerConfig};
-use rustls_migration::client::MigrationClient;
+use rustls_migration::client::{MigrationClient, NoWider};
 use rustls_migration::provider;
 use rustls_migration::server::MigrationServer;
 use rustls_migration::tokio::{
@@ -97,7 +97,8 @@ fn node(
 
 fn connector(service: &Service, change: Change) -> Result<MigrationConnector, BenchError> {
     let config = service.client_config(provider::wrap(service.stock_provider()), true)?;
-    let client = MigrationClient::builder(config).build()?;
+    let client = MigrationClient::builder(config).target_policy(NoWider::any_port());
+    let client = client.build()?;
     let mode = match change {
         Change::Overlap => HandOff::Overlap,
         Change::Drain => HandOff::Drain,

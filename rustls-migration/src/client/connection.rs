@@ -13,7 +13,9 @@ use rustls::pki_types::ServerName;
 use rustls::{HandshakeKind, ProtocolVersion};
 
 use super::link::ClientLink;
+use super::offer::Arrived;
 use super::{MigrationClient, Offer, OfferError};
+use crate::address::canonical;
 use crate::connection::{BUFFER_LIMIT, Connection};
 use crate::move_kind::MoveKind;
 use crate::provider::link::{Link as _, scope};
@@ -94,17 +96,24 @@ impl ClientConnection {
     ///
     /// # Errors
     ///
-    /// [`ConnectError`] when rustls makes no connection.
+    /// [`ConnectError`] when the offer's time is over or rustls makes no connection.
     pub fn resume(
         client: &Arc<MigrationClient>,
         name: ServerName<'static>,
         offer: Offer,
         early_data: &[u8],
     ) -> Result<Self, ConnectError> {
+        let target = offer.target();
+        let now = client.clock.instant();
+        if offer.is_expired(now) {
+            return Err(ConnectError::OfferExpired);
+        }
+        let time = offer.tls_time(now);
         let (session, token) = offer.into_parts();
         let link = ClientLink::new(client.codepoints, Some((session, token.encode())))
+            .map(|link| link.at(time))
             .ok_or(ConnectError::TokenTooLong)?;
-        let mut connection = Self::with_link(client, name, token.target_address(), link)?;
+        let mut connection = Self::with_link(client, name, target, link)?;
         if let Some(mut writer) = connection.tls.early_data() {
             connection.early_data.sent = writer.write(early_data).unwrap_or(0);
         }
@@ -149,14 +158,15 @@ impl ClientConnection {
     ) -> Result<Self, ConnectError> {
         let link = Arc::new(link);
         let config = Arc::clone(&client.config);
+        let splicer = HelloSplicer::new(config.max_fragment_size);
         let tls = scope(&link, || rustls::ClientConnection::new(config, name))
             .map_err(ConnectError::Tls)?;
         Ok(Self {
             tls,
             link,
             client: Arc::clone(client),
-            server,
-            splicer: HelloSplicer::default(),
+            server: canonical(server),
+            splicer,
             hello_sent: false,
             outgoing: VecDeque::new(),
             early_data: EarlyData::default(),
@@ -218,17 +228,20 @@ impl ClientConnection {
     /// Verifies the offers that have come.
     fn take_offers(&mut self) {
         while let Some((received, secret)) = self.link.take_received() {
-            let now = self.client.clock.now();
+            let arrived = Arrived {
+                at: self.client.clock.instant(),
+                tls_time: self.client.config.time_provider.current_time(),
+            };
             let policy = &*self.client.policy;
             let notices = received.notices;
-            let verified = Offer::verify(received, &secret, self.server, policy, now);
+            let verified = Offer::verify(received, &secret, self.server, policy, arrived);
             if self.closed {
                 self.last_word =
                     Some((notices, verified.as_ref().map(Offer::kind).map_err(|e| *e)));
             }
             let update = match verified {
                 Ok(offer) => {
-                    let (target, kind) = (offer.token().target_address(), offer.kind());
+                    let (target, kind) = (offer.target(), offer.kind());
                     self.offer = Some(offer);
                     Update::Offered { target, kind }
                 }
@@ -376,10 +389,13 @@ impl fmt::Debug for ClientConnection {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConnectError {
-    /// The token does not fit an extension.
+    /// The offer's time is over: see [`Offer::is_expired`]. The caller is late.
+    #[error("the offer's time is over")]
+    OfferExpired,
+    /// The token does not fit an extension. The server is at fault.
     #[error("the token does not fit an extension")]
     TokenTooLong,
-    /// rustls makes no connection.
+    /// rustls makes no connection. The caller is at fault: the name, or the configuration.
     #[error("the TLS library makes no connection")]
     Tls(#[source] rustls::Error),
 }

@@ -8,13 +8,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustls::client::{ClientSessionStore, Tls12ClientSessionValue, Tls13ClientSessionValue};
-use rustls::pki_types::ServerName;
+use rustls::pki_types::{ServerName, UnixTime};
+use rustls::time_provider::TimeProvider;
 use rustls::{ContentType, NamedGroup};
 use zeroize::Zeroizing;
 
 use super::offer::{ReceivedTicket, ReceivedToken};
 use crate::codepoints::Codepoints;
-use crate::provider::link::{Link, current_as};
+use crate::provider::link::{Link, Verifying, current_as};
 use crate::wire::ticket::NewSessionTicket;
 use crate::wire::{MESSAGE_HEADER_LEN, NEW_SESSION_TICKET, next_message, push_extension};
 
@@ -30,6 +31,7 @@ pub(super) struct ClientLink {
     hello_extensions: Vec<u8>,
     /// How many times `migrate_notify` has come.
     notices: AtomicU64,
+    verifying: Verifying,
     state: Mutex<State>,
 }
 
@@ -38,6 +40,8 @@ struct State {
     resumption_master_secret: Option<Zeroizing<Vec<u8>>>,
     /// The session to resume, until rustls takes it.
     resume: Option<Tls13ClientSessionValue>,
+    /// The time at which rustls takes it, until rustls asks.
+    time: Option<UnixTime>,
     /// Post-handshake messages whose end is still to come.
     partial: Vec<u8>,
     /// For each ticket that was decrypted and that rustls has not yet stored: its token, if it has one.
@@ -63,8 +67,15 @@ impl ClientLink {
             codepoints,
             hello_extensions,
             notices: AtomicU64::new(0),
+            verifying: Verifying::default(),
             state: Mutex::new(state),
         })
+    }
+
+    /// What time it is when rustls takes up the session.
+    pub(super) fn at(self, time: Option<UnixTime>) -> Self {
+        self.state().time = time;
+        self
     }
 
     /// How many times `migrate_notify` has come.
@@ -120,6 +131,10 @@ impl ClientLink {
 }
 
 impl Link for ClientLink {
+    fn verifying(&self) -> &Verifying {
+        &self.verifying
+    }
+
     fn hello_extensions(&self) -> &[u8] {
         &self.hello_extensions
     }
@@ -146,8 +161,21 @@ impl Link for ClientLink {
     }
 }
 
+/// The clock of every configuration of a [`MigrationClient`](super::MigrationClient): the session of an offer is as old as it
+/// is, whatever the user's clock says since it was set. Certificates are judged by the user's clock.
+#[derive(Debug)]
+pub(super) struct LinkedTime(pub(super) Arc<dyn TimeProvider>);
+
+impl TimeProvider for LinkedTime {
+    fn current_time(&self) -> Option<UnixTime> {
+        // The age of a session that is taken up is the first that rustls asks for.
+        let time = current_as::<ClientLink>().and_then(|link| link.state().time.take());
+        time.or_else(|| self.0.current_time())
+    }
+}
+
 /// The session store of every configuration of a [`MigrationClient`](super::MigrationClient): inside a connection's
-/// scope its link answers for TLS 1.3 tickets that have to do with migration.
+/// scope its link answers for TLS 1.3 tickets that have to do with migration. The store in it is the user's, wrapped.
 #[derive(Debug)]
 pub(super) struct LinkedStore(pub(super) Arc<dyn ClientSessionStore>);
 

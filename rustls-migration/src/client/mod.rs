@@ -24,6 +24,7 @@ use crate::clock::{Clock, SystemClock};
 use crate::codepoints::Codepoints;
 use crate::error::ConfigError;
 use crate::provider::is_wrapped;
+use crate::provider::user_code::UserCode;
 
 /// How many sessions are kept for ordinary resumption unless a store is given; rustls' own default.
 const DEFAULT_SESSIONS: usize = 256;
@@ -49,7 +50,7 @@ impl MigrationClient {
             config,
             session_store: None,
             tls12_resumption: Tls12Resumption::SessionIdOrTickets,
-            policy: Arc::new(NoWider),
+            policy: Arc::new(NoWider::same_port()),
             limit: MigrationLimit::default(),
             clock: Arc::new(SystemClock),
             codepoints: Codepoints::default(),
@@ -105,7 +106,8 @@ impl MigrationClientBuilder {
         self
     }
 
-    /// Which targets are followed; by default [`NoWider`].
+    /// Which targets are followed; by default [`NoWider::same_port`]. A service whose nodes listen at different ports
+    /// wants [`NoWider::any_port`].
     #[must_use]
     pub fn target_policy(mut self, policy: impl TargetPolicy + 'static) -> Self {
         self.policy = Arc::new(policy);
@@ -149,14 +151,17 @@ impl MigrationClientBuilder {
         let store = self
             .session_store
             .unwrap_or_else(|| Arc::new(ClientSessionMemoryCache::new(DEFAULT_SESSIONS)));
+        let store = Arc::new(UserCode(store));
         config.resumption = Resumption::store(Arc::new(link::LinkedStore(store)))
             .tls12_resumption(self.tls12_resumption);
-        config.client_auth_cert_resolver =
-            Arc::new(identity::LinkedResolver(config.client_auth_cert_resolver));
-        let config = Arc::new(config);
+        let resolver = Arc::new(UserCode(config.client_auth_cert_resolver));
+        config.client_auth_cert_resolver = Arc::new(identity::LinkedResolver(resolver));
+        config.key_log = Arc::new(UserCode(config.key_log));
+        let time = Arc::new(UserCode(config.time_provider));
+        config.time_provider = Arc::new(link::LinkedTime(time));
         refuse_ech(&config)?;
         Ok(MigrationClient {
-            config,
+            config: Arc::new(config),
             policy: self.policy,
             limit: self.limit,
             clock: self.clock,
@@ -165,10 +170,14 @@ impl MigrationClientBuilder {
     }
 }
 
-/// rustls does not tell whether a configuration has Encrypted ClientHello, but a connection does.
-fn refuse_ech(config: &Arc<ClientConfig>) -> Result<(), ConfigError> {
-    let name = ServerName::try_from("probe.invalid").map_err(|_| ConfigError::Tls)?;
-    let probe = RustlsConnection::new(Arc::clone(config), name).map_err(|_| ConfigError::Tls)?;
+/// rustls does not tell whether a configuration has Encrypted ClientHello, but a connection does. The session store is
+/// not asked for it.
+fn refuse_ech(config: &ClientConfig) -> Result<(), ConfigError> {
+    let mut config = config.clone();
+    config.resumption = Resumption::disabled();
+    let name = ServerName::try_from("probe.invalid")
+        .map_err(|error| ConfigError::Tls(rustls::Error::General(error.to_string())))?;
+    let probe = RustlsConnection::new(Arc::new(config), name).map_err(ConfigError::Tls)?;
     match probe.ech_status() {
         EchStatus::NotOffered => Ok(()),
         EchStatus::Grease | EchStatus::Offered | EchStatus::Accepted | EchStatus::Rejected => {

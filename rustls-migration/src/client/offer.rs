@@ -5,15 +5,17 @@
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::time::{Duration, Instant};
 
 use migration_token::{DecodeError, MigrationToken, TokenHash, TokenKey, VerifyError};
 use rustls::client::Tls13ClientSessionValue;
-use time::{Duration, OffsetDateTime};
+use rustls::pki_types::UnixTime;
 
 use super::policy::{TargetPolicy, TargetRefused};
+use crate::address::canonical;
 use crate::codepoints::Codepoints;
 use crate::move_kind::MoveKind;
-use crate::wire::ticket::NewSessionTicket;
+use crate::wire::ticket::{MAX_OFFERED_TICKET_LEN, NewSessionTicket};
 
 /// A token and its ticket, as received.
 pub(super) struct ReceivedTicket {
@@ -23,11 +25,24 @@ pub(super) struct ReceivedTicket {
     pub(super) notices: u64,
 }
 
+/// Longest life of a ticket, in seconds (RFC 8446 section 4.6.1).
+const MAX_LIFETIME_SECS: u32 = 7 * 24 * 60 * 60;
+
+/// When an offer arrived.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Arrived {
+    pub(super) at: Instant,
+    /// By rustls' clock, which may be set since.
+    pub(super) tls_time: Option<UnixTime>,
+}
+
 /// What a ticket says of migration, as received.
 pub(super) struct ReceivedToken {
     encoded: Vec<u8>,
     /// The content of `migration_stream`, when that is there.
     stream: Option<Vec<u8>>,
+    ticket_len: usize,
+    lifetime_secs: u32,
 }
 
 impl ReceivedToken {
@@ -38,15 +53,33 @@ impl ReceivedToken {
         Some(Self {
             encoded,
             stream: stream.map(<[u8]>::to_vec),
+            ticket_len: ticket.ticket.len(),
+            lifetime_secs: ticket.lifetime_secs,
         })
     }
 
-    fn kind(&self) -> Result<MoveKind, OfferError> {
-        match self.stream.as_deref() {
-            None => Ok(MoveKind::Connection),
-            Some([]) => Ok(MoveKind::Stream),
-            Some(_) => Err(OfferError::MalformedStream),
+    /// What it says, when it is well formed.
+    fn read(&self) -> Result<(MigrationToken, MoveKind), OfferError> {
+        if self.ticket_len > MAX_OFFERED_TICKET_LEN {
+            return Err(OfferError::TicketTooLong {
+                len: self.ticket_len,
+            });
         }
+        if self.lifetime_secs == 0 {
+            return Err(OfferError::NoLifetime);
+        }
+        let token = MigrationToken::decode(&self.encoded)?;
+        let kind = match self.stream.as_deref() {
+            None => MoveKind::Connection,
+            Some([]) => MoveKind::Stream,
+            Some(_) => return Err(OfferError::MalformedStream),
+        };
+        Ok((token, kind))
+    }
+
+    /// How long it may be followed.
+    fn life(&self) -> Duration {
+        Duration::from_secs(self.lifetime_secs.min(MAX_LIFETIME_SECS).into())
     }
 }
 
@@ -55,6 +88,8 @@ pub struct Offer {
     session: Tls13ClientSessionValue,
     token: MigrationToken,
     kind: MoveKind,
+    arrived: Arrived,
+    life: Duration,
 }
 
 impl Offer {
@@ -64,23 +99,21 @@ impl Offer {
         resumption_master_secret: &[u8],
         current: SocketAddr,
         policy: &dyn TargetPolicy,
-        now: OffsetDateTime,
+        arrived: Arrived,
     ) -> Result<Self, OfferError> {
-        let token = MigrationToken::decode(&received.token.encoded)?;
-        let kind = received.token.kind()?;
+        let (token, kind) = received.token.read()?;
         let hash = TokenHash::from_output_len(resumption_master_secret.len())
             .ok_or(VerifyError::OtherSession)?;
         TokenKey::derive(hash, resumption_master_secret)
             .map_err(|_| VerifyError::OtherSession)?
             .verify(&token)?;
-        if token.is_expired(now, Duration::ZERO) {
-            return Err(OfferError::Expired);
-        }
-        policy.allow(current, token.target_address())?;
+        policy.allow(current, canonical(token.target_address()))?;
         Ok(Self {
             session: received.session,
             token,
             kind,
+            arrived,
+            life: received.token.life(),
         })
     }
 
@@ -89,9 +122,32 @@ impl Offer {
         &self.token
     }
 
+    /// Where it leads: the token's target address, an IPv4 address as such and never mapped into IPv6.
+    pub fn target(&self) -> SocketAddr {
+        canonical(self.token.target_address())
+    }
+
     /// What goes on at the target.
     pub fn kind(&self) -> MoveKind {
         self.kind
+    }
+
+    /// Whether its time is over: the ticket's lifetime, counted from its arrival by a clock that does not step. By the
+    /// token's own expiry, the servers judge.
+    pub fn is_expired(&self, now: Instant) -> bool {
+        self.age(now) >= self.life
+    }
+
+    fn age(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.arrived.at)
+    }
+
+    /// The time at which rustls is to take up the session: as much after its arrival as has passed, however rustls' clock
+    /// has been set meanwhile.
+    pub(super) fn tls_time(&self, now: Instant) -> Option<UnixTime> {
+        let arrived = self.arrived.tls_time?.as_secs();
+        let passed = arrived.saturating_add(self.age(now).as_secs());
+        Some(UnixTime::since_unix_epoch(Duration::from_secs(passed)))
     }
 
     /// Early data that the target announces to accept, in bytes; 0 for none.
@@ -123,12 +179,18 @@ pub enum OfferError {
     /// The ticket's `migration_stream` extension is not empty. The server is at fault.
     #[error("the server's migration_stream extension is malformed")]
     MalformedStream,
+    /// The ticket is longer than the 24,576 bytes that a client sends on to a target. The server is at fault.
+    #[error("the server's ticket has {len} bytes, at most 24,576 are sent to a target")]
+    TicketTooLong {
+        /// Its length, in bytes.
+        len: usize,
+    },
     /// The token does not verify under this session's secret. The server is at fault.
     #[error("the server's token does not verify")]
     Unverified(#[from] VerifyError),
-    /// The token's time is over, by this client's clock.
-    #[error("the server's token has expired")]
-    Expired,
+    /// The ticket's lifetime is 0, so it is to be discarded at once (RFC 8446 section 4.6.1).
+    #[error("the server's ticket has no lifetime")]
+    NoLifetime,
     /// The target is one that this client does not follow to.
     #[error("the server's token leads where this client does not go")]
     Target(#[from] TargetRefused),
@@ -145,16 +207,44 @@ mod tests {
             let message = vectors::hex(&vector["message"]);
             let ticket = NewSessionTicket::read(&message).unwrap();
             let token = ReceivedToken::of(&ticket, Codepoints::default());
-            let found = match token.as_ref().map(ReceivedToken::kind) {
+            let found = match token.as_ref().map(ReceivedToken::read) {
                 None => "none",
-                Some(Ok(MoveKind::Connection)) => "connection",
-                Some(Ok(MoveKind::Stream)) => "stream",
-                Some(Err(_)) => "malformed",
+                Some(Ok((_, MoveKind::Connection))) => "connection",
+                Some(Ok((_, MoveKind::Stream))) => "stream",
+                Some(Err(OfferError::MalformedStream)) => "malformed",
+                Some(Err(_)) => "another fault",
             };
             assert_eq!(vector["kind"], found, "{}", vector["name"]);
-            if let Some(token) = token {
-                assert!(MigrationToken::decode(&token.encoded).is_ok());
+        }
+    }
+
+    #[test]
+    fn a_ticket_without_a_lifetime_is_no_offer_and_none_lives_longer_than_a_week() {
+        let section = vectors::section("new_session_tickets");
+        let message = vectors::hex(&section[0]["message"]);
+        for (lifetime_secs, life) in [(0, None), (1, Some(1)), (u32::MAX, Some(604_800))] {
+            let mut ticket = NewSessionTicket::read(&message).unwrap();
+            ticket.lifetime_secs = lifetime_secs;
+            let token = ReceivedToken::of(&ticket, Codepoints::default()).unwrap();
+            match life {
+                None => assert_eq!(token.read().err(), Some(OfferError::NoLifetime)),
+                Some(life) => assert_eq!(token.life(), Duration::from_secs(life)),
             }
+        }
+    }
+
+    #[test]
+    fn a_ticket_that_is_too_long_is_no_offer() {
+        let section = vectors::section("new_session_tickets");
+        let message = vectors::hex(&section[0]["message"]);
+        let ticket = NewSessionTicket::read(&message).unwrap();
+        for (len, expected) in [
+            (24_576, None),
+            (24_577, Some(OfferError::TicketTooLong { len: 24_577 })),
+        ] {
+            let mut token = ReceivedToken::of(&ticket, Codepoints::default()).unwrap();
+            token.ticket_len = len;
+            assert_eq!(token.read().err(), expected);
         }
     }
 }

@@ -1,4 +1,5 @@
-//! The transcript hash: it sees each ClientHello as rustls made it, and hashes it as the wire carries it.
+//! The transcript hash: it sees each ClientHello as rustls made it, and hashes it as the wire carries it. It tells the
+//! link when a certificate is about to be verified.
 //!
 //! It never changes any other message.
 
@@ -20,10 +21,8 @@ impl Hash for LinkedHash {
     fn start(&self) -> Box<dyn Context> {
         let context = self.0.start();
         match current() {
-            Some(link) if !link.hello_extensions().is_empty() => {
-                Box::new(LinkedContext { context, link })
-            }
-            Some(_) | None => context,
+            Some(link) => Box::new(LinkedContext { context, link }),
+            None => context,
         }
     }
 
@@ -62,9 +61,11 @@ impl Context for LinkedContext {
     }
 
     fn update(&mut self, data: &[u8]) {
+        self.link.verifying().note_message(data);
+        let extensions = self.link.hello_extensions();
         let on_the_wire = match data.first() {
-            Some(&(CLIENT_HELLO | MESSAGE_HASH)) => {
-                Cow::Owned(splice_all(data, self.link.hello_extensions()))
+            Some(&(CLIENT_HELLO | MESSAGE_HASH)) if !extensions.is_empty() => {
+                Cow::Owned(splice_all(data, extensions))
             }
             Some(_) | None => Cow::Borrowed(data),
         };

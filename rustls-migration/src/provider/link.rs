@@ -3,12 +3,19 @@
 //! rustls asks its provider for objects without saying for which connection. So a connection opens a [`scope`]
 //! around each call into rustls; objects that are made in a scope keep its link for their life, objects that are
 //! made outside of one pass everything through. A scope never spans an await.
+//!
+//! rustls also calls the user's objects in a scope. They may open TLS connections of their own, whose objects must not
+//! get this link. What a configuration gives out is wrapped, and called [`without_scope`] (`user_code.rs`). rustls does
+//! not give out its certificate verifiers, so the scope rests by itself while one runs: see [`Verifying`].
 
 use std::any::Any;
 use std::cell::RefCell;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustls::ContentType;
+
+use crate::wire::{CERTIFICATE, CLIENT_KEY_EXCHANGE, COMPRESSED_CERTIFICATE, SERVER_HELLO_DONE};
 
 /// One connection's view of what passes through its cryptographic objects.
 ///
@@ -18,6 +25,9 @@ pub(crate) trait Link: Any + Send + Sync {
     fn hello_extensions(&self) -> &[u8] {
         &[]
     }
+
+    /// Whether a certificate of this connection is being verified.
+    fn verifying(&self) -> &Verifying;
 
     /// The connection's `resumption_master_secret` has been derived.
     fn resumption_master_secret(&self, secret: &[u8]);
@@ -45,12 +55,51 @@ pub(crate) trait Link: Any + Send + Sync {
     }
 }
 
+/// Whether a certificate verifier may run.
+///
+/// rustls calls one only between two messages of the handshake: after a Certificate that is not empty (in TLS 1.2 also
+/// after ServerHelloDone and ClientKeyExchange), and before the next message that it hashes. Between these two it makes
+/// no object that needs the link. The transcript hash, which has the link, sees the messages.
+#[derive(Debug, Default)]
+pub(crate) struct Verifying(AtomicBool);
+
+impl Verifying {
+    /// The connection's transcript gets another message.
+    pub(super) fn note_message(&self, message: &[u8]) {
+        let begins = match message {
+            [CERTIFICATE, _, _, _, context_len, list @ ..] => {
+                // In TLS 1.2 there is no context; what is empty there is shorter still.
+                list.len() > usize::from(*context_len) + CERTIFICATE_LIST_LEN
+            }
+            [
+                COMPRESSED_CERTIFICATE | SERVER_HELLO_DONE | CLIENT_KEY_EXCHANGE,
+                ..,
+            ] => true,
+            _ => false,
+        };
+        self.0.store(begins, Ordering::Relaxed);
+    }
+}
+
+/// Length of the length of a Certificate's list, in bytes.
+const CERTIFICATE_LIST_LEN: usize = 3;
+
 thread_local! {
     static CURRENT: RefCell<Option<Arc<dyn Link>>> = const { RefCell::new(None) };
 }
 
 /// Runs `call` with `link` as the link of every object that rustls makes in it.
 pub(crate) fn scope<R>(link: &Arc<impl Link>, call: impl FnOnce() -> R) -> R {
+    let link: Arc<dyn Link> = link.clone();
+    within(Some(link), call)
+}
+
+/// Runs `call`, which is the user's, with no link: what it makes is its own.
+pub(crate) fn without_scope<R>(call: impl FnOnce() -> R) -> R {
+    within(None, call)
+}
+
+fn within<R>(link: Option<Arc<dyn Link>>, call: impl FnOnce() -> R) -> R {
     /// Puts the outer scope back, also when `call` panics.
     struct Outer(Option<Arc<dyn Link>>);
     impl Drop for Outer {
@@ -58,18 +107,71 @@ pub(crate) fn scope<R>(link: &Arc<impl Link>, call: impl FnOnce() -> R) -> R {
             CURRENT.set(self.0.take());
         }
     }
-    let link: Arc<dyn Link> = link.clone();
-    let _outer = Outer(CURRENT.replace(Some(link)));
+    let _outer = Outer(CURRENT.replace(link));
     call()
 }
 
-/// The link of the innermost scope.
+/// The link for an object that is made now: that of the innermost scope, unless a certificate verifier may run.
 pub(super) fn current() -> Option<Arc<dyn Link>> {
-    CURRENT.with_borrow(Clone::clone)
+    let link = CURRENT.with_borrow(Clone::clone)?;
+    let verifying = link.verifying().0.load(Ordering::Relaxed);
+    (!verifying).then_some(link)
 }
 
-/// The link of the innermost scope, when it is an `L`.
+/// The link of the innermost scope, when it is an `L`. For the wrapped objects of a configuration, which belong to the
+/// scope's connection alone.
 pub(crate) fn current_as<L: Link>() -> Option<Arc<L>> {
-    let link: Arc<dyn Any + Send + Sync> = current()?;
+    let link: Arc<dyn Any + Send + Sync> = CURRENT.with_borrow(Clone::clone)?;
     link.downcast().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_verifier_may_run_after_a_certificate_and_until_the_next_message() {
+        let verifying = Verifying::default();
+        let runs = |message: &[u8]| {
+            verifying.note_message(message);
+            verifying.0.load(Ordering::Relaxed)
+        };
+        assert!(!runs(&[2, 0, 0, 1, 0]));
+        // TLS 1.3: context, list; TLS 1.2: list.
+        assert!(!runs(&[11, 0, 0, 4, 0, 0, 0, 0]), "an empty list");
+        assert!(!runs(&[11, 0, 0, 6, 2, 9, 9, 0, 0, 0]), "with a context");
+        assert!(!runs(&[11, 0, 0, 3, 0, 0, 0]), "an empty list of TLS 1.2");
+        assert!(runs(&[11, 0, 0, 8, 0, 0, 0, 4, 0, 0, 1, 7]));
+        assert!(runs(&[11, 0, 0, 10, 2, 9, 9, 0, 0, 4, 0, 0, 1, 7]));
+        assert!(runs(&[11, 0, 0, 7, 0, 0, 4, 0, 0, 1, 7]));
+        assert!(!runs(&[15, 0, 0, 0]));
+        assert!(runs(&[25, 0, 0, 0]));
+        assert!(!runs(&[20, 0, 0, 0]));
+        assert!(runs(&[14, 0, 0, 0]));
+        assert!(runs(&[16, 0, 0, 0]));
+        assert!(!runs(&[20, 0, 0, 0]));
+    }
+
+    struct Quiet(Verifying);
+
+    impl Link for Quiet {
+        fn verifying(&self) -> &Verifying {
+            &self.0
+        }
+
+        fn resumption_master_secret(&self, _: &[u8]) {}
+    }
+
+    #[test]
+    fn without_a_scope_there_is_no_link_and_the_scope_comes_back() {
+        let link = Arc::new(Quiet(Verifying::default()));
+        scope(&link, || {
+            assert!(current().is_some());
+            without_scope(|| assert!(current_as::<Quiet>().is_none()));
+            assert!(current_as::<Quiet>().is_some());
+            link.verifying().note_message(&[25]);
+            assert!(current().is_none() && current_as::<Quiet>().is_some());
+        });
+        assert!(current_as::<Quiet>().is_none());
+    }
 }

@@ -7,6 +7,7 @@ mod aead;
 mod hash;
 mod hkdf;
 pub(crate) mod link;
+pub(crate) mod user_code;
 
 use std::ptr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,7 +16,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rustls::crypto::CryptoProvider;
 use rustls::{CipherSuiteCommon, SupportedCipherSuite, Tls12CipherSuite, Tls13CipherSuite};
 
-use self::link::{Link, scope};
+use self::link::{Link, Verifying, scope};
 
 /// rustls' ring provider, wrapped.
 #[cfg(feature = "ring")]
@@ -107,8 +108,12 @@ fn is_same(a: SupportedCipherSuite, b: SupportedCipherSuite) -> bool {
 /// Whether every TLS 1.3 suite of `provider` is wrapped. It tries, since a provider cannot be asked.
 pub(crate) fn is_wrapped(provider: &CryptoProvider) -> bool {
     #[derive(Default)]
-    struct Probe(AtomicBool);
+    struct Probe(AtomicBool, Verifying);
     impl Link for Probe {
+        fn verifying(&self) -> &Verifying {
+            &self.1
+        }
+
         fn resumption_master_secret(&self, _: &[u8]) {
             self.0.store(true, Ordering::Relaxed);
         }

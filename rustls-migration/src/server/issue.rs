@@ -14,7 +14,7 @@ use zeroize::Zeroizing;
 use super::{MigrationServer, OfferFailure};
 use crate::schedule::ticket_psk;
 use crate::ticket::{SealFailure, SealedSession};
-use crate::wire::ticket::{NewSessionTicket, TokenParts};
+use crate::wire::ticket::{MAX_OFFERED_TICKET_LEN, NewSessionTicket, TokenParts};
 
 /// Early data that a ticket with a token offers at most, in bytes.
 ///
@@ -67,6 +67,9 @@ impl Issuer {
             SealFailure::Limit => OfferFailure::SealLimit,
             SealFailure::Failed => OfferFailure::Failed,
         })?;
+        if sealed.len() > MAX_OFFERED_TICKET_LEN {
+            return Err(OfferFailure::Failed);
+        }
         let lifetime = server.token_lifetime.whole_seconds();
         let parts = TokenParts {
             ticket: &sealed,

@@ -15,12 +15,12 @@ use zeroize::Zeroizing;
 use super::OfferFailure;
 use super::admission::Admitted;
 use super::issue::{Issuer, MAX_STATE_LEN, RustlsTicket};
-use crate::provider::link::{Link, current_as};
+use crate::provider::link::{Link, Verifying, current_as, without_scope};
 use crate::wire::ticket::NewSessionTicket;
 use crate::wire::{MAX_FRAGMENT_LEN, next_message};
 
 pub(super) struct ServerLink {
-    /// Where sessions of tickets without a token are kept.
+    /// Where sessions of tickets without a token are kept; the user's, wrapped. Never called with the lock held.
     storage: Arc<dyn StoresServerSessions>,
     /// Present when the client supports migration.
     issuer: Option<Issuer>,
@@ -30,6 +30,7 @@ pub(super) struct ServerLink {
     token_presented: bool,
     /// So many bytes of application data that come next are records of another type.
     retagged: AtomicUsize,
+    verifying: Verifying,
     state: Mutex<State>,
 }
 
@@ -81,6 +82,7 @@ impl ServerLink {
             sent_at_handshake,
             token_presented,
             retagged: AtomicUsize::new(0),
+            verifying: Verifying::default(),
             state: Mutex::new(state),
         }
     }
@@ -114,24 +116,26 @@ impl ServerLink {
         if len > MAX_STATE_LEN {
             return Err(OfferFailure::StateTooLong { len });
         }
-        let mut link = self.state();
-        let Some(secret) = &link.resumption_master_secret else {
-            return Err(OfferFailure::NotSupported);
-        };
-        // What cannot be sealed now may be when the keys have been rotated, so the ticket stays until then.
-        let reserved = link.reserve.last().ok_or(OfferFailure::ReserveEmpty)?;
-        let message =
-            NewSessionTicket::read(&reserved.message).map_err(|_| OfferFailure::Failed)?;
-        let ticket = RustlsTicket {
-            message,
-            session: &reserved.session,
-            made: reserved.made,
-        };
-        let message = issuer.issue(secret, &ticket, target, state)?;
-        link.reserve.pop();
-        link.token_sent = true;
-        issuer.server.counters.offer();
-        Ok(message)
+        let (secret, reserved) = self.take_reserved()?;
+        let issued = reserved
+            .ticket()
+            .and_then(|ticket| issuer.issue(&secret, &ticket, target, state));
+        if issued.is_ok() {
+            self.state().token_sent = true;
+            issuer.server.counters.offer();
+        } else {
+            // What cannot be sealed now may be when the keys have been rotated, so the ticket stays until then.
+            self.state().reserve.push(reserved);
+        }
+        issued
+    }
+
+    fn take_reserved(&self) -> Result<(Zeroizing<Vec<u8>>, Reserved), OfferFailure> {
+        let mut state = self.state();
+        let secret = state.resumption_master_secret.clone();
+        let secret = secret.ok_or(OfferFailure::NotSupported)?;
+        let reserved = state.reserve.pop().ok_or(OfferFailure::ReserveEmpty)?;
+        Ok((secret, reserved))
     }
 
     /// Makes the next `len` bytes of application data records of type `kind`. With 0 nothing is pending any more.
@@ -147,26 +151,34 @@ impl ServerLink {
     /// Keeps the session of a ticket that gets a token now or may get one later; others go to the storage. TLS 1.2 has
     /// no `resumption_master_secret`, so nothing of it is kept.
     fn put(&self, ticket: Vec<u8>, session: Vec<u8>) -> bool {
+        match self.keep(ticket, session) {
+            Some((ticket, session)) => self.storage.put(ticket, session),
+            None => true,
+        }
+    }
+
+    /// Gives back what the storage is to have.
+    fn keep(&self, ticket: Vec<u8>, session: Vec<u8>) -> Option<(Vec<u8>, Vec<u8>)> {
         let mut state = self.state();
         let issuer = self
             .issuer
             .as_ref()
             .filter(|_| state.resumption_master_secret.is_some());
         let Some(issuer) = issuer else {
-            return self.storage.put(ticket, session);
+            return Some((ticket, session));
         };
         let index = state.made;
         state.made += 1;
         let for_handshake = issuer.target.filter(|_| index == 0);
         if for_handshake.is_none() && index < self.sent_at_handshake {
-            return self.storage.put(ticket, session);
+            return Some((ticket, session));
         }
         state.kept.push(Kept {
             ticket,
             session: Zeroizing::new(session),
             for_handshake,
         });
-        true
+        None
     }
 
     /// Lends the admitted session, once. A refused token's ticket resumes nothing.
@@ -182,37 +194,30 @@ impl ServerLink {
     /// What to send in place of a record with tickets: the first with its token, those for the reserve left out.
     fn replace_tickets(&self, messages: &[u8]) -> Option<Vec<u8>> {
         let issuer = self.issuer.as_ref()?;
-        let mut state = self.state();
-        let made = issuer.server.clock.now();
+        let made = without_scope(|| issuer.server.clock.now());
         let mut out = Vec::with_capacity(messages.len() + 2048);
         let mut rest = messages;
         while !rest.is_empty() {
             let (message, tail) = next_message(rest)?;
             rest = tail;
-            match state.take_kept(message) {
+            let kept = self.state().take_kept(message);
+            match kept {
                 None => out.extend_from_slice(message),
                 Some(Kept {
                     for_handshake: None,
                     session,
                     ..
-                }) => state.reserve.push(Reserved {
+                }) => self.state().reserve.push(Reserved {
                     message: message.to_vec(),
                     session,
                     made,
                 }),
                 Some(kept) => {
                     let room = MAX_FRAGMENT_LEN.saturating_sub(out.len() + tail.len());
-                    match state.with_token(issuer, message, &kept, made, room) {
-                        Ok(with_token) => out.extend(with_token),
-                        Err(reason) => {
-                            // The client gets an ordinary ticket, which the storage must know.
-                            // At the seal limit, the keys have warned already.
-                            if reason != OfferFailure::SealLimit {
-                                tracing::warn!(%reason, "no token was issued at the handshake");
-                            }
-                            self.storage.put(kept.ticket, kept.session.to_vec());
-                            out.extend_from_slice(message);
-                        }
+                    // It calls the user's random source, and perhaps the storage.
+                    match without_scope(|| self.with_token(issuer, message, kept, made, room)) {
+                        Some(with_token) => out.extend(with_token),
+                        None => out.extend_from_slice(message),
                     }
                 }
             }
@@ -228,10 +233,49 @@ impl State {
         let index = self.kept.iter().position(|kept| kept.ticket == ticket)?;
         Some(self.kept.swap_remove(index))
     }
+}
+
+impl Reserved {
+    fn ticket(&self) -> Result<RustlsTicket<'_>, OfferFailure> {
+        Ok(RustlsTicket {
+            message: NewSessionTicket::read(&self.message).map_err(|_| OfferFailure::Failed)?,
+            session: &self.session,
+            made: self.made,
+        })
+    }
+}
+
+impl ServerLink {
+    /// The ticket in `message` with the token for the handshake. `None` when the client gets it as it is: the storage knows
+    /// its session then.
+    fn with_token(
+        &self,
+        issuer: &Issuer,
+        message: &[u8],
+        kept: Kept,
+        made: OffsetDateTime,
+        room: usize,
+    ) -> Option<Vec<u8>> {
+        match self.issue_at_handshake(issuer, message, &kept, made, room) {
+            Ok(with_token) => {
+                self.state().token_sent = true;
+                issuer.server.counters.offer();
+                Some(with_token)
+            }
+            Err(reason) => {
+                // At the seal limit, the keys have warned already.
+                if reason != OfferFailure::SealLimit {
+                    tracing::warn!(%reason, "no token was issued at the handshake");
+                }
+                self.storage.put(kept.ticket, kept.session.to_vec());
+                None
+            }
+        }
+    }
 
     /// The ticket in `message` with the token for the handshake, if that has no more than `room` bytes.
-    fn with_token(
-        &mut self,
+    fn issue_at_handshake(
+        &self,
         issuer: &Issuer,
         message: &[u8],
         kept: &Kept,
@@ -243,20 +287,22 @@ impl State {
             session: &kept.session,
             made,
         };
-        let secret = self.resumption_master_secret.as_ref();
+        let secret = self.state().resumption_master_secret.clone();
         let secret = secret.ok_or(OfferFailure::NotSupported)?;
         let target = kept.for_handshake.ok_or(OfferFailure::Failed)?;
-        let message = issuer.issue(secret, &ticket, target, None)?;
+        let message = issuer.issue(&secret, &ticket, target, None)?;
         if message.len() > room {
             return Err(OfferFailure::Failed);
         }
-        self.token_sent = true;
-        issuer.server.counters.offer();
         Ok(message)
     }
 }
 
 impl Link for ServerLink {
+    fn verifying(&self) -> &Verifying {
+        &self.verifying
+    }
+
     fn resumption_master_secret(&self, secret: &[u8]) {
         self.state().resumption_master_secret = Some(Zeroizing::new(secret.to_vec()));
     }

@@ -35,6 +35,7 @@ use crate::clock::{Clock, SystemClock};
 use crate::codepoints::Codepoints;
 use crate::error::ConfigError;
 use crate::provider::is_wrapped;
+use crate::provider::user_code::UserCode;
 use crate::ticket::TicketKeys;
 
 /// Room that one of rustls' own tickets takes in a record, in bytes, rounded up.
@@ -82,7 +83,7 @@ struct Configs {
     stock: Kinds,
     /// For clients that do: with the tickets for the reserve.
     migrating: Kinds,
-    /// Where the application wants ordinary sessions to be kept.
+    /// Where the application wants ordinary sessions to be kept; wrapped.
     storage: Arc<dyn StoresServerSessions>,
 }
 
@@ -365,7 +366,10 @@ impl MigrationServerBuilder {
 
 impl Configs {
     fn new(mut config: ServerConfig, reserve: usize) -> Self {
-        let storage = Arc::clone(&config.session_storage);
+        let storage: Arc<dyn StoresServerSessions> = Arc::new(UserCode(config.session_storage));
+        config.cert_resolver = Arc::new(UserCode(config.cert_resolver));
+        config.key_log = Arc::new(UserCode(config.key_log));
+        config.time_provider = Arc::new(UserCode(config.time_provider));
         config.session_storage = Arc::new(link::LinkedStorage(Arc::clone(&storage)));
         let mut migrating = config.clone();
         migrating.send_tls13_tickets += reserve;

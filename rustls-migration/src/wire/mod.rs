@@ -14,6 +14,10 @@ pub(crate) const MESSAGE_HEADER_LEN: usize = 4;
 
 pub(crate) const CLIENT_HELLO: u8 = 1;
 pub(crate) const NEW_SESSION_TICKET: u8 = 4;
+pub(crate) const CERTIFICATE: u8 = 11;
+pub(crate) const SERVER_HELLO_DONE: u8 = 14;
+pub(crate) const CLIENT_KEY_EXCHANGE: u8 = 16;
+pub(crate) const COMPRESSED_CERTIFICATE: u8 = 25;
 
 pub(crate) const EXT_SERVER_NAME: u16 = 0;
 pub(crate) const EXT_PRE_SHARED_KEY: u16 = 41;

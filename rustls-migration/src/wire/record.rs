@@ -125,13 +125,29 @@ impl fmt::Debug for HelloReader {
 }
 
 /// Splices extensions into the ClientHello records among outgoing bytes.
-#[derive(Default)]
 pub(crate) struct HelloSplicer {
     /// Fragments of a hello whose end is still to come.
     partial: Vec<u8>,
+    /// What one record carries at most, in bytes.
+    max_fragment_len: usize,
+}
+
+impl Default for HelloSplicer {
+    fn default() -> Self {
+        Self::new(None)
+    }
 }
 
 impl HelloSplicer {
+    /// `max_fragment_size` is rustls': with the record's header.
+    pub(crate) fn new(max_fragment_size: Option<usize>) -> Self {
+        let len = max_fragment_size.map(|size| size.saturating_sub(HEADER_LEN));
+        Self {
+            partial: Vec::new(),
+            max_fragment_len: len.unwrap_or(MAX_FRAGMENT_LEN).clamp(1, MAX_FRAGMENT_LEN),
+        }
+    }
+
     /// Rewrites `records`, which are whole records.
     ///
     /// With `hello_expected` false only a hello that was begun before is finished; nothing else changes.
@@ -157,7 +173,7 @@ impl HelloSplicer {
             };
             let mut message = splice(hello, encoded_extensions).unwrap_or_else(|| hello.to_vec());
             message.extend_from_slice(after);
-            push_records(&mut out, record.version, &message);
+            push_records(&mut out, record.version, &message, self.max_fragment_len);
             self.partial.clear();
             expected = false;
         }
@@ -166,8 +182,8 @@ impl HelloSplicer {
     }
 }
 
-fn push_records(out: &mut Vec<u8>, version: [u8; 2], message: &[u8]) {
-    for fragment in message.chunks(MAX_FRAGMENT_LEN) {
+fn push_records(out: &mut Vec<u8>, version: [u8; 2], message: &[u8], max_fragment_len: usize) {
+    for fragment in message.chunks(max_fragment_len) {
         out.push(HANDSHAKE);
         out.extend(version);
         out.extend(
@@ -189,7 +205,7 @@ mod tests {
     fn records(message: &[u8], fragment_len: usize) -> Vec<u8> {
         let mut out = Vec::new();
         for fragment in message.chunks(fragment_len) {
-            push_records(&mut out, [3, 1], fragment);
+            push_records(&mut out, [3, 1], fragment, MAX_FRAGMENT_LEN);
         }
         out
     }
@@ -296,10 +312,13 @@ mod tests {
         }
 
         #[test]
-        fn a_fragmented_hello_leaves_whole_and_spliced(fragment in 1usize..900) {
+        fn a_fragmented_hello_leaves_spliced_and_in_fragments_of_the_configured_size(
+            fragment in 1usize..900, size in prop::option::of(6usize..900),
+        ) {
             let (out, _) =
-                HelloSplicer::default().rewrite(&records(&hello(), fragment), true, &[0, 99, 0, 0]);
-            prop_assert_eq!(out, records(&splice(&hello(), &[0, 99, 0, 0]).unwrap(), 16_384));
+                HelloSplicer::new(size).rewrite(&records(&hello(), fragment), true, &[0, 99, 0, 0]);
+            let len = size.map_or(16_384, |size| size - HEADER_LEN);
+            prop_assert_eq!(out, records(&splice(&hello(), &[0, 99, 0, 0]).unwrap(), len));
         }
     }
 }

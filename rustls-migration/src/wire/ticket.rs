@@ -9,6 +9,12 @@ use super::{
     push_extension, u24_bytes,
 };
 
+/// Longest ticket that comes with a token, in bytes (`docs/protocol.md` section 3).
+///
+/// It has 8192 bytes of state, and room for a session with 16,000 bytes of a client's certificates. Whatever it is, the
+/// client sends it on to an address that the server names.
+pub(crate) const MAX_OFFERED_TICKET_LEN: usize = 24_576;
+
 /// A NewSessionTicket message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct NewSessionTicket<'a> {

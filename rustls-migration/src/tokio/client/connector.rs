@@ -10,6 +10,7 @@ use super::dialer::Dialer;
 use super::error::ConnectError;
 use super::stream::MigrationStream;
 use super::transport::Dial;
+use crate::address::canonical;
 use crate::client::{MigrationClient, Offer};
 
 /// Opens streams that can follow a server's migrations. It takes the place of `tokio_rustls::TlsConnector`.
@@ -110,6 +111,7 @@ impl MigrationConnector {
         name: ServerName<'static>,
         address: SocketAddr,
     ) -> Result<MigrationStream, ConnectError> {
+        let address = canonical(address);
         let conn = self.dialer.connect(&name, address).await?;
         let mut stream =
             MigrationStream::new(self.dialer.clone(), self.hand_off, name, address, conn);

@@ -201,7 +201,7 @@ impl Dialer {
         name: &ServerName<'static>,
         offer: Offer,
     ) -> Result<ClientConn, ConnectError> {
-        let preconnected = self.open(offer.token().target_address()).await?;
+        let preconnected = self.open(offer.target()).await?;
         let connection = ClientConnection::resume(&self.client, name.clone(), offer, &[]);
         self.handshake(preconnected, connection, HandshakeGoal::Written)
             .await

@@ -125,7 +125,7 @@ impl MigrationStream {
 
     /// The server has asked for a hand-off: dials the newest offer's target, also when another one is dialled already.
     fn dial_target(&mut self) {
-        let Some(target) = self.control.token().map(|token| token.target_address()) else {
+        let Some(target) = self.control.with_offer(Offer::target) else {
             return;
         };
         let allowed = match &self.phase {
@@ -190,7 +190,7 @@ impl MigrationStream {
             None => Next::Nothing,
             Some(offer) => {
                 // The newest offer may lead elsewhere than the one before.
-                let target = offer.token().target_address();
+                let target = offer.target();
                 let dialer = self.control.dialer.clone();
                 let resume = Box::pin(async move {
                     let preconnected = dialer.reuse_or_dial(Some(preconnected), target).await?;
@@ -518,7 +518,7 @@ async fn resume_handed_over(
     held: Vec<u8>,
 ) -> Result<(ClientConn, MigrationOutcome), HandOffError> {
     let dialer = &control.dialer;
-    let target = offer.token().target_address();
+    let target = offer.target();
     let ahead = match ahead {
         Ahead::None => None,
         Ahead::Answered(preconnected) => Some(preconnected),

@@ -57,8 +57,9 @@ impl MigrationStream {
         &self,
     ) -> Result<impl Future<Output = Result<Preconnected, ConnectError>> + Send + use<>, MigrateError>
     {
-        let token = self.offer().ok_or(MigrateError::NoOffer)?;
-        let (control, target) = (Arc::clone(&self.control), token.target_address());
+        let target = self.control.with_offer(Offer::target);
+        let target = target.ok_or(MigrateError::NoOffer)?;
+        let control = Arc::clone(&self.control);
         Ok(async move { control.dialer.open(target).await })
     }
 
@@ -165,8 +166,8 @@ impl MigrationStream {
     fn poll_offer(&mut self, cx: &mut Context<'_>) -> Poll<Option<SocketAddr>> {
         loop {
             self.take_updates();
-            if let Some(token) = self.offer() {
-                return Poll::Ready(Some(token.target_address()));
+            if let Some(target) = self.control.with_offer(Offer::target) {
+                return Poll::Ready(Some(target));
             }
             let Some(conn) = self.phase.source_mut() else {
                 return Poll::Ready(None);

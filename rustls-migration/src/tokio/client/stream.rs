@@ -12,7 +12,6 @@ use std::task::{Context, Poll, ready};
 
 use migration_token::MigrationToken;
 use rustls::pki_types::ServerName;
-use time::Duration as TimeDuration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::connector::HandOff;
@@ -89,7 +88,7 @@ impl MigrationStream {
         name: ServerName<'static>,
         offer: Offer,
     ) -> Result<Self, ConnectError> {
-        let address = offer.token().target_address();
+        let address = offer.target();
         let conn = dialer.succeed(&name, offer).await?;
         Ok(Self::new(dialer, hand_off, name, address, conn))
     }
@@ -144,16 +143,16 @@ impl MigrationStream {
     /// Whether the offer may be followed now; if so, it counts as a migration. Returns its target.
     pub(super) fn check_offer(&mut self) -> Result<SocketAddr, MigrateError> {
         let client = self.control.dialer.client();
-        let now = client.clock().now();
-        let limit = client.limit();
-        let token = self.control.token().ok_or(MigrateError::NoOffer)?;
-        if token.is_expired(now, TimeDuration::ZERO) {
-            return Err(MigrateError::Expired);
+        let now = client.clock().instant();
+        let offer = |offer: &Offer| (offer.target(), offer.is_expired(now));
+        match self.control.with_offer(offer) {
+            None => Err(MigrateError::NoOffer),
+            Some((_, true)) => Err(MigrateError::Expired),
+            Some((target, false)) => match self.guard.admit(client.limit(), now) {
+                true => Ok(target),
+                false => Err(MigrateError::TooOften),
+            },
         }
-        if !self.guard.admit(limit, now) {
-            return Err(MigrateError::TooOften);
-        }
-        Ok(token.target_address())
     }
 }
 
