@@ -13,7 +13,7 @@ use rustls::AlertDescription;
 use super::admission::{Candidate, Examined, examine, scope};
 use super::connection::Admission;
 use super::issue::Issuer;
-use super::link::ServerLink;
+use super::link::{Offered, ServerLink};
 use super::{Incoming, MigrationServer, ServerConnection, Verdict};
 use crate::wire::hello::ClientHello;
 use crate::wire::record::{HelloProgress, HelloReader};
@@ -59,7 +59,7 @@ impl Accepting {
         let server = self.server;
         let mut examined = Examined::Ordinary;
         let mut issuer = None;
-        let mut token_presented = false;
+        let mut offered = Offered::default();
         // What is not a hello goes to rustls, which knows the right alert.
         if let Ok(hello) = ClientHello::read(self.reader.message(), server.codepoints) {
             if hello.migration_support.is_some_and(|data| !data.is_empty()) {
@@ -67,7 +67,10 @@ impl Accepting {
             }
             examined = examine(&server, &hello, server.clock.now())
                 .map_err(|_| AcceptError::Tls(rustls::Error::FailedToGetRandomBytes))?;
-            token_presented = hello.migration_token.is_some();
+            offered = Offered {
+                token: hello.migration_token.is_some(),
+                early_data: hello.early_data,
+            };
             issuer = choose_issuer(&server, &hello, self.peer, self.local);
         }
         let (candidate, declined) = match examined {
@@ -83,7 +86,7 @@ impl Accepting {
             server,
             peer: self.peer,
             issuer,
-            token_presented,
+            offered,
             candidate,
             declined,
             received: self.reader.into_raw(),
@@ -123,7 +126,7 @@ pub struct Claimed {
     server: Arc<MigrationServer>,
     peer: Option<SocketAddr>,
     issuer: Option<Issuer>,
-    token_presented: bool,
+    offered: Offered,
     candidate: Option<Box<Candidate>>,
     declined: Option<Verdict>,
     received: Vec<u8>,
@@ -175,7 +178,7 @@ impl Claimed {
             Arc::clone(&configs.storage),
             self.issuer,
             sent_at_handshake,
-            self.token_presented,
+            self.offered,
             admitted,
         );
         let config = Arc::clone(config);

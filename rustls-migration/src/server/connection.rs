@@ -8,11 +8,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use migration_token::{Claim, CommitOutcome, StoreError};
-use rustls::{ContentType, HandshakeKind, ServerConfig};
+use rustls::{ContentType, HandshakeKind, PeerMisbehaved, ServerConfig};
 
 use super::accepting::AcceptError;
 use super::admission::{Admitted, may_go_on};
 use super::link::ServerLink;
+use super::refused::{EarlyDataFilter, Next};
 use super::{Arrival, MigrationServer, Verdict};
 use crate::connection::{BUFFER_LIMIT, Connection};
 use crate::provider::link::scope as link_scope;
@@ -38,6 +39,8 @@ pub struct ServerConnection {
     /// Early data that rustls accepted and the application has not read.
     early_data: Vec<u8>,
     early_data_read: usize,
+    /// Drops refused early data for as long as some may come.
+    filter: Option<EarlyDataFilter>,
     /// Whether `close_notify` has been sent.
     closed: bool,
 }
@@ -64,6 +67,9 @@ impl ServerConnection {
                 Some(admitted),
             ),
         };
+        let filter = link
+            .early_data_offered()
+            .then(|| EarlyDataFilter::new(config.max_early_data_size));
         let link = Arc::new(link);
         let tls = link_scope(&link, || rustls::ServerConnection::new(config))
             .map_err(AcceptError::Tls)?;
@@ -77,6 +83,7 @@ impl ServerConnection {
             to_commit: admitted.map(|admitted| admitted.claim),
             early_data: Vec::new(),
             early_data_read: 0,
+            filter,
             closed: false,
         })
     }
@@ -204,6 +211,36 @@ impl ServerConnection {
         self.link.reserve_len()
     }
 
+    /// Lets rustls process what it has read.
+    fn process(&mut self) -> Result<(), rustls::Error> {
+        let handshaking = self.tls.is_handshaking();
+        let processed = link_scope(&self.link, || self.tls.process_new_packets());
+        if handshaking {
+            if let Some(mut early_data) = self.tls.early_data() {
+                // What rustls holds is in memory; reading it cannot fail.
+                let _ = early_data.read_to_end(&mut self.early_data);
+            }
+            self.settle_arrival();
+        }
+        processed.map(|_| ())
+    }
+
+    /// Gives rustls what the filter let pass.
+    fn give(&mut self, mut received: &[u8]) -> Result<(), rustls::Error> {
+        while !received.is_empty() {
+            let taken = self.tls.read_tls(&mut received);
+            self.process()?;
+            match taken {
+                Ok(1..) => {}
+                // The client has closed its side: the rest is to be ignored.
+                Ok(0) => break,
+                // What rustls does not take is early data past every budget.
+                Err(_) => return Err(PeerMisbehaved::TooMuchEarlyDataReceived.into()),
+            }
+        }
+        Ok(())
+    }
+
     /// Writes records of a type that rustls does not write by itself: as application data, which the link retags.
     fn write_as(&mut self, kind: ContentType, mut payload: &[u8]) -> io::Result<()> {
         // What is begun must be written whole, so the buffer's limit must not cut it.
@@ -227,20 +264,32 @@ impl ServerConnection {
 
 impl Connection for ServerConnection {
     fn read_tls(&mut self, rd: &mut dyn Read) -> io::Result<usize> {
-        self.tls.read_tls(rd)
+        match self.filter.as_mut().map(|filter| filter.read(rd)) {
+            None => self.tls.read_tls(rd),
+            // rustls is to know of the end.
+            Some(Ok(0)) => self.tls.read_tls(&mut io::empty()),
+            Some(read) => read,
+        }
     }
 
     fn process_new_packets(&mut self) -> Result<(), rustls::Error> {
-        let handshaking = self.tls.is_handshaking();
-        let processed = link_scope(&self.link, || self.tls.process_new_packets());
-        if handshaking {
-            if let Some(mut early_data) = self.tls.early_data() {
-                // What rustls holds is in memory; reading it cannot fail.
-                let _ = early_data.read_to_end(&mut self.early_data);
+        let Some(mut filter) = self.filter.take() else {
+            return self.process();
+        };
+        loop {
+            match filter.next() {
+                Next::Receive => break,
+                Next::Record(record) => {
+                    self.give(&record)?;
+                    if !filter.goes_on(&mut self.tls, &self.link) {
+                        return self.give(&filter.into_rest());
+                    }
+                }
+                Next::Over(rest) => return self.give(&rest),
             }
-            self.settle_arrival();
         }
-        processed.map(|_| ())
+        self.filter = Some(filter);
+        Ok(())
     }
 
     fn write_tls(&mut self, wr: &mut dyn Write) -> io::Result<usize> {

@@ -7,8 +7,8 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use rustls::ContentType;
 use rustls::server::StoresServerSessions;
+use rustls::{ContentType, KeyLog};
 use time::OffsetDateTime;
 use zeroize::Zeroizing;
 
@@ -28,9 +28,18 @@ pub(super) struct ServerLink {
     sent_at_handshake: usize,
     /// Whether the hello had a token, accepted or not.
     token_presented: bool,
+    /// Whether the hello announced early data.
+    early_data_offered: bool,
     /// So many bytes of application data that come next are records of another type.
     retagged: AtomicUsize,
     state: Mutex<State>,
+}
+
+/// What a hello has in it.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Offered {
+    pub(super) token: bool,
+    pub(super) early_data: bool,
 }
 
 #[derive(Default)]
@@ -38,6 +47,8 @@ struct State {
     /// The ticket that the client presents and the session that it stands for, until rustls takes it.
     admitted: Option<(Vec<u8>, Zeroizing<Vec<u8>>)>,
     resumption_master_secret: Option<Zeroizing<Vec<u8>>>,
+    /// What protects the client's handshake messages, for the filter of refused early data.
+    handshake_secret: Option<Zeroizing<Vec<u8>>>,
     /// How many tickets rustls has made.
     made: usize,
     /// Sessions of tickets that rustls is about to send and that are not to be sent as they are.
@@ -68,7 +79,7 @@ impl ServerLink {
         storage: Arc<dyn StoresServerSessions>,
         issuer: Option<Issuer>,
         sent_at_handshake: usize,
-        token_presented: bool,
+        offered: Offered,
         admitted: Option<&Admitted>,
     ) -> Self {
         let state = State {
@@ -79,7 +90,8 @@ impl ServerLink {
             storage,
             issuer,
             sent_at_handshake,
-            token_presented,
+            token_presented: offered.token,
+            early_data_offered: offered.early_data,
             retagged: AtomicUsize::new(0),
             state: Mutex::new(state),
         }
@@ -94,6 +106,16 @@ impl ServerLink {
     /// How many offers can still be made.
     pub(super) fn reserve_len(&self) -> usize {
         self.state().reserve.len()
+    }
+
+    /// Whether the client announced early data.
+    pub(super) fn early_data_offered(&self) -> bool {
+        self.early_data_offered
+    }
+
+    /// The client's handshake traffic secret, once the hello of a client that announced early data is answered.
+    pub(super) fn take_handshake_secret(&self) -> Option<Zeroizing<Vec<u8>>> {
+        self.state().handshake_secret.take()
     }
 
     /// Takes a ticket out of the reserve and puts a token for `target` and the application's `state` in it.
@@ -307,5 +329,36 @@ impl StoresServerSessions for LinkedStorage {
 
     fn can_cache(&self) -> bool {
         self.0.can_cache()
+    }
+}
+
+/// The key log of every configuration of a [`MigrationServer`](super::MigrationServer). Inside a connection's scope it tells
+/// the link one secret, and the application's own key log what that wants to know, as ever.
+#[derive(Debug)]
+pub(super) struct LinkedKeyLog(pub(super) Arc<dyn KeyLog>);
+
+impl LinkedKeyLog {
+    /// The link, if the secret of this label is for it.
+    fn link(label: &str) -> Option<Arc<ServerLink>> {
+        let link = (label == CLIENT_HANDSHAKE_TRAFFIC_SECRET).then(current_as::<ServerLink>);
+        link.flatten().filter(|link| link.early_data_offered)
+    }
+}
+
+/// How rustls calls the secret under which the client's Finished comes.
+const CLIENT_HANDSHAKE_TRAFFIC_SECRET: &str = "CLIENT_HANDSHAKE_TRAFFIC_SECRET";
+
+impl KeyLog for LinkedKeyLog {
+    fn log(&self, label: &str, client_random: &[u8], secret: &[u8]) {
+        if let Some(link) = Self::link(label) {
+            link.state().handshake_secret = Some(Zeroizing::new(secret.to_vec()));
+        }
+        if self.0.will_log(label) {
+            self.0.log(label, client_random, secret);
+        }
+    }
+
+    fn will_log(&self, label: &str) -> bool {
+        Self::link(label).is_some() || self.0.will_log(label)
     }
 }

@@ -9,6 +9,7 @@ mod counts;
 mod issue;
 mod limits;
 mod link;
+mod refused;
 mod verdict;
 
 use std::collections::HashSet;
@@ -189,7 +190,8 @@ impl fmt::Debug for MigrationServer {
 /// | time for a handshake, [`handshake_timeout`](Self::handshake_timeout) | 10 s | the connection is dropped: `TimedOut`, and counted |
 /// | handshakes under way, [`max_handshakes`](Self::max_handshakes) | 16,384 | more wait, and their time runs |
 /// | ClientHello | 64 KiB, in 128 KiB of records | it is the TLS library's to refuse; a token in it counts for nothing |
-/// | early data of a moved client | the configuration's, and at most 14,336 bytes | the handshake is aborted with `unexpected_message` |
+/// | early data of a moved client | the configuration's, and at most 16,384 bytes | the handshake is aborted with `unexpected_message` |
+/// | early data that is refused, of any client | 16,384 records, or as many as `max_early_data_size` if that is more, with 23 bytes for each of them | the handshake is aborted |
 /// | time for an answer of the nonce store, [`nonce_store_timeout`](Self::nonce_store_timeout) | 1 s | the token is refused as `StoreUnavailable`; a client that was admitted is closed |
 /// | questions to the nonce store under way, [`max_store_questions`](Self::max_store_questions) | 1,024 | the token is refused as `StoreUnavailable`, at once |
 /// | time for a notified client to leave, [`departure_deadline`](Self::departure_deadline) | 10 s | reads fail with `TimedOut` |
@@ -365,6 +367,7 @@ impl Configs {
     fn new(mut config: ServerConfig, reserve: usize) -> Self {
         let storage = Arc::clone(&config.session_storage);
         config.session_storage = Arc::new(link::LinkedStorage(Arc::clone(&storage)));
+        config.key_log = Arc::new(link::LinkedKeyLog(Arc::clone(&config.key_log)));
         let mut migrating = config.clone();
         migrating.send_tls13_tickets += reserve;
         // A client's wish for fewer tickets (RFC 9149) is about those that it gets, not about the reserve.
@@ -413,7 +416,7 @@ mod tests {
 
     #[test]
     fn the_early_data_that_the_tls_library_takes_is_what_tickets_offer() {
-        for (configured, offered) in [(0, 0), (1000, 1000), (u32::MAX, 14_336)] {
+        for (configured, offered) in [(0, 0), (1000, 1000), (u32::MAX, 16_384)] {
             let provider = crate::provider::wrap(rustls::crypto::ring::default_provider());
             let keys = TicketKeys::generate(provider.secure_random).unwrap();
             let resolver = rustls::server::ResolvesServerCertUsingSni::new();
