@@ -23,7 +23,7 @@ pub enum ConfigError {
     /// Encrypted ClientHello is configured: its hello is not the one that rustls hashes.
     #[error("Encrypted ClientHello cannot be combined with migration")]
     EncryptedClientHello,
-    /// `max_fragment_size` would split the ticket that a token must go into.
+    /// `max_fragment_size` would split the TLS library's own tickets, which become offers later.
     #[error("max_fragment_size must be at least {least} for this number of tickets")]
     MaxFragmentSize {
         /// The least value, in bytes.

@@ -70,6 +70,10 @@ impl Accepting {
             offered = Offered {
                 token: hello.migration_token.is_some(),
                 early_data: hello.early_data,
+                // Without a maximum, rustls takes no notice of a client's wish either.
+                ticket_request: hello
+                    .ticket_request
+                    .filter(|_| server.configs.stock.ordinary.max_tls13_tickets > 0),
             };
             issuer = choose_issuer(&server, &hello, self.peer, self.local);
         }
@@ -174,14 +178,19 @@ impl Claimed {
             Admission::Admitted(admitted) => Some(admitted),
             Admission::Ordinary | Admission::Declined(_) => None,
         };
+        // What stock clients wish, rustls knows.
+        let wish = self.offered.ticket_request;
+        let config = match wish.filter(|_| self.issuer.is_some()) {
+            Some(wish) => configs.for_wish(config, wish),
+            None => Arc::clone(config),
+        };
         let link = ServerLink::new(
             Arc::clone(&configs.storage),
             self.issuer,
-            sent_at_handshake,
+            (sent_at_handshake, configs.reserve),
             self.offered,
             admitted,
         );
-        let config = Arc::clone(config);
         let mut connection = ServerConnection::new(server, self.peer, config, link, admission)?;
         connection.receive(&self.received)?;
         Ok(connection)

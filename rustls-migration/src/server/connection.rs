@@ -41,9 +41,15 @@ pub struct ServerConnection {
     early_data_read: usize,
     /// Drops refused early data for as long as some may come.
     filter: Option<EarlyDataFilter>,
+    /// How many notices the client was sent since something else.
+    notices: u8,
     /// Whether `close_notify` has been sent.
     closed: bool,
 }
+
+/// So many notices are sent without data or an offer between them. To the client's TLS library each is an empty record, of
+/// which it takes no more than 32 in a row.
+const MAX_NOTICES: u8 = 8;
 
 /// The level of `migrate_notify` (`docs/protocol.md` section 1).
 const LEVEL_WARNING: u8 = 1;
@@ -84,6 +90,7 @@ impl ServerConnection {
             early_data: Vec::new(),
             early_data_read: 0,
             filter,
+            notices: 0,
             closed: false,
         })
     }
@@ -170,6 +177,9 @@ impl ServerConnection {
 
     /// Tells the client to move now, by the `migrate_notify` alert. It leaves with what is written next.
     ///
+    /// A client that has been told eight times, with neither data nor an offer since, is not told again: that would end its
+    /// connection. It is `Ok` all the same.
+    ///
     /// # Errors
     ///
     /// [`NotifyError`] when the client may not be sent the alert.
@@ -181,8 +191,13 @@ impl ServerConnection {
             return Err(NotifyError::Closed);
         }
         let description = self.link.notify_alert().ok_or(NotifyError::NoToken)?;
+        if self.notices >= MAX_NOTICES {
+            return Ok(());
+        }
         self.write_as(ContentType::Alert, &[LEVEL_WARNING, description])
-            .map_err(|_| NotifyError::Closed)
+            .map_err(|_| NotifyError::Closed)?;
+        self.notices += 1;
+        Ok(())
     }
 
     /// Offers the client another target than before, or the same with another state: a NewSessionTicket out of the
@@ -202,6 +217,7 @@ impl ServerConnection {
             return Err(OfferFailure::Closed);
         }
         let ticket = self.link.release(target, state)?;
+        self.notices = 0;
         self.write_as(ContentType::Handshake, &ticket)
             .map_err(|_| OfferFailure::Closed)
     }
@@ -214,6 +230,9 @@ impl ServerConnection {
     /// Lets rustls process what it has read.
     fn process(&mut self) -> Result<(), rustls::Error> {
         let handshaking = self.tls.is_handshaking();
+        if let Some(kind) = self.tls.handshake_kind().filter(|_| handshaking) {
+            self.link.answered(kind == HandshakeKind::Resumed);
+        }
         let processed = link_scope(&self.link, || self.tls.process_new_packets());
         if handshaking {
             if let Some(mut early_data) = self.tls.early_data() {
@@ -221,6 +240,13 @@ impl ServerConnection {
                 let _ = early_data.read_to_end(&mut self.early_data);
             }
             self.settle_arrival();
+        }
+        if handshaking
+            && !self.tls.is_handshaking()
+            && let Some(ticket) = self.link.late_token()
+        {
+            // The client does without it, as without any offer.
+            let _ = self.write_as(ContentType::Handshake, &ticket);
         }
         processed.map(|_| ())
     }
@@ -335,7 +361,11 @@ impl Connection for ServerConnection {
         if self.closed {
             return Err(io::ErrorKind::BrokenPipe.into());
         }
-        link_scope(&self.link, || self.tls.writer().write(plaintext))
+        let written = link_scope(&self.link, || self.tls.writer().write(plaintext))?;
+        if written > 0 {
+            self.notices = 0;
+        }
+        Ok(written)
     }
 
     fn refresh_traffic_keys(&mut self) -> Result<(), rustls::Error> {

@@ -16,20 +16,24 @@ use super::OfferFailure;
 use super::admission::Admitted;
 use super::issue::{Issuer, MAX_STATE_LEN, RustlsTicket};
 use crate::provider::link::{Link, current_as};
+use crate::wire::hello::TicketRequest;
+use crate::wire::next_message;
 use crate::wire::ticket::NewSessionTicket;
-use crate::wire::{MAX_FRAGMENT_LEN, next_message};
 
 pub(super) struct ServerLink {
     /// Where sessions of tickets without a token are kept.
     storage: Arc<dyn StoresServerSessions>,
     /// Present when the client supports migration.
     issuer: Option<Issuer>,
-    /// How many of rustls' tickets are sent at the handshake; the rest is held in reserve.
-    sent_at_handshake: usize,
+    /// How many of rustls' tickets are sent at the handshake.
+    sent_at_handshake: AtomicUsize,
+    /// How many more of them are held in reserve.
+    reserve: usize,
     /// Whether the hello had a token, accepted or not.
     token_presented: bool,
     /// Whether the hello announced early data.
     early_data_offered: bool,
+    ticket_request: Option<TicketRequest>,
     /// So many bytes of application data that come next are records of another type.
     retagged: AtomicUsize,
     state: Mutex<State>,
@@ -40,6 +44,8 @@ pub(super) struct ServerLink {
 pub(super) struct Offered {
     pub(super) token: bool,
     pub(super) early_data: bool,
+    /// How many tickets the client wants, if that counts here.
+    pub(super) ticket_request: Option<TicketRequest>,
 }
 
 #[derive(Default)]
@@ -55,6 +61,8 @@ struct State {
     kept: Vec<Kept>,
     /// Tickets in reserve.
     reserve: Vec<Reserved>,
+    /// The target of the handshake's token, if its ticket does not fit where rustls has its tickets.
+    late_target: Option<SocketAddr>,
     token_sent: bool,
     /// The type of the next retagged bytes.
     retag_as: Option<ContentType>,
@@ -74,11 +82,21 @@ struct Reserved {
     made: OffsetDateTime,
 }
 
+impl Reserved {
+    fn new(message: &[u8], kept: Kept, made: OffsetDateTime) -> Self {
+        Self {
+            message: message.to_vec(),
+            session: kept.session,
+            made,
+        }
+    }
+}
+
 impl ServerLink {
     pub(super) fn new(
         storage: Arc<dyn StoresServerSessions>,
         issuer: Option<Issuer>,
-        sent_at_handshake: usize,
+        (sent_at_handshake, reserve): (usize, usize),
         offered: Offered,
         admitted: Option<&Admitted>,
     ) -> Self {
@@ -89,9 +107,11 @@ impl ServerLink {
         Self {
             storage,
             issuer,
-            sent_at_handshake,
+            sent_at_handshake: AtomicUsize::new(sent_at_handshake),
+            reserve,
             token_presented: offered.token,
             early_data_offered: offered.early_data,
+            ticket_request: offered.ticket_request,
             retagged: AtomicUsize::new(0),
             state: Mutex::new(state),
         }
@@ -116,6 +136,23 @@ impl ServerLink {
     /// The client's handshake traffic secret, once the hello of a client that announced early data is answered.
     pub(super) fn take_handshake_secret(&self) -> Option<Zeroizing<Vec<u8>>> {
         self.state().handshake_secret.take()
+    }
+
+    /// The hello is answered: the client gets as many tickets as it asked for, if it did.
+    pub(super) fn answered(&self, resumed: bool) {
+        let Some((issuer, wish)) = self.issuer.as_ref().zip(self.ticket_request) else {
+            return;
+        };
+        let tickets = issuer.server.configs.tickets_for(wish, resumed);
+        self.sent_at_handshake.store(tickets, Ordering::Relaxed);
+    }
+
+    /// The ticket with the handshake's token, if it was too long for the record with the other tickets. As a message of its
+    /// own it may take several.
+    pub(super) fn late_token(&self) -> Option<Vec<u8>> {
+        let target = self.state().late_target.take()?;
+        let token = self.release(target, &[]);
+        token.inspect_err(|reason| warn_of(*reason)).ok()
     }
 
     /// Takes a ticket out of the reserve and puts a token for `target` and the application's `state` in it.
@@ -172,8 +209,12 @@ impl ServerLink {
         let index = state.made;
         state.made += 1;
         let for_handshake = issuer.target.filter(|_| index == 0);
-        if for_handshake.is_none() && index < self.sent_at_handshake {
+        let sent_at_handshake = self.sent_at_handshake.load(Ordering::Relaxed);
+        if for_handshake.is_none() && index < sent_at_handshake {
             return self.storage.put(ticket, session);
+        }
+        if index >= sent_at_handshake + self.reserve {
+            return false;
         }
         state.kept.push(Kept {
             ticket,
@@ -200,38 +241,51 @@ impl ServerLink {
         let made = issuer.server.clock.now();
         let mut out = Vec::with_capacity(messages.len() + 2048);
         let mut rest = messages;
+        let mut too_long = None;
         while !rest.is_empty() {
             let (message, tail) = next_message(rest)?;
             rest = tail;
             match state.take_kept(message) {
                 None => out.extend_from_slice(message),
-                Some(Kept {
-                    for_handshake: None,
-                    session,
-                    ..
-                }) => state.reserve.push(Reserved {
-                    message: message.to_vec(),
-                    session,
-                    made,
-                }),
+                Some(kept) if kept.for_handshake.is_none() => {
+                    state.reserve.push(Reserved::new(message, kept, made));
+                }
                 Some(kept) => {
-                    let room = MAX_FRAGMENT_LEN.saturating_sub(out.len() + tail.len());
+                    let room = issuer.server.max_record_len();
+                    let room = room.saturating_sub(out.len() + tail.len());
                     match state.with_token(issuer, message, &kept, made, room) {
-                        Ok(with_token) => out.extend(with_token),
+                        Ok(Some(with_token)) => out.extend(with_token),
+                        Ok(None) => too_long = Some((message, kept)),
                         Err(reason) => {
-                            // The client gets an ordinary ticket, which the storage must know.
-                            // At the seal limit, the keys have warned already.
-                            if reason != OfferFailure::SealLimit {
-                                tracing::warn!(%reason, "no token was issued at the handshake");
-                            }
-                            self.storage.put(kept.ticket, kept.session.to_vec());
-                            out.extend_from_slice(message);
+                            warn_of(reason);
+                            self.send_as_is(message, &kept, &mut out);
                         }
                     }
                 }
             }
         }
+        if let Some((message, kept)) = too_long {
+            state.late_target = kept.for_handshake;
+            // rustls sends a record, so there must be something in it.
+            match out.is_empty() {
+                true => self.send_as_is(message, &kept, &mut out),
+                false => state.reserve.push(Reserved::new(message, kept, made)),
+            }
+        }
         Some(out)
+    }
+
+    /// The client gets an ordinary ticket, which the storage must know.
+    fn send_as_is(&self, message: &[u8], kept: &Kept, out: &mut Vec<u8>) {
+        self.storage.put(kept.ticket.clone(), kept.session.to_vec());
+        out.extend_from_slice(message);
+    }
+}
+
+/// At the seal limit, the keys have warned already.
+fn warn_of(reason: OfferFailure) {
+    if reason != OfferFailure::SealLimit {
+        tracing::warn!(%reason, "no token was issued at the handshake");
     }
 }
 
@@ -243,7 +297,7 @@ impl State {
         Some(self.kept.swap_remove(index))
     }
 
-    /// The ticket in `message` with the token for the handshake, if that has no more than `room` bytes.
+    /// The ticket in `message` with the token for the handshake; `None` if that has more than `room` bytes.
     fn with_token(
         &mut self,
         issuer: &Issuer,
@@ -251,7 +305,7 @@ impl State {
         kept: &Kept,
         made: OffsetDateTime,
         room: usize,
-    ) -> Result<Vec<u8>, OfferFailure> {
+    ) -> Result<Option<Vec<u8>>, OfferFailure> {
         let ticket = RustlsTicket {
             message: NewSessionTicket::read(message).map_err(|_| OfferFailure::Failed)?,
             session: &kept.session,
@@ -262,11 +316,11 @@ impl State {
         let target = kept.for_handshake.ok_or(OfferFailure::Failed)?;
         let message = issuer.issue(secret, &ticket, target, &[])?;
         if message.len() > room {
-            return Err(OfferFailure::Failed);
+            return Ok(None);
         }
         self.token_sent = true;
         issuer.server.counters.offer();
-        Ok(message)
+        Ok(Some(message))
     }
 }
 

@@ -35,6 +35,9 @@ use crate::codepoints::Codepoints;
 use crate::error::ConfigError;
 use crate::provider::is_wrapped;
 use crate::ticket::TicketKeys;
+use crate::wire::MAX_FRAGMENT_LEN;
+use crate::wire::hello::TicketRequest;
+use crate::wire::record::HEADER_LEN;
 
 /// Room that one of rustls' own tickets takes in a record, in bytes, rounded up.
 const ORDINARY_TICKET_LEN: usize = 128;
@@ -83,6 +86,8 @@ struct Configs {
     migrating: Kinds,
     /// Where the application wants ordinary sessions to be kept.
     storage: Arc<dyn StoresServerSessions>,
+    /// How many offers a connection holds in reserve.
+    reserve: usize,
 }
 
 /// One set of configurations.
@@ -162,6 +167,12 @@ impl MigrationServer {
         self.configs.stock.early_data.max_early_data_size
     }
 
+    /// The largest plaintext of a record, in bytes. rustls counts the record's header too.
+    fn max_record_len(&self) -> usize {
+        let configured = self.configs.stock.ordinary.max_fragment_size;
+        configured.map_or(MAX_FRAGMENT_LEN, |len| len.saturating_sub(HEADER_LEN))
+    }
+
     /// A client did not complete its handshake in time.
     #[cfg(feature = "tokio")]
     pub(crate) fn handshake_timed_out(&self, peer: Option<SocketAddr>) {
@@ -196,6 +207,7 @@ impl fmt::Debug for MigrationServer {
 /// | questions to the nonce store under way, [`max_store_questions`](Self::max_store_questions) | 1,024 | the token is refused as `StoreUnavailable`, at once |
 /// | time for a notified client to leave, [`departure_deadline`](Self::departure_deadline) | 10 s | reads fail with `TimedOut` |
 /// | offers of a connection after its handshake, [`reserve`](Self::reserve) | 2 | `OfferFailure::ReserveEmpty` |
+/// | notices to a client without data or an offer between them | 8 | the client is not told again |
 /// | state in an offer | 8,192 bytes | `OfferFailure::StateTooLong` |
 /// | offers under one ticket key, [`TicketKeys::seal_limit`] | 2^32 | `OfferFailure::SealLimit` |
 ///
@@ -255,7 +267,7 @@ impl MigrationServerBuilder {
     /// How many offers each connection holds in reserve for
     /// [`offer`](ServerConnection::offer), by default two. Each is a ticket that rustls makes at the handshake, of some
     /// 300 bytes of memory for as long as the connection lives; with 0 a connection has the token of its handshake at the
-    /// most.
+    /// most. A handshake whose only ticket would be too long for its record takes one of them for its token.
     #[must_use]
     pub fn reserve(mut self, offers: usize) -> Self {
         self.reserve = offers;
@@ -344,14 +356,10 @@ impl MigrationServerBuilder {
         }
         let tickets = config
             .send_tls13_tickets
-            .saturating_add(self.reserve)
-            .max(config.max_tls13_tickets);
+            .max(config.max_tls13_tickets)
+            .saturating_add(self.reserve);
         let least = tickets.saturating_mul(ORDINARY_TICKET_LEN);
-        if config
-            .max_fragment_size
-            .unwrap_or(crate::wire::MAX_FRAGMENT_LEN)
-            < least
-        {
+        if config.max_fragment_size.unwrap_or(MAX_FRAGMENT_LEN) < least {
             return Err(ConfigError::MaxFragmentSize { least });
         }
         if !(Duration::SECOND..=Duration::days(7)).contains(&self.token_lifetime) {
@@ -370,13 +378,36 @@ impl Configs {
         config.key_log = Arc::new(link::LinkedKeyLog(Arc::clone(&config.key_log)));
         let mut migrating = config.clone();
         migrating.send_tls13_tickets += reserve;
-        // A client's wish for fewer tickets (RFC 9149) is about those that it gets, not about the reserve.
+        // A client's wish for fewer tickets (RFC 9149) is about those that it gets, not about the reserve, which rustls does
+        // not know of: see `for_wish`.
         migrating.max_tls13_tickets = 0;
         Self {
             stock: Kinds::new(config),
             migrating: Kinds::new(migrating),
             storage,
+            reserve,
         }
+    }
+
+    /// How many tickets a client gets at the handshake that supports migration and has a wish. One at least: what rustls
+    /// sends is a record, and must not be empty.
+    fn tickets_for(&self, wish: TicketRequest, resumed: bool) -> usize {
+        let wish = match resumed {
+            true => wish.resumption,
+            false => wish.new_session,
+        };
+        let most = self.stock.ordinary.max_tls13_tickets;
+        usize::from(wish).min(most).max(1)
+    }
+
+    /// `config`, such that rustls makes enough tickets for the wish and for the reserve.
+    fn for_wish(&self, config: &ServerConfig, wish: TicketRequest) -> Arc<ServerConfig> {
+        let tickets = self
+            .tickets_for(wish, true)
+            .max(self.tickets_for(wish, false));
+        let mut config = config.clone();
+        config.send_tls13_tickets = tickets.saturating_add(self.reserve);
+        Arc::new(config)
     }
 
     fn provider(&self) -> &CryptoProvider {
