@@ -10,6 +10,7 @@ use std::sync::Arc;
 use migration_token::{Claim, ClaimOutcome, StoreError};
 use rustls::AlertDescription;
 
+use super::address::canonical;
 use super::admission::{Candidate, Examined, examine, scope};
 use super::connection::Admission;
 use super::issue::Issuer;
@@ -40,8 +41,8 @@ impl Accepting {
         Self {
             server,
             reader: HelloReader::default(),
-            peer,
-            local,
+            peer: peer.map(canonical),
+            local: local.map(canonical),
         }
     }
 
@@ -117,6 +118,7 @@ fn choose_issuer(
         .choose_target
         .as_ref()
         .and_then(|choose| choose(&incoming))
+        .map(canonical)
         .filter(|target| Some(*target) != local);
     Some(Issuer {
         server: Arc::clone(server),

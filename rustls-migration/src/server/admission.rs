@@ -20,6 +20,7 @@ use subtle::ConstantTimeEq;
 use time::{Duration, OffsetDateTime};
 use zeroize::Zeroizing;
 
+use super::address::canonical;
 use super::{MigrationServer, Verdict};
 use crate::schedule::binder_is_valid;
 use crate::ticket::SealedSession;
@@ -217,7 +218,10 @@ fn check(
     if !bool::from(digest.ct_eq(&sealed.token_digest)) {
         return Err(Verdict::NotIssued);
     }
-    if !server.answers_for.contains(&token.target_address()) {
+    if !server
+        .answers_for
+        .contains(&canonical(token.target_address()))
+    {
         return Err(Verdict::WrongTarget);
     }
     if token.is_expired(now, server.clock_skew) || may_be_forgotten(server, sealed.issued_at_ms) {

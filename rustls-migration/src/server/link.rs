@@ -13,6 +13,7 @@ use time::OffsetDateTime;
 use zeroize::Zeroizing;
 
 use super::OfferFailure;
+use super::address::canonical;
 use super::admission::Admitted;
 use super::issue::{Issuer, MAX_STATE_LEN, RustlsTicket};
 use crate::provider::link::{Link, current_as};
@@ -178,7 +179,7 @@ impl ServerLink {
             session: &reserved.session,
             made: reserved.made,
         };
-        let message = issuer.issue(secret, &ticket, target, state)?;
+        let message = issuer.issue(secret, &ticket, canonical(target), state)?;
         link.reserve.pop();
         link.token_sent = true;
         issuer.server.counters.offer();

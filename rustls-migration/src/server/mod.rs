@@ -3,6 +3,7 @@
 //! Nothing here does I/O of its own; [`crate::tokio`] does.
 
 mod accepting;
+mod address;
 mod admission;
 mod connection;
 mod counts;
@@ -24,6 +25,7 @@ use rustls::{ServerConfig, SupportedCipherSuite, Tls13CipherSuite};
 use time::Duration;
 
 pub use self::accepting::{AcceptError, Accepting, Claimed};
+use self::address::canonical;
 pub use self::admission::Admitted;
 pub use self::connection::{NotifyError, OfferFailure, ServerConnection};
 use self::counts::Counters;
@@ -49,7 +51,8 @@ const DEFAULT_RESERVE: usize = 2;
 #[derive(Clone, Copy, Debug, Default)]
 #[non_exhaustive]
 pub struct Incoming<'a> {
-    /// The client's address, when the acceptor was told.
+    /// The client's address, when the acceptor was told. That of an IPv4 client is an IPv4 address on a dual-stack listener
+    /// too, here and below.
     pub peer: Option<SocketAddr>,
     /// The address at which the client reached this server, when the acceptor was told.
     pub local: Option<SocketAddr>,
@@ -176,7 +179,7 @@ impl MigrationServer {
     /// A client did not complete its handshake in time.
     #[cfg(feature = "tokio")]
     pub(crate) fn handshake_timed_out(&self, peer: Option<SocketAddr>) {
-        self.counters.timed_out(peer);
+        self.counters.timed_out(peer.map(canonical));
     }
 }
 
@@ -230,10 +233,12 @@ pub struct MigrationServerBuilder {
 
 impl MigrationServerBuilder {
     /// The addresses at which clients may arrive with a token: those that the service's tokens name and that lead
-    /// to this node. None by default, which refuses every token.
+    /// to this node. None by default, which refuses every token. IPv4 addresses that are mapped into IPv6 count as what they
+    /// are.
     #[must_use]
     pub fn answers_for(mut self, addresses: impl IntoIterator<Item = SocketAddr>) -> Self {
-        self.answers_for.extend(addresses);
+        self.answers_for
+            .extend(addresses.into_iter().map(canonical));
         self
     }
 
