@@ -35,6 +35,9 @@ pub enum ConfigError {
     /// The life of tokens is not between one second and seven days (RFC 8446 section 4.6.1).
     #[error("tokens may live from one second to seven days, not {0:?}")]
     TokenLifetime(Duration),
+    /// The clock skew is longer than a day.
+    #[error("the clocks of a service's nodes may differ by a day at the most, not by {0:?}")]
+    ClockSkew(Duration),
     /// rustls refused the configuration.
     #[error("the TLS library refuses the configuration")]
     Tls,

@@ -39,6 +39,7 @@ pub struct ServerConnection {
     /// Early data that rustls accepted and the application has not read.
     early_data: Vec<u8>,
     early_data_read: usize,
+    early_data_counted: bool,
     /// Drops refused early data for as long as some may come.
     filter: Option<EarlyDataFilter>,
     /// How many notices the client was sent since something else.
@@ -89,6 +90,7 @@ impl ServerConnection {
             to_commit: admitted.map(|admitted| admitted.claim),
             early_data: Vec::new(),
             early_data_read: 0,
+            early_data_counted: false,
             filter,
             notices: 0,
             closed: false,
@@ -130,6 +132,15 @@ impl ServerConnection {
         }
         self.settled = true;
         self.server.counters.arrived(&self.arrival, self.peer);
+    }
+
+    /// Counts a client that migrated and whose first early data has come.
+    fn count_early_data(&mut self) {
+        let migrated = matches!(self.arrival, Arrival::Migrated { .. });
+        if migrated && !self.early_data.is_empty() && !self.early_data_counted {
+            self.early_data_counted = true;
+            self.server.counters.early_data(self.peer);
+        }
     }
 
     /// How the client came here. Final once [`early_data_accepted`](Self::early_data_accepted), or when the handshake
@@ -240,6 +251,7 @@ impl ServerConnection {
                 let _ = early_data.read_to_end(&mut self.early_data);
             }
             self.settle_arrival();
+            self.count_early_data();
         }
         if handshaking
             && !self.tls.is_handshaking()

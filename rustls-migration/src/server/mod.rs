@@ -16,13 +16,15 @@ mod verdict;
 use std::collections::HashSet;
 use std::fmt;
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
+use std::time::Duration;
 
 use migration_token::{MemoryNonceStore, NonceStore, TokenHash};
 use rustls::crypto::{CryptoProvider, SecureRandom};
 use rustls::server::StoresServerSessions;
 use rustls::{ServerConfig, SupportedCipherSuite, Tls13CipherSuite};
-use time::Duration;
+use time::OffsetDateTime;
 
 pub use self::accepting::{AcceptError, Accepting, Claimed};
 use self::address::canonical;
@@ -73,9 +75,9 @@ pub struct MigrationServer {
     nonce_store: Arc<dyn NonceStore>,
     limits: Limits,
     choose_target: Option<Box<ChooseTarget>>,
-    token_lifetime: Duration,
-    clock_skew: Duration,
-    departure_deadline: std::time::Duration,
+    token_lifetime: time::Duration,
+    clock_skew: time::Duration,
+    departure_deadline: Duration,
     clock: Arc<dyn Clock>,
     codepoints: Codepoints,
     counters: Counters,
@@ -123,9 +125,9 @@ impl MigrationServer {
             limits: Limits::default(),
             choose_target: None,
             reserve: DEFAULT_RESERVE,
-            token_lifetime: Duration::HOUR,
-            clock_skew: Duration::seconds(5),
-            departure_deadline: std::time::Duration::from_secs(10),
+            token_lifetime: Duration::from_secs(3600),
+            clock_skew: Duration::from_secs(5),
+            departure_deadline: Duration::from_secs(10),
             clock: Arc::new(SystemClock),
             codepoints: Codepoints::default(),
         }
@@ -146,8 +148,22 @@ impl MigrationServer {
         &self.nonce_store
     }
 
+    /// From when on this node admits tokens: those that were issued at this moment or later, by their issuer's clock. `None`
+    /// when the nonce store forgets nothing, and admits them all.
+    ///
+    /// It is the beginning of the nonce store's memory and the [clock skew](MigrationServerBuilder::clock_skew): the
+    /// start of the process, with the memory store. A node that was just started refuses
+    /// all tokens as [`Expired`](Verdict::Expired) until then. Most clients land by full handshakes, but a stream
+    /// that is handed over to this node then ends with an error, since its state is lost. So a service should
+    /// send nobody here, and its health check say that the node is not ready, until its clock has passed this moment, and
+    /// the skew once more where the issuers' clocks may be behind.
+    pub fn admits_tokens_since(&self) -> Option<OffsetDateTime> {
+        let since = self.nonce_store.remembers_since()?;
+        Some(since.saturating_add(self.clock_skew))
+    }
+
     /// How long a client that was notified may stay.
-    pub fn departure_deadline(&self) -> std::time::Duration {
+    pub fn departure_deadline(&self) -> Duration {
         self.departure_deadline
     }
 
@@ -214,7 +230,8 @@ impl fmt::Debug for MigrationServer {
 /// | state in an offer | 8,192 bytes | `OfferFailure::StateTooLong` |
 /// | offers under one ticket key, [`TicketKeys::seal_limit`] | 2^32 | `OfferFailure::SealLimit` |
 ///
-/// A client whose token is refused lands by a full handshake.
+/// A client whose token is refused lands by a full handshake, but for a stream that is handed over
+/// ([`HandOff::Drain`](crate::tokio::HandOff)): its state was in the token's ticket, so it ends with an error.
 pub struct MigrationServerBuilder {
     config: ServerConfig,
     service: String,
@@ -226,7 +243,7 @@ pub struct MigrationServerBuilder {
     reserve: usize,
     token_lifetime: Duration,
     clock_skew: Duration,
-    departure_deadline: std::time::Duration,
+    departure_deadline: Duration,
     clock: Arc<dyn Clock>,
     codepoints: Codepoints,
 }
@@ -286,9 +303,10 @@ impl MigrationServerBuilder {
         self
     }
 
-    /// How far the clocks of the service's nodes may differ, by default five seconds.
+    /// How far the clocks of the service's nodes may differ, by default five seconds; at most a day.
     ///
-    /// A store that remembers only since its start refuses tokens until it has run for this long.
+    /// A store that remembers only since its start refuses tokens until it has run for this long: see
+    /// [`MigrationServer::admits_tokens_since`].
     #[must_use]
     pub fn clock_skew(mut self, skew: Duration) -> Self {
         self.clock_skew = skew;
@@ -297,7 +315,7 @@ impl MigrationServerBuilder {
 
     /// How long a client that was notified may stay before its reads fail, by default ten seconds.
     #[must_use]
-    pub fn departure_deadline(mut self, deadline: std::time::Duration) -> Self {
+    pub fn departure_deadline(mut self, deadline: Duration) -> Self {
         self.departure_deadline = deadline;
         self
     }
@@ -323,6 +341,10 @@ impl MigrationServerBuilder {
     /// [`ConfigError`] names what it cannot carry.
     pub fn build(self) -> Result<MigrationServer, ConfigError> {
         self.check()?;
+        let token_lifetime = signed(self.token_lifetime, TOKEN_LIFETIMES)
+            .ok_or(ConfigError::TokenLifetime(self.token_lifetime))?;
+        let clock_skew =
+            signed(self.clock_skew, CLOCK_SKEWS).ok_or(ConfigError::ClockSkew(self.clock_skew))?;
         let nonce_store = self.nonce_store.unwrap_or_else(|| {
             let capacity = MemoryNonceStore::DEFAULT_CAPACITY;
             Arc::new(MemoryNonceStore::new(capacity, self.clock.now()))
@@ -335,8 +357,8 @@ impl MigrationServerBuilder {
             nonce_store,
             limits: self.limits,
             choose_target: self.choose_target,
-            token_lifetime: self.token_lifetime,
-            clock_skew: self.clock_skew,
+            token_lifetime,
+            clock_skew,
             departure_deadline: self.departure_deadline,
             clock: self.clock,
             codepoints: self.codepoints,
@@ -367,13 +389,21 @@ impl MigrationServerBuilder {
         if config.max_fragment_size.unwrap_or(MAX_FRAGMENT_LEN) < least {
             return Err(ConfigError::MaxFragmentSize { least });
         }
-        if !(Duration::SECOND..=Duration::days(7)).contains(&self.token_lifetime) {
-            return Err(ConfigError::TokenLifetime(
-                self.token_lifetime.unsigned_abs(),
-            ));
-        }
         Ok(())
     }
+}
+
+/// From one second to seven days (RFC 8446 section 4.6.1).
+const TOKEN_LIFETIMES: RangeInclusive<Duration> =
+    Duration::from_secs(1)..=Duration::from_secs(7 * 24 * 3600);
+
+/// Clocks that differ by more than a day are not clocks.
+const CLOCK_SKEWS: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(24 * 3600);
+
+/// A duration that may be added to a point in time, if it is an allowed one.
+fn signed(duration: Duration, allowed: RangeInclusive<Duration>) -> Option<time::Duration> {
+    let duration = allowed.contains(&duration).then_some(duration)?;
+    duration.try_into().ok()
 }
 
 impl Configs {
