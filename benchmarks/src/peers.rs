@@ -28,7 +28,7 @@ use crate::stock::Stock;
 pub(crate) const EARLY_DATA: [u8; 1024] = [0x65; 1024];
 
 /// What servers accept as early data, in bytes: the most that a ticket with a token offers.
-const MAX_EARLY_DATA_SIZE: u32 = 14_336;
+const MAX_EARLY_DATA_SIZE: u32 = 16_384;
 
 const NAME: &str = "service.example";
 const PROTOCOL: &[u8] = b"bench";

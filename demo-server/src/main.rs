@@ -8,6 +8,7 @@ use std::io::{self, Write as _};
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use demo_server::authority::Authority;
 use demo_server::files::Files;
@@ -23,7 +24,7 @@ use rustls::KeyLog;
 use rustls_migration::provider;
 use rustls_migration::server::MigrationServerBuilder;
 use rustls_migration::tokio::MigrationAcceptor;
-use time::{Duration, OffsetDateTime};
+use time::OffsetDateTime;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
@@ -88,7 +89,6 @@ async fn serve(options: &Options) -> Result<(), Failure> {
         // The listeners are closed when this is done.
         serving.shutdown().await;
         let targets = typed.as_ref().unwrap_or(&options.drain_to);
-        let seconds = |number: u32| std::time::Duration::from_secs(number.into());
         let (over, deadline) = (seconds(options.drain_over), seconds(options.drain_deadline));
         tokio::select! {
             _ = leave::drain(&node.acceptor, targets, over, deadline) => {}
@@ -96,6 +96,10 @@ async fn serve(options: &Options) -> Result<(), Failure> {
         }
     }
     Ok(())
+}
+
+fn seconds(number: u32) -> Duration {
+    Duration::from_secs(number.into())
 }
 
 /// All settings but for the addresses at which clients arrive.
@@ -121,7 +125,7 @@ async fn migration_settings(options: &Options) -> Result<MigrationServerBuilder,
     let mut settings = service::node(identity(options)?, keys, key_log)
         .map_err(|error| Failure::usage("certificate and key", &error))?
         .nonce_store(nonce_store)
-        .clock_skew(Duration::seconds(options.clock_skew.into()));
+        .clock_skew(seconds(options.clock_skew));
     if let Some(target) = options.migrate_to {
         settings = settings.target(target);
     }

@@ -4,13 +4,13 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustls::pki_types::pem::{self, PemObject as _};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{KeyLog, ServerConfig};
 use rustls_migration::server::{MigrationServer, MigrationServerBuilder};
 use rustls_migration::{TicketKeys, provider};
-use time::Duration;
 
 use crate::authority::{Authority, AuthorityError};
 

@@ -46,7 +46,7 @@ impl World {
             let server = MigrationServer::builder(server_config.clone(), "fuzz", keys.clone())
                 .answers_for([here])
                 .target(b)
-                .token_lifetime(Duration::days(7))
+                .token_lifetime(std::time::Duration::from_secs(7 * 24 * 3600))
                 .nonce_store(Arc::new(MemoryNonceStore::new(8, since)));
             Arc::new(server.build().expect("a server"))
         };

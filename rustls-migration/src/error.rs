@@ -23,7 +23,7 @@ pub enum ConfigError {
     /// Encrypted ClientHello is configured: its hello is not the one that rustls hashes.
     #[error("Encrypted ClientHello cannot be combined with migration")]
     EncryptedClientHello,
-    /// `max_fragment_size` would split the ticket that a token must go into.
+    /// `max_fragment_size` would split the TLS library's own tickets, which become offers later.
     #[error("max_fragment_size must be at least {least} for this number of tickets")]
     MaxFragmentSize {
         /// The least value, in bytes.
@@ -35,6 +35,9 @@ pub enum ConfigError {
     /// The life of tokens is not between one second and seven days (RFC 8446 section 4.6.1).
     #[error("tokens may live from one second to seven days, not {0:?}")]
     TokenLifetime(Duration),
+    /// The clock skew is longer than a day.
+    #[error("the clocks of a service's nodes may differ by a day at the most, not by {0:?}")]
+    ClockSkew(Duration),
     /// rustls refused the configuration, for instance its `max_fragment_size`.
     #[error("the TLS library refuses the configuration")]
     Tls(#[source] rustls::Error),

@@ -64,7 +64,9 @@
 //! - **The first ticket with a token is not for ordinary resumption.** It resumes at the token's target, once. The
 //!   other tickets of the connection are ordinary.
 //! - **A memory nonce store refuses tokens from before its start**, and for the [clock
-//!   skew](server::MigrationServerBuilder::clock_skew) after it. Clients then land by a full handshake.
+//!   skew](server::MigrationServerBuilder::clock_skew) after it. Clients then land by a full handshake, but for streams that
+//!   are handed over: those end with an error. Send nobody to a node before it [admits
+//!   tokens](server::MigrationServer::admits_tokens_since).
 //! - **[`migrate`](tokio::MigrationStream::migrate) drops what was not read.** Say in its early data where to go on.
 //! - **Early data can be read before the handshake is complete.** It is accepted at most once, which plain TLS 1.3 does not
 //!   promise, but perhaps in a copy of the client's hello; the client then sends it again after its handshake. Who must

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use migration_token::MemoryNonceStore;
+use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use rustls_migration::client::{ClientConnection, MigrationClient, Offer};
 use rustls_migration::server::MigrationServerBuilder;
@@ -90,8 +91,15 @@ impl Default for Setting {
 
 impl Setting {
     pub fn new() -> Self {
+        Self::with_client(|_| ())
+    }
+
+    /// With a client whose configuration is changed.
+    pub fn with_client(change: impl FnOnce(&mut ClientConfig)) -> Self {
         let service = Service::default();
-        let client = service.client_with(service.client_config());
+        let mut config = service.client_config();
+        change(&mut config);
+        let client = service.client_with(config);
         Self {
             client: Arc::new(client.build().unwrap()),
             service,

@@ -1,6 +1,7 @@
 //! One service: its certificates, its ticket keys, its clock, and configurations for its nodes and clients.
 
 use std::sync::Arc;
+use std::time::Duration as StdDuration;
 
 use rcgen::SignatureAlgorithm;
 use rustls::crypto::CryptoProvider;
@@ -118,7 +119,7 @@ impl Service {
         let store = migration_token::MemoryNonceStore::new(10_000, started);
         MigrationServer::builder(config, name, keys)
             .nonce_store(Arc::new(store))
-            .clock_skew(Duration::ZERO)
+            .clock_skew(StdDuration::ZERO)
             .clock(self.clock.clone())
     }
 

@@ -13,7 +13,6 @@ use rustls_migration::Codepoints;
 use rustls_migration::client::{
     MigrationClient, MigrationLimit, OfferError, TargetPolicy, TargetRefused,
 };
-use rustls_migration::server::Arrival;
 use rustls_migration::tokio::{
     ConnectError, EarlyDataOutcome, Event, MigrateError, MigrationConnector, MigrationStream,
 };

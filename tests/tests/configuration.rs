@@ -1,6 +1,7 @@
 //! Configurations that the method cannot carry are refused when they are built, by name.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use migration_tests::Service;
 use rustls::client::{EchGreaseConfig, EchMode};
@@ -8,7 +9,6 @@ use rustls::crypto::hpke::Hpke as _;
 use rustls::crypto::{aws_lc_rs, ring};
 use rustls::{ClientConfig, ServerConfig};
 use rustls_migration::ConfigError;
-use time::Duration;
 
 fn server_refuses(change: impl FnOnce(&mut ServerConfig), expected: ConfigError) {
     let service = Service::default();
@@ -78,12 +78,22 @@ fn a_target_without_tickets_is_refused() {
 fn token_lifetimes_outside_of_one_second_to_seven_days_are_refused() {
     for lifetime in [
         Duration::ZERO,
-        Duration::days(7) + Duration::SECOND,
-        -Duration::HOUR,
+        Duration::from_secs(7 * 24 * 3600 + 1),
+        Duration::MAX,
     ] {
         let built = Service::default().node().token_lifetime(lifetime).build();
-        assert!(matches!(built.err(), Some(ConfigError::TokenLifetime(_))));
+        assert_eq!(built.err(), Some(ConfigError::TokenLifetime(lifetime)));
     }
+}
+
+#[test]
+fn a_clock_skew_of_more_than_a_day_is_refused() {
+    let day = Duration::from_secs(24 * 3600);
+    for skew in [day + Duration::from_nanos(1), Duration::MAX] {
+        let built = Service::default().node().clock_skew(skew).build();
+        assert_eq!(built.err(), Some(ConfigError::ClockSkew(skew)));
+    }
+    Service::default().node().clock_skew(day).build().unwrap();
 }
 
 #[test]

@@ -224,7 +224,8 @@ async fn no_secret_of_any_hand_off_shows_in_a_log_or_a_debug_form() {
 
     let text = log.text();
     for verdict in [
-        "MigratedWithEarlyData",
+        "Migrated",
+        "EarlyData",
         "Fresh",
         "BadBinder",
         "WrongScope",

@@ -13,8 +13,9 @@ use rustls::AlertDescription;
 use super::admission::{Candidate, Examined, examine, scope};
 use super::connection::Admission;
 use super::issue::Issuer;
-use super::link::ServerLink;
+use super::link::{Offered, ServerLink};
 use super::{Incoming, MigrationServer, ServerConnection, Verdict};
+use crate::address::as_in_token;
 use crate::wire::hello::ClientHello;
 use crate::wire::record::{HelloProgress, HelloReader};
 
@@ -40,8 +41,8 @@ impl Accepting {
         Self {
             server,
             reader: HelloReader::default(),
-            peer,
-            local,
+            peer: peer.map(as_in_token),
+            local: local.map(as_in_token),
         }
     }
 
@@ -59,7 +60,7 @@ impl Accepting {
         let server = self.server;
         let mut examined = Examined::Ordinary;
         let mut issuer = None;
-        let mut token_presented = false;
+        let mut offered = Offered::default();
         // What is not a hello goes to rustls, which knows the right alert.
         if let Ok(hello) = ClientHello::read(self.reader.message(), server.codepoints) {
             if hello.migration_support.is_some_and(|data| !data.is_empty()) {
@@ -67,7 +68,14 @@ impl Accepting {
             }
             examined = examine(&server, &hello, server.clock.now())
                 .map_err(|_| AcceptError::Tls(rustls::Error::FailedToGetRandomBytes))?;
-            token_presented = hello.migration_token.is_some();
+            offered = Offered {
+                token: hello.migration_token.is_some(),
+                early_data: hello.early_data,
+                // Without a maximum, rustls takes no notice of a client's wish either.
+                ticket_request: hello
+                    .ticket_request
+                    .filter(|_| server.configs.stock.ordinary.max_tls13_tickets > 0),
+            };
             issuer = choose_issuer(&server, &hello, self.peer, self.local);
         }
         let (candidate, declined) = match examined {
@@ -83,7 +91,7 @@ impl Accepting {
             server,
             peer: self.peer,
             issuer,
-            token_presented,
+            offered,
             candidate,
             declined,
             received: self.reader.into_raw(),
@@ -110,6 +118,7 @@ fn choose_issuer(
         .choose_target
         .as_ref()
         .and_then(|choose| choose(&incoming))
+        .map(as_in_token)
         .filter(|target| Some(*target) != local);
     Some(Issuer {
         server: Arc::clone(server),
@@ -123,7 +132,7 @@ pub struct Claimed {
     server: Arc<MigrationServer>,
     peer: Option<SocketAddr>,
     issuer: Option<Issuer>,
-    token_presented: bool,
+    offered: Offered,
     candidate: Option<Box<Candidate>>,
     declined: Option<Verdict>,
     received: Vec<u8>,
@@ -171,14 +180,19 @@ impl Claimed {
             Admission::Admitted(admitted) => Some(admitted),
             Admission::Ordinary | Admission::Declined(_) => None,
         };
+        // What stock clients wish, rustls knows.
+        let wish = self.offered.ticket_request;
+        let config = match wish.filter(|_| self.issuer.is_some()) {
+            Some(wish) => configs.for_wish(config, wish),
+            None => Arc::clone(config),
+        };
         let link = ServerLink::new(
             Arc::clone(&configs.storage),
             self.issuer,
-            sent_at_handshake,
-            self.token_presented,
+            (sent_at_handshake, configs.reserve),
+            self.offered,
             admitted,
         );
-        let config = Arc::clone(config);
         let mut connection = ServerConnection::new(server, self.peer, config, link, admission)?;
         connection.receive(&self.received)?;
         Ok(connection)

@@ -21,6 +21,7 @@ use time::{Duration, OffsetDateTime};
 use zeroize::Zeroizing;
 
 use super::{MigrationServer, Verdict};
+use crate::address::as_in_token;
 use crate::schedule::binder_is_valid;
 use crate::ticket::SealedSession;
 use crate::wire::hello::ClientHello;
@@ -217,7 +218,10 @@ fn check(
     if !bool::from(digest.ct_eq(&sealed.token_digest)) {
         return Err(Verdict::NotIssued);
     }
-    if !server.answers_for.contains(&token.target_address()) {
+    if !server
+        .answers_for
+        .contains(&as_in_token(token.target_address()))
+    {
         return Err(Verdict::WrongTarget);
     }
     if token.is_expired(now, server.clock_skew) || may_be_forgotten(server, sealed.issued_at_ms) {

@@ -8,11 +8,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use migration_token::{Claim, CommitOutcome, StoreError};
-use rustls::{ContentType, HandshakeKind, ServerConfig};
+use rustls::{ContentType, HandshakeKind, PeerMisbehaved, ServerConfig};
 
 use super::accepting::AcceptError;
 use super::admission::{Admitted, may_go_on};
 use super::link::ServerLink;
+use super::refused::{EarlyDataFilter, Next};
 use super::{Arrival, MigrationServer, Verdict};
 use crate::connection::{BUFFER_LIMIT, Connection};
 use crate::provider::link::scope as link_scope;
@@ -38,6 +39,11 @@ pub struct ServerConnection {
     /// Early data that rustls accepted and the application has not read.
     early_data: Vec<u8>,
     early_data_read: usize,
+    early_data_counted: bool,
+    /// Drops refused early data for as long as some may come.
+    filter: Option<EarlyDataFilter>,
+    /// How many notices the client was sent since something else.
+    notices: u8,
     /// Whether `close_notify` has been sent.
     closed: bool,
     /// Whether plaintext that is written during the handshake leaves at once.
@@ -45,6 +51,10 @@ pub struct ServerConnection {
     /// Plaintext has been written that rustls holds back until the handshake is complete.
     held_back: bool,
 }
+
+/// So many notices are sent without data or an offer between them. To the client's TLS library each is an empty record, of
+/// which it takes no more than 32 in a row.
+const MAX_NOTICES: u8 = 8;
 
 /// The level of `migrate_notify` (`docs/protocol.md` section 1).
 const LEVEL_WARNING: u8 = 1;
@@ -68,6 +78,9 @@ impl ServerConnection {
                 Some(admitted),
             ),
         };
+        let filter = link
+            .early_data_offered()
+            .then(|| EarlyDataFilter::new(config.max_early_data_size));
         let link = Arc::new(link);
         let half_rtt = config.send_half_rtt_data;
         let tls = link_scope(&link, || rustls::ServerConnection::new(config))
@@ -82,6 +95,9 @@ impl ServerConnection {
             to_commit: admitted.map(|admitted| admitted.claim),
             early_data: Vec::new(),
             early_data_read: 0,
+            early_data_counted: false,
+            filter,
+            notices: 0,
             closed: false,
             half_rtt,
             held_back: false,
@@ -123,6 +139,15 @@ impl ServerConnection {
         }
         self.settled = true;
         self.server.counters.arrived(&self.arrival, self.peer);
+    }
+
+    /// Counts a client that migrated and whose first early data has come.
+    fn count_early_data(&mut self) {
+        let migrated = matches!(self.arrival, Arrival::Migrated { .. });
+        if migrated && !self.early_data.is_empty() && !self.early_data_counted {
+            self.early_data_counted = true;
+            self.server.counters.early_data(self.peer);
+        }
     }
 
     /// How the client came here. Final once [`early_data_accepted`](Self::early_data_accepted), or when the handshake
@@ -184,6 +209,9 @@ impl ServerConnection {
 
     /// Tells the client to move now, by the `migrate_notify` alert. It leaves with what is written next.
     ///
+    /// A client that has been told eight times, with neither data nor an offer since, is not told again: that would end its
+    /// connection. It is `Ok` all the same.
+    ///
     /// # Errors
     ///
     /// [`NotifyError`] when the client may not be sent the alert.
@@ -195,8 +223,13 @@ impl ServerConnection {
             return Err(NotifyError::Closed);
         }
         let description = self.link.notify_alert().ok_or(NotifyError::NoToken)?;
+        if self.notices >= MAX_NOTICES {
+            return Ok(());
+        }
         self.write_as(ContentType::Alert, &[LEVEL_WARNING, description])
-            .map_err(|_| NotifyError::Closed)
+            .map_err(|_| NotifyError::Closed)?;
+        self.notices += 1;
+        Ok(())
     }
 
     /// Offers the client another target than before, or the same with another state: a NewSessionTicket out of the
@@ -217,6 +250,7 @@ impl ServerConnection {
             return Err(OfferFailure::Closed);
         }
         let ticket = self.link.release(target, state)?;
+        self.notices = 0;
         self.write_as(ContentType::Handshake, &ticket)
             .map_err(|_| OfferFailure::Closed)
     }
@@ -229,6 +263,47 @@ impl ServerConnection {
     /// How many offers can still be made on this connection.
     pub fn offers_left(&self) -> usize {
         self.link.reserve_len()
+    }
+
+    /// Lets rustls process what it has read.
+    fn process(&mut self) -> Result<(), rustls::Error> {
+        let handshaking = self.tls.is_handshaking();
+        if let Some(kind) = self.tls.handshake_kind().filter(|_| handshaking) {
+            self.link.answered(kind == HandshakeKind::Resumed);
+        }
+        let processed = link_scope(&self.link, || self.tls.process_new_packets());
+        if handshaking {
+            if let Some(mut early_data) = self.tls.early_data() {
+                // What rustls holds is in memory; reading it cannot fail.
+                let _ = early_data.read_to_end(&mut self.early_data);
+            }
+            self.settle_arrival();
+            self.count_early_data();
+        }
+        if handshaking
+            && !self.tls.is_handshaking()
+            && let Some(ticket) = self.link.late_token()
+        {
+            // The client does without it, as without any offer.
+            let _ = self.write_as(ContentType::Handshake, &ticket);
+        }
+        processed.map(|_| ())
+    }
+
+    /// Gives rustls what the filter let pass.
+    fn give(&mut self, mut received: &[u8]) -> Result<(), rustls::Error> {
+        while !received.is_empty() {
+            let taken = self.tls.read_tls(&mut received);
+            self.process()?;
+            match taken {
+                Ok(1..) => {}
+                // The client has closed its side: the rest is to be ignored.
+                Ok(0) => break,
+                // What rustls does not take is early data past every budget.
+                Err(_) => return Err(PeerMisbehaved::TooMuchEarlyDataReceived.into()),
+            }
+        }
+        Ok(())
     }
 
     /// Writes records of a type that rustls does not write by itself: as application data, which the link retags.
@@ -254,20 +329,32 @@ impl ServerConnection {
 
 impl Connection for ServerConnection {
     fn read_tls(&mut self, rd: &mut dyn Read) -> io::Result<usize> {
-        self.tls.read_tls(rd)
+        match self.filter.as_mut().map(|filter| filter.read(rd)) {
+            None => self.tls.read_tls(rd),
+            // rustls is to know of the end.
+            Some(Ok(0)) => self.tls.read_tls(&mut io::empty()),
+            Some(read) => read,
+        }
     }
 
     fn process_new_packets(&mut self) -> Result<(), rustls::Error> {
-        let handshaking = self.tls.is_handshaking();
-        let processed = link_scope(&self.link, || self.tls.process_new_packets());
-        if handshaking {
-            if let Some(mut early_data) = self.tls.early_data() {
-                // What rustls holds is in memory; reading it cannot fail.
-                let _ = early_data.read_to_end(&mut self.early_data);
+        let Some(mut filter) = self.filter.take() else {
+            return self.process();
+        };
+        loop {
+            match filter.next() {
+                Next::Receive => break,
+                Next::Record(record) => {
+                    self.give(&record)?;
+                    if !filter.goes_on(&mut self.tls, &self.link) {
+                        return self.give(&filter.into_rest());
+                    }
+                }
+                Next::Over(rest) => return self.give(&rest),
             }
-            self.settle_arrival();
         }
-        processed.map(|_| ())
+        self.filter = Some(filter);
+        Ok(())
     }
 
     fn write_tls(&mut self, wr: &mut dyn Write) -> io::Result<usize> {
@@ -315,6 +402,9 @@ impl Connection for ServerConnection {
         }
         let written = link_scope(&self.link, || self.tls.writer().write(plaintext))?;
         self.held_back |= written > 0 && !self.half_rtt && self.tls.is_handshaking();
+        if written > 0 {
+            self.notices = 0;
+        }
         Ok(written)
     }
 

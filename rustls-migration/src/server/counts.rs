@@ -16,8 +16,9 @@ const ARRIVAL: &str = "rustls_migration::arrival";
 /// are read one after the other.
 ///
 /// Each arrival is also a `tracing` event with the target `rustls_migration::arrival`, at level DEBUG, with the fields
-/// `verdict` (`Fresh`, `Migrated`, `MigratedWithEarlyData`, `BadBinder` or the name of a [`Verdict`]) and, if the acceptor
-/// was told, `peer`. `TimedOut` is one for a handshake that took too long, perhaps after another for its hello. A commit that was not won is an event at level WARN with that target. No event of this crate has a
+/// `verdict` (`Fresh`, `Migrated`, `BadBinder` or the name of a [`Verdict`]) and, if the acceptor
+/// was told, `peer`. `EarlyData` is a second one, for the first early data of a client that migrated, and `TimedOut` one for a
+/// handshake that took too long, perhaps after another for its hello. A commit that was not won is an event at level WARN with that target. No event of this crate has a
 /// token, nonce, session, key, ticket or application state in it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts(Tally<u64>);
@@ -52,7 +53,8 @@ impl Counts {
         self.0.migrated
     }
 
-    /// Those of [`migrated`](Self::migrated) whose early data was accepted.
+    /// Those of [`migrated`](Self::migrated) that sent early data, which was accepted. A client may announce early data
+    /// and send none.
     pub fn migrated_with_early_data(&self) -> u64 {
         self.0.migrated_with_early_data
     }
@@ -132,24 +134,21 @@ impl Counters {
                 add_one(&self.0.fresh);
                 tell("Fresh", peer);
             }
-            Arrival::Migrated { early_data, .. } => {
+            Arrival::Migrated { .. } => {
                 add_one(&self.0.migrated);
-                if *early_data {
-                    add_one(&self.0.migrated_with_early_data);
-                }
-                tell(
-                    match early_data {
-                        true => "MigratedWithEarlyData",
-                        false => "Migrated",
-                    },
-                    peer,
-                );
+                tell("Migrated", peer);
             }
             Arrival::Declined(verdict) => {
                 self.0.declined.get(verdict.index()).map(add_one);
                 tell(&format!("{verdict:?}"), peer);
             }
         }
+    }
+
+    /// The first early data of a client that migrated has come.
+    pub(super) fn early_data(&self, peer: Option<SocketAddr>) {
+        add_one(&self.0.migrated_with_early_data);
+        tell("EarlyData", peer);
     }
 
     /// A handshake was aborted.

@@ -16,11 +16,10 @@ use crate::schedule::ticket_psk;
 use crate::ticket::{SealFailure, SealedSession};
 use crate::wire::ticket::{MAX_OFFERED_TICKET_LEN, NewSessionTicket, TokenParts};
 
-/// Early data that a ticket with a token offers at most, in bytes.
+/// Early data that a ticket with a token offers at most, in bytes (`docs/protocol.md` section 3).
 ///
-/// A server that refuses early data skips at most 16,384 bytes of it, records' own bytes included; this leaves room
-/// for those of some hundred records.
-pub(super) const MAX_EARLY_DATA_SIZE: u32 = 14_336;
+/// A server that refuses early data must drop as much as any node of its service offers, in records of one byte each.
+pub(super) const MAX_EARLY_DATA_SIZE: u32 = 16_384;
 
 /// Length of an issued nonce, in bytes.
 const NONCE_LEN: usize = 16;

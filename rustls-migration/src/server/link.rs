@@ -7,31 +7,47 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use rustls::ContentType;
 use rustls::server::StoresServerSessions;
+use rustls::{ContentType, KeyLog};
 use time::OffsetDateTime;
 use zeroize::Zeroizing;
 
 use super::OfferFailure;
 use super::admission::Admitted;
 use super::issue::{Issuer, MAX_STATE_LEN, RustlsTicket};
+use crate::address::as_in_token;
 use crate::provider::link::{Link, Verifying, current_as, without_scope};
+use crate::wire::hello::TicketRequest;
+use crate::wire::next_message;
 use crate::wire::ticket::NewSessionTicket;
-use crate::wire::{MAX_FRAGMENT_LEN, next_message};
 
 pub(super) struct ServerLink {
     /// Where sessions of tickets without a token are kept; the user's, wrapped. Never called with the lock held.
     storage: Arc<dyn StoresServerSessions>,
     /// Present when the client supports migration.
     issuer: Option<Issuer>,
-    /// How many of rustls' tickets are sent at the handshake; the rest is held in reserve.
-    sent_at_handshake: usize,
+    /// How many of rustls' tickets are sent at the handshake.
+    sent_at_handshake: AtomicUsize,
+    /// How many more of them are held in reserve.
+    reserve: usize,
     /// Whether the hello had a token, accepted or not.
     token_presented: bool,
+    /// Whether the hello announced early data.
+    early_data_offered: bool,
+    ticket_request: Option<TicketRequest>,
     /// So many bytes of application data that come next are records of another type.
     retagged: AtomicUsize,
     verifying: Verifying,
     state: Mutex<State>,
+}
+
+/// What a hello has in it.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Offered {
+    pub(super) token: bool,
+    pub(super) early_data: bool,
+    /// How many tickets the client wants, if that counts here.
+    pub(super) ticket_request: Option<TicketRequest>,
 }
 
 #[derive(Default)]
@@ -39,12 +55,16 @@ struct State {
     /// The ticket that the client presents and the session that it stands for, until rustls takes it.
     admitted: Option<(Vec<u8>, Zeroizing<Vec<u8>>)>,
     resumption_master_secret: Option<Zeroizing<Vec<u8>>>,
+    /// What protects the client's handshake messages, for the filter of refused early data.
+    handshake_secret: Option<Zeroizing<Vec<u8>>>,
     /// How many tickets rustls has made.
     made: usize,
     /// Sessions of tickets that rustls is about to send and that are not to be sent as they are.
     kept: Vec<Kept>,
     /// Tickets in reserve.
     reserve: Vec<Reserved>,
+    /// The target of the handshake's token, if its ticket does not fit where rustls has its tickets.
+    late_target: Option<SocketAddr>,
     token_sent: bool,
     /// The type of the next retagged bytes.
     retag_as: Option<ContentType>,
@@ -57,6 +77,16 @@ struct Kept {
     for_handshake: Option<SocketAddr>,
 }
 
+/// Where a ticket's session belongs.
+enum Place {
+    /// In the storage: the ticket is sent as it is.
+    Storage,
+    /// With the link: for the token at the handshake, or in reserve.
+    Here { for_handshake: Option<SocketAddr> },
+    /// The ticket is not sent.
+    Nowhere,
+}
+
 /// One of rustls' tickets that has not been sent.
 struct Reserved {
     message: Vec<u8>,
@@ -64,12 +94,22 @@ struct Reserved {
     made: OffsetDateTime,
 }
 
+impl Reserved {
+    fn new(message: &[u8], kept: Kept, made: OffsetDateTime) -> Self {
+        Self {
+            message: message.to_vec(),
+            session: kept.session,
+            made,
+        }
+    }
+}
+
 impl ServerLink {
     pub(super) fn new(
         storage: Arc<dyn StoresServerSessions>,
         issuer: Option<Issuer>,
-        sent_at_handshake: usize,
-        token_presented: bool,
+        (sent_at_handshake, reserve): (usize, usize),
+        offered: Offered,
         admitted: Option<&Admitted>,
     ) -> Self {
         let state = State {
@@ -79,8 +119,11 @@ impl ServerLink {
         Self {
             storage,
             issuer,
-            sent_at_handshake,
-            token_presented,
+            sent_at_handshake: AtomicUsize::new(sent_at_handshake),
+            reserve,
+            token_presented: offered.token,
+            early_data_offered: offered.early_data,
+            ticket_request: offered.ticket_request,
             retagged: AtomicUsize::new(0),
             verifying: Verifying::default(),
             state: Mutex::new(state),
@@ -104,6 +147,33 @@ impl ServerLink {
         self.state().reserve.len()
     }
 
+    /// Whether the client announced early data.
+    pub(super) fn early_data_offered(&self) -> bool {
+        self.early_data_offered
+    }
+
+    /// The client's handshake traffic secret, once the hello of a client that announced early data is answered.
+    pub(super) fn take_handshake_secret(&self) -> Option<Zeroizing<Vec<u8>>> {
+        self.state().handshake_secret.take()
+    }
+
+    /// The hello is answered: the client gets as many tickets as it asked for, if it did.
+    pub(super) fn answered(&self, resumed: bool) {
+        let Some((issuer, wish)) = self.issuer.as_ref().zip(self.ticket_request) else {
+            return;
+        };
+        let tickets = issuer.server.configs.tickets_for(wish, resumed);
+        self.sent_at_handshake.store(tickets, Ordering::Relaxed);
+    }
+
+    /// The ticket with the handshake's token, if it was too long for the record with the other tickets. As a message of its
+    /// own it may take several.
+    pub(super) fn late_token(&self) -> Option<Vec<u8>> {
+        let target = self.state().late_target.take()?;
+        let token = self.release(target, None);
+        token.inspect_err(|reason| warn_of(*reason)).ok()
+    }
+
     /// Takes a ticket out of the reserve and puts a token for `target` in it, and the application's `state` when its
     /// stream can go on there.
     pub(super) fn release(
@@ -119,7 +189,7 @@ impl ServerLink {
         let (secret, reserved) = self.take_reserved()?;
         let issued = reserved
             .ticket()
-            .and_then(|ticket| issuer.issue(&secret, &ticket, target, state));
+            .and_then(|ticket| issuer.issue(&secret, &ticket, as_in_token(target), state));
         if issued.is_ok() {
             self.state().token_sent = true;
             issuer.server.counters.offer();
@@ -151,34 +221,41 @@ impl ServerLink {
     /// Keeps the session of a ticket that gets a token now or may get one later; others go to the storage. TLS 1.2 has
     /// no `resumption_master_secret`, so nothing of it is kept.
     fn put(&self, ticket: Vec<u8>, session: Vec<u8>) -> bool {
-        match self.keep(ticket, session) {
-            Some((ticket, session)) => self.storage.put(ticket, session),
-            None => true,
+        match self.place() {
+            Place::Storage => self.storage.put(ticket, session),
+            Place::Here { for_handshake } => {
+                self.state().kept.push(Kept {
+                    ticket,
+                    session: Zeroizing::new(session),
+                    for_handshake,
+                });
+                true
+            }
+            Place::Nowhere => false,
         }
     }
 
-    /// Gives back what the storage is to have.
-    fn keep(&self, ticket: Vec<u8>, session: Vec<u8>) -> Option<(Vec<u8>, Vec<u8>)> {
+    /// Where the session of the next ticket belongs.
+    fn place(&self) -> Place {
         let mut state = self.state();
         let issuer = self
             .issuer
             .as_ref()
             .filter(|_| state.resumption_master_secret.is_some());
         let Some(issuer) = issuer else {
-            return Some((ticket, session));
+            return Place::Storage;
         };
         let index = state.made;
         state.made += 1;
         let for_handshake = issuer.target.filter(|_| index == 0);
-        if for_handshake.is_none() && index < self.sent_at_handshake {
-            return Some((ticket, session));
+        let sent_at_handshake = self.sent_at_handshake.load(Ordering::Relaxed);
+        if for_handshake.is_none() && index < sent_at_handshake {
+            return Place::Storage;
         }
-        state.kept.push(Kept {
-            ticket,
-            session: Zeroizing::new(session),
-            for_handshake,
-        });
-        None
+        match index < sent_at_handshake + self.reserve {
+            true => Place::Here { for_handshake },
+            false => Place::Nowhere,
+        }
     }
 
     /// Lends the admitted session, once. A refused token's ticket resumes nothing.
@@ -197,32 +274,56 @@ impl ServerLink {
         let made = without_scope(|| issuer.server.clock.now());
         let mut out = Vec::with_capacity(messages.len() + 2048);
         let mut rest = messages;
+        let mut too_long = None;
         while !rest.is_empty() {
             let (message, tail) = next_message(rest)?;
             rest = tail;
             let kept = self.state().take_kept(message);
             match kept {
                 None => out.extend_from_slice(message),
-                Some(Kept {
-                    for_handshake: None,
-                    session,
-                    ..
-                }) => self.state().reserve.push(Reserved {
-                    message: message.to_vec(),
-                    session,
-                    made,
-                }),
+                Some(kept) if kept.for_handshake.is_none() => {
+                    let reserved = Reserved::new(message, kept, made);
+                    self.state().reserve.push(reserved);
+                }
                 Some(kept) => {
-                    let room = MAX_FRAGMENT_LEN.saturating_sub(out.len() + tail.len());
-                    // It calls the user's random source, and perhaps the storage.
-                    match without_scope(|| self.with_token(issuer, message, kept, made, room)) {
-                        Some(with_token) => out.extend(with_token),
-                        None => out.extend_from_slice(message),
+                    let room = issuer.server.max_record_len();
+                    let room = room.saturating_sub(out.len() + tail.len());
+                    // It calls the user's random source.
+                    match without_scope(|| self.with_token(issuer, message, &kept, made, room)) {
+                        Ok(Some(with_token)) => out.extend(with_token),
+                        Ok(None) => too_long = Some((message, kept)),
+                        Err(reason) => {
+                            warn_of(reason);
+                            self.send_as_is(message, &kept, &mut out);
+                        }
                     }
                 }
             }
         }
+        if let Some((message, kept)) = too_long {
+            self.state().late_target = kept.for_handshake;
+            // rustls sends a record, so there must be something in it.
+            if out.is_empty() {
+                self.send_as_is(message, &kept, &mut out);
+            } else {
+                let reserved = Reserved::new(message, kept, made);
+                self.state().reserve.push(reserved);
+            }
+        }
         Some(out)
+    }
+
+    /// The client gets an ordinary ticket, which the storage must know.
+    fn send_as_is(&self, message: &[u8], kept: &Kept, out: &mut Vec<u8>) {
+        self.storage.put(kept.ticket.clone(), kept.session.to_vec());
+        out.extend_from_slice(message);
+    }
+}
+
+/// At the seal limit, the keys have warned already.
+fn warn_of(reason: OfferFailure) {
+    if reason != OfferFailure::SealLimit {
+        tracing::warn!(%reason, "no token was issued at the handshake");
     }
 }
 
@@ -246,42 +347,15 @@ impl Reserved {
 }
 
 impl ServerLink {
-    /// The ticket in `message` with the token for the handshake. `None` when the client gets it as it is: the storage knows
-    /// its session then.
+    /// The ticket in `message` with the token for the handshake; `None` if that has more than `room` bytes.
     fn with_token(
-        &self,
-        issuer: &Issuer,
-        message: &[u8],
-        kept: Kept,
-        made: OffsetDateTime,
-        room: usize,
-    ) -> Option<Vec<u8>> {
-        match self.issue_at_handshake(issuer, message, &kept, made, room) {
-            Ok(with_token) => {
-                self.state().token_sent = true;
-                issuer.server.counters.offer();
-                Some(with_token)
-            }
-            Err(reason) => {
-                // At the seal limit, the keys have warned already.
-                if reason != OfferFailure::SealLimit {
-                    tracing::warn!(%reason, "no token was issued at the handshake");
-                }
-                self.storage.put(kept.ticket, kept.session.to_vec());
-                None
-            }
-        }
-    }
-
-    /// The ticket in `message` with the token for the handshake, if that has no more than `room` bytes.
-    fn issue_at_handshake(
         &self,
         issuer: &Issuer,
         message: &[u8],
         kept: &Kept,
         made: OffsetDateTime,
         room: usize,
-    ) -> Result<Vec<u8>, OfferFailure> {
+    ) -> Result<Option<Vec<u8>>, OfferFailure> {
         let ticket = RustlsTicket {
             message: NewSessionTicket::read(message).map_err(|_| OfferFailure::Failed)?,
             session: &kept.session,
@@ -292,9 +366,11 @@ impl ServerLink {
         let target = kept.for_handshake.ok_or(OfferFailure::Failed)?;
         let message = issuer.issue(&secret, &ticket, target, None)?;
         if message.len() > room {
-            return Err(OfferFailure::Failed);
+            return Ok(None);
         }
-        Ok(message)
+        self.state().token_sent = true;
+        issuer.server.counters.offer();
+        Ok(Some(message))
     }
 }
 
@@ -361,5 +437,36 @@ impl StoresServerSessions for LinkedStorage {
 
     fn can_cache(&self) -> bool {
         self.0.can_cache()
+    }
+}
+
+/// The key log of every configuration of a [`MigrationServer`](super::MigrationServer). Inside a connection's scope it tells
+/// the link one secret, and the application's own key log what that wants to know, as ever.
+#[derive(Debug)]
+pub(super) struct LinkedKeyLog(pub(super) Arc<dyn KeyLog>);
+
+impl LinkedKeyLog {
+    /// The link, if the secret of this label is for it.
+    fn link(label: &str) -> Option<Arc<ServerLink>> {
+        let link = (label == CLIENT_HANDSHAKE_TRAFFIC_SECRET).then(current_as::<ServerLink>);
+        link.flatten().filter(|link| link.early_data_offered)
+    }
+}
+
+/// How rustls calls the secret under which the client's Finished comes.
+const CLIENT_HANDSHAKE_TRAFFIC_SECRET: &str = "CLIENT_HANDSHAKE_TRAFFIC_SECRET";
+
+impl KeyLog for LinkedKeyLog {
+    fn log(&self, label: &str, client_random: &[u8], secret: &[u8]) {
+        if let Some(link) = Self::link(label) {
+            link.state().handshake_secret = Some(Zeroizing::new(secret.to_vec()));
+        }
+        if self.0.will_log(label) {
+            self.0.log(label, client_random, secret);
+        }
+    }
+
+    fn will_log(&self, label: &str) -> bool {
+        Self::link(label).is_some() || self.0.will_log(label)
     }
 }

@@ -9,18 +9,21 @@ mod counts;
 mod issue;
 mod limits;
 mod link;
+mod refused;
 mod verdict;
 
 use std::collections::HashSet;
 use std::fmt;
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
+use std::time::Duration;
 
 use migration_token::{MemoryNonceStore, NonceStore, TokenHash};
 use rustls::crypto::{CryptoProvider, SecureRandom};
 use rustls::server::StoresServerSessions;
 use rustls::{ServerConfig, SupportedCipherSuite, Tls13CipherSuite};
-use time::Duration;
+use time::OffsetDateTime;
 
 pub use self::accepting::{AcceptError, Accepting, Claimed};
 pub use self::admission::Admitted;
@@ -31,12 +34,16 @@ pub use self::counts::Counts;
 pub(crate) use self::issue::MAX_STATE_LEN;
 use self::limits::Limits;
 pub use self::verdict::{Arrival, Verdict};
+use crate::address::as_in_token;
 use crate::clock::{Clock, SystemClock};
 use crate::codepoints::Codepoints;
 use crate::error::ConfigError;
 use crate::provider::is_wrapped;
 use crate::provider::user_code::UserCode;
 use crate::ticket::TicketKeys;
+use crate::wire::MAX_FRAGMENT_LEN;
+use crate::wire::hello::TicketRequest;
+use crate::wire::record::HEADER_LEN;
 
 /// Room that one of rustls' own tickets takes in a record, in bytes, rounded up.
 const ORDINARY_TICKET_LEN: usize = 128;
@@ -48,7 +55,8 @@ const DEFAULT_RESERVE: usize = 2;
 #[derive(Clone, Copy, Debug, Default)]
 #[non_exhaustive]
 pub struct Incoming<'a> {
-    /// The client's address, when the acceptor was told.
+    /// The client's address, when the acceptor was told. That of an IPv4 client is an IPv4 address on a dual-stack listener
+    /// too, here and below.
     pub peer: Option<SocketAddr>,
     /// The address at which the client reached this server, when the acceptor was told.
     pub local: Option<SocketAddr>,
@@ -69,9 +77,9 @@ pub struct MigrationServer {
     nonce_store: Arc<dyn NonceStore>,
     limits: Limits,
     choose_target: Option<Box<ChooseTarget>>,
-    token_lifetime: Duration,
-    clock_skew: Duration,
-    departure_deadline: std::time::Duration,
+    token_lifetime: time::Duration,
+    clock_skew: time::Duration,
+    departure_deadline: Duration,
     clock: Arc<dyn Clock>,
     codepoints: Codepoints,
     counters: Counters,
@@ -85,6 +93,8 @@ struct Configs {
     migrating: Kinds,
     /// Where the application wants ordinary sessions to be kept; wrapped.
     storage: Arc<dyn StoresServerSessions>,
+    /// How many offers a connection holds in reserve.
+    reserve: usize,
 }
 
 /// One set of configurations.
@@ -117,9 +127,9 @@ impl MigrationServer {
             limits: Limits::default(),
             choose_target: None,
             reserve: DEFAULT_RESERVE,
-            token_lifetime: Duration::HOUR,
-            clock_skew: Duration::seconds(5),
-            departure_deadline: std::time::Duration::from_secs(10),
+            token_lifetime: Duration::from_secs(3600),
+            clock_skew: Duration::from_secs(5),
+            departure_deadline: Duration::from_secs(10),
             clock: Arc::new(SystemClock),
             codepoints: Codepoints::default(),
         }
@@ -140,8 +150,22 @@ impl MigrationServer {
         &self.nonce_store
     }
 
+    /// From when on this node admits tokens: those that were issued at this moment or later, by their issuer's clock. `None`
+    /// when the nonce store forgets nothing, and admits them all.
+    ///
+    /// It is the beginning of the nonce store's memory and the [clock skew](MigrationServerBuilder::clock_skew): the
+    /// start of the process, with the memory store. A node that was just started refuses
+    /// all tokens as [`Expired`](Verdict::Expired) until then. Most clients land by full handshakes, but a stream
+    /// that is handed over to this node then ends with an error, since its state is lost. So a service should
+    /// send nobody here, and its health check say that the node is not ready, until its clock has passed this moment, and
+    /// the skew once more where the issuers' clocks may be behind.
+    pub fn admits_tokens_since(&self) -> Option<OffsetDateTime> {
+        let since = self.nonce_store.remembers_since()?;
+        Some(since.saturating_add(self.clock_skew))
+    }
+
     /// How long a client that was notified may stay.
-    pub fn departure_deadline(&self) -> std::time::Duration {
+    pub fn departure_deadline(&self) -> Duration {
         self.departure_deadline
     }
 
@@ -164,10 +188,16 @@ impl MigrationServer {
         self.configs.stock.early_data.max_early_data_size
     }
 
+    /// The largest plaintext of a record, in bytes. rustls counts the record's header too.
+    fn max_record_len(&self) -> usize {
+        let configured = self.configs.stock.ordinary.max_fragment_size;
+        configured.map_or(MAX_FRAGMENT_LEN, |len| len.saturating_sub(HEADER_LEN))
+    }
+
     /// A client did not complete its handshake in time.
     #[cfg(feature = "tokio")]
     pub(crate) fn handshake_timed_out(&self, peer: Option<SocketAddr>) {
-        self.counters.timed_out(peer);
+        self.counters.timed_out(peer.map(as_in_token));
     }
 }
 
@@ -192,15 +222,18 @@ impl fmt::Debug for MigrationServer {
 /// | time for a handshake, [`handshake_timeout`](Self::handshake_timeout) | 10 s | the connection is dropped: `TimedOut`, and counted |
 /// | handshakes under way, [`max_handshakes`](Self::max_handshakes) | 16,384 | more wait, and their time runs |
 /// | ClientHello | 64 KiB, in 128 KiB of records | it is the TLS library's to refuse; a token in it counts for nothing |
-/// | early data of a moved client | the configuration's, and at most 14,336 bytes | the handshake is aborted with `unexpected_message` |
+/// | early data of a moved client | the configuration's, and at most 16,384 bytes | the handshake is aborted with `unexpected_message` |
+/// | early data that is refused, of any client | 16,384 records, or as many as `max_early_data_size` if that is more, with 23 bytes for each of them | the handshake is aborted |
 /// | time for an answer of the nonce store, [`nonce_store_timeout`](Self::nonce_store_timeout) | 1 s | the token is refused as `StoreUnavailable`; a client that was admitted is closed |
 /// | questions to the nonce store under way, [`max_store_questions`](Self::max_store_questions) | 1,024 | the token is refused as `StoreUnavailable`, at once |
 /// | time for a notified client to leave, [`departure_deadline`](Self::departure_deadline) | 10 s | reads fail with `TimedOut` |
 /// | offers of a connection after its handshake, [`reserve`](Self::reserve) | 2 | `OfferFailure::ReserveEmpty` |
+/// | notices to a client without data or an offer between them | 8 | the client is not told again |
 /// | state in an offer | 8,192 bytes | `OfferFailure::StateTooLong` |
 /// | offers under one ticket key, [`TicketKeys::seal_limit`] | 2^32 | `OfferFailure::SealLimit` |
 ///
-/// A client whose token is refused lands by a full handshake.
+/// A client whose token is refused lands by a full handshake, but for a stream that is handed over
+/// ([`HandOff::Drain`](crate::tokio::HandOff)): its state was in the token's ticket, so it ends with an error.
 pub struct MigrationServerBuilder {
     config: ServerConfig,
     service: String,
@@ -212,17 +245,19 @@ pub struct MigrationServerBuilder {
     reserve: usize,
     token_lifetime: Duration,
     clock_skew: Duration,
-    departure_deadline: std::time::Duration,
+    departure_deadline: Duration,
     clock: Arc<dyn Clock>,
     codepoints: Codepoints,
 }
 
 impl MigrationServerBuilder {
     /// The addresses at which clients may arrive with a token: those that the service's tokens name and that lead
-    /// to this node. None by default, which refuses every token.
+    /// to this node. None by default, which refuses every token. IPv4 addresses that are mapped into IPv6 count as what they
+    /// are.
     #[must_use]
     pub fn answers_for(mut self, addresses: impl IntoIterator<Item = SocketAddr>) -> Self {
-        self.answers_for.extend(addresses);
+        self.answers_for
+            .extend(addresses.into_iter().map(as_in_token));
         self
     }
 
@@ -256,7 +291,7 @@ impl MigrationServerBuilder {
     /// How many offers each connection holds in reserve for
     /// [`offer`](ServerConnection::offer), by default two. Each is a ticket that rustls makes at the handshake, of some
     /// 300 bytes of memory for as long as the connection lives; with 0 a connection has the token of its handshake at the
-    /// most.
+    /// most. A handshake whose only ticket would be too long for its record takes one of them for its token.
     #[must_use]
     pub fn reserve(mut self, offers: usize) -> Self {
         self.reserve = offers;
@@ -270,9 +305,10 @@ impl MigrationServerBuilder {
         self
     }
 
-    /// How far the clocks of the service's nodes may differ, by default five seconds.
+    /// How far the clocks of the service's nodes may differ, by default five seconds; at most a day.
     ///
-    /// A store that remembers only since its start refuses tokens until it has run for this long.
+    /// A store that remembers only since its start refuses tokens until it has run for this long: see
+    /// [`MigrationServer::admits_tokens_since`].
     #[must_use]
     pub fn clock_skew(mut self, skew: Duration) -> Self {
         self.clock_skew = skew;
@@ -281,7 +317,7 @@ impl MigrationServerBuilder {
 
     /// How long a client that was notified may stay before its reads fail, by default ten seconds.
     #[must_use]
-    pub fn departure_deadline(mut self, deadline: std::time::Duration) -> Self {
+    pub fn departure_deadline(mut self, deadline: Duration) -> Self {
         self.departure_deadline = deadline;
         self
     }
@@ -307,6 +343,10 @@ impl MigrationServerBuilder {
     /// [`ConfigError`] names what it cannot carry.
     pub fn build(self) -> Result<MigrationServer, ConfigError> {
         self.check()?;
+        let token_lifetime = signed(self.token_lifetime, TOKEN_LIFETIMES)
+            .ok_or(ConfigError::TokenLifetime(self.token_lifetime))?;
+        let clock_skew =
+            signed(self.clock_skew, CLOCK_SKEWS).ok_or(ConfigError::ClockSkew(self.clock_skew))?;
         let nonce_store = self.nonce_store.unwrap_or_else(|| {
             let capacity = MemoryNonceStore::DEFAULT_CAPACITY;
             Arc::new(MemoryNonceStore::new(capacity, self.clock.now()))
@@ -319,8 +359,8 @@ impl MigrationServerBuilder {
             nonce_store,
             limits: self.limits,
             choose_target: self.choose_target,
-            token_lifetime: self.token_lifetime,
-            clock_skew: self.clock_skew,
+            token_lifetime,
+            clock_skew,
             departure_deadline: self.departure_deadline,
             clock: self.clock,
             codepoints: self.codepoints,
@@ -345,23 +385,27 @@ impl MigrationServerBuilder {
         }
         let tickets = config
             .send_tls13_tickets
-            .saturating_add(self.reserve)
-            .max(config.max_tls13_tickets);
+            .max(config.max_tls13_tickets)
+            .saturating_add(self.reserve);
         let least = tickets.saturating_mul(ORDINARY_TICKET_LEN);
-        if config
-            .max_fragment_size
-            .unwrap_or(crate::wire::MAX_FRAGMENT_LEN)
-            < least
-        {
+        if config.max_fragment_size.unwrap_or(MAX_FRAGMENT_LEN) < least {
             return Err(ConfigError::MaxFragmentSize { least });
-        }
-        if !(Duration::SECOND..=Duration::days(7)).contains(&self.token_lifetime) {
-            return Err(ConfigError::TokenLifetime(
-                self.token_lifetime.unsigned_abs(),
-            ));
         }
         Ok(())
     }
+}
+
+/// From one second to seven days (RFC 8446 section 4.6.1).
+const TOKEN_LIFETIMES: RangeInclusive<Duration> =
+    Duration::from_secs(1)..=Duration::from_secs(7 * 24 * 3600);
+
+/// Clocks that differ by more than a day are not clocks.
+const CLOCK_SKEWS: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(24 * 3600);
+
+/// A duration that may be added to a point in time, if it is an allowed one.
+fn signed(duration: Duration, allowed: RangeInclusive<Duration>) -> Option<time::Duration> {
+    let duration = allowed.contains(&duration).then_some(duration)?;
+    duration.try_into().ok()
 }
 
 impl Configs {
@@ -371,15 +415,39 @@ impl Configs {
         config.key_log = Arc::new(UserCode(config.key_log));
         config.time_provider = Arc::new(UserCode(config.time_provider));
         config.session_storage = Arc::new(link::LinkedStorage(Arc::clone(&storage)));
+        config.key_log = Arc::new(link::LinkedKeyLog(Arc::clone(&config.key_log)));
         let mut migrating = config.clone();
         migrating.send_tls13_tickets += reserve;
-        // A client's wish for fewer tickets (RFC 9149) is about those that it gets, not about the reserve.
+        // A client's wish for fewer tickets (RFC 9149) is about those that it gets, not about the reserve, which rustls does
+        // not know of: see `for_wish`.
         migrating.max_tls13_tickets = 0;
         Self {
             stock: Kinds::new(config),
             migrating: Kinds::new(migrating),
             storage,
+            reserve,
         }
+    }
+
+    /// How many tickets a client gets at the handshake that supports migration and has a wish. One at least: what rustls
+    /// sends is a record, and must not be empty.
+    fn tickets_for(&self, wish: TicketRequest, resumed: bool) -> usize {
+        let wish = match resumed {
+            true => wish.resumption,
+            false => wish.new_session,
+        };
+        let most = self.stock.ordinary.max_tls13_tickets;
+        usize::from(wish).min(most).max(1)
+    }
+
+    /// `config`, such that rustls makes enough tickets for the wish and for the reserve.
+    fn for_wish(&self, config: &ServerConfig, wish: TicketRequest) -> Arc<ServerConfig> {
+        let tickets = self
+            .tickets_for(wish, true)
+            .max(self.tickets_for(wish, false));
+        let mut config = config.clone();
+        config.send_tls13_tickets = tickets.saturating_add(self.reserve);
+        Arc::new(config)
     }
 
     fn provider(&self) -> &CryptoProvider {
@@ -419,7 +487,7 @@ mod tests {
 
     #[test]
     fn the_early_data_that_the_tls_library_takes_is_what_tickets_offer() {
-        for (configured, offered) in [(0, 0), (1000, 1000), (u32::MAX, 14_336)] {
+        for (configured, offered) in [(0, 0), (1000, 1000), (u32::MAX, 16_384)] {
             let provider = crate::provider::wrap(rustls::crypto::ring::default_provider());
             let keys = TicketKeys::generate(provider.secure_random).unwrap();
             let resolver = rustls::server::ResolvesServerCertUsingSni::new();

@@ -98,7 +98,7 @@ pub enum Arrival {
     Fresh,
     /// With a token that was accepted.
     Migrated {
-        /// Whether early data is accepted. For each token it is at most once. Until the handshake is complete, who
+        /// Whether early data is accepted, if the client sends any. For each token it is at most once. Until the handshake is complete, who
         /// sends it may have copied it.
         early_data: bool,
         /// `Some` when the client's stream goes on here in the middle: what the issuing server's application sealed

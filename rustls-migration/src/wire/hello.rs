@@ -3,8 +3,8 @@
 //! It never changes a byte of a hello other than the two lengths that an insertion moves.
 
 use super::{
-    CLIENT_HELLO, EXT_PRE_SHARED_KEY, EXT_PSK_KEY_EXCHANGE_MODES, EXT_SERVER_NAME,
-    MESSAGE_HEADER_LEN, Malformed, Reader, extensions, next_message, u24_bytes,
+    CLIENT_HELLO, EXT_EARLY_DATA, EXT_PRE_SHARED_KEY, EXT_PSK_KEY_EXCHANGE_MODES, EXT_SERVER_NAME,
+    EXT_TICKET_REQUEST, MESSAGE_HEADER_LEN, Malformed, Reader, extensions, next_message, u24_bytes,
 };
 use crate::codepoints::Codepoints;
 
@@ -24,6 +24,17 @@ pub(crate) struct ClientHello<'a> {
     pub(crate) psk_dhe_ke: bool,
     /// The `pre_shared_key` extension.
     pub(crate) pre_shared_key: Option<PskOffer<'a>>,
+    /// Whether early data follows: the `early_data` extension.
+    pub(crate) early_data: bool,
+    /// How many tickets the client wants (RFC 9149).
+    pub(crate) ticket_request: Option<TicketRequest>,
+}
+
+/// How many tickets a client wants (RFC 9149 section 3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct TicketRequest {
+    pub(crate) new_session: u8,
+    pub(crate) resumption: u8,
 }
 
 /// The identities of a `pre_shared_key` extension with their binders, and what the binders cover.
@@ -58,6 +69,8 @@ impl<'a> ClientHello<'a> {
             migration_token: None,
             psk_dhe_ke: false,
             pre_shared_key: None,
+            early_data: false,
+            ticket_request: None,
         };
         for extension in extensions(block) {
             let (kind, data) = extension?;
@@ -71,6 +84,14 @@ impl<'a> ClientHello<'a> {
                 hello.psk_dhe_ke = Reader::new(data).vec8()?.contains(&PSK_DHE_KE);
             } else if kind == EXT_PRE_SHARED_KEY {
                 hello.pre_shared_key = Some(psk_offer(message, data)?);
+            } else if kind == EXT_EARLY_DATA {
+                hello.early_data = true;
+            } else if kind == EXT_TICKET_REQUEST {
+                let [new_session, resumption] = Reader::new(data).array()?;
+                hello.ticket_request = Some(TicketRequest {
+                    new_session,
+                    resumption,
+                });
             }
         }
         Ok(hello)

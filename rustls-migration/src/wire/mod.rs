@@ -22,6 +22,7 @@ pub(crate) const COMPRESSED_CERTIFICATE: u8 = 25;
 pub(crate) const EXT_SERVER_NAME: u16 = 0;
 pub(crate) const EXT_PRE_SHARED_KEY: u16 = 41;
 pub(crate) const EXT_EARLY_DATA: u16 = 42;
+pub(crate) const EXT_TICKET_REQUEST: u16 = 58;
 pub(crate) const EXT_PSK_KEY_EXCHANGE_MODES: u16 = 45;
 
 /// Bytes are not the message that they claim to be.

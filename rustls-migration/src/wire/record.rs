@@ -7,8 +7,11 @@ use std::fmt;
 use super::hello::splice;
 use super::{CLIENT_HELLO, MAX_FRAGMENT_LEN, MESSAGE_HEADER_LEN, Reader, next_message};
 
-const HANDSHAKE: u8 = 22;
-const HEADER_LEN: usize = 5;
+pub(crate) const HANDSHAKE: u8 = 22;
+pub(crate) const APPLICATION_DATA: u8 = 23;
+
+/// Length of a record's header: content type, version and length.
+pub(crate) const HEADER_LEN: usize = 5;
 
 /// Largest ClientHello that is read, in bytes (`docs/protocol.md` section 7, step 1).
 const MAX_HELLO_LEN: usize = 1 << 16;
@@ -18,15 +21,16 @@ const MAX_HELLO_LEN: usize = 1 << 16;
 const MAX_RECORDS_LEN: usize = 2 * MAX_HELLO_LEN;
 
 /// A record in a run of bytes.
-struct Record<'a> {
-    kind: u8,
+pub(crate) struct Record<'a> {
+    pub(crate) kind: u8,
     version: [u8; 2],
     fragment: &'a [u8],
-    whole: &'a [u8],
+    /// Header and fragment.
+    pub(crate) whole: &'a [u8],
 }
 
 /// Splits the next whole record off `bytes`.
-fn next_record(bytes: &[u8]) -> Option<(Record<'_>, &[u8])> {
+pub(crate) fn next_record(bytes: &[u8]) -> Option<(Record<'_>, &[u8])> {
     let mut reader = Reader::new(bytes);
     let kind = reader.u8().ok()?;
     let version = reader.array().ok()?;

@@ -8,6 +8,7 @@
 use std::io::{self, Write as _};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use migration_tests::node::echo;
 use migration_tests::{named_store, raced};
@@ -17,7 +18,6 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls_migration::server::{MigrationServer, Verdict};
 use rustls_migration::tokio::{MigrationAcceptor, TlsStream};
 use rustls_migration::{TicketKeys, provider};
-use time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
