@@ -2,14 +2,15 @@
 //!
 //! Sequence numbers stay rustls' own, since every record goes through exactly once.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustls::crypto::cipher::{
     AeadKey, InboundOpaqueMessage, InboundPlainMessage, Iv, MessageDecrypter, MessageEncrypter,
     OutboundChunks, OutboundOpaqueMessage, OutboundPlainMessage, Tls13AeadAlgorithm,
     UnsupportedOperationError,
 };
-use rustls::{ConnectionTrafficSecrets, ContentType, Error};
+use rustls::{ConnectionTrafficSecrets, ContentType, Error, ProtocolVersion};
+use zeroize::Zeroizing;
 
 use super::link::{Link, current};
 
@@ -27,6 +28,12 @@ impl Tls13AeadAlgorithm for LinkedAead {
     fn decrypter(&self, key: AeadKey, iv: Iv) -> Box<dyn MessageDecrypter> {
         let decrypter = self.0.decrypter(key, iv);
         match current() {
+            Some(link) if link.wants_decrypter() => {
+                let shared = SharedDecrypter(Arc::new(Mutex::new(decrypter)));
+                link.share_decrypter(shared.clone());
+                let decrypter = Box::new(shared);
+                Box::new(LinkedDecrypter { decrypter, link })
+            }
             Some(link) => Box::new(LinkedDecrypter { decrypter, link }),
             None => decrypter,
         }
@@ -100,5 +107,34 @@ impl MessageDecrypter for LinkedDecrypter {
             version: plain.version,
             payload: plain.payload.get(..0).unwrap_or_default(),
         })
+    }
+}
+
+/// A decrypter that rustls and the link have together.
+#[derive(Clone)]
+pub(crate) struct SharedDecrypter(Arc<Mutex<Box<dyn MessageDecrypter>>>);
+
+impl SharedDecrypter {
+    fn decrypter(&self) -> MutexGuard<'_, Box<dyn MessageDecrypter>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether `fragment` is the first record that this opens.
+    pub(crate) fn opens_first(&self, fragment: &[u8]) -> bool {
+        // It is decrypted in place, and rustls needs it as it came.
+        let mut copy = Zeroizing::new(fragment.to_vec());
+        let (kind, version) = (ContentType::ApplicationData, ProtocolVersion::TLSv1_2);
+        let record = InboundOpaqueMessage::new(kind, version, &mut copy);
+        self.decrypter().decrypt(record, 0).is_ok()
+    }
+}
+
+impl MessageDecrypter for SharedDecrypter {
+    fn decrypt<'a>(
+        &mut self,
+        msg: InboundOpaqueMessage<'a>,
+        seq: u64,
+    ) -> Result<InboundPlainMessage<'a>, Error> {
+        self.decrypter().decrypt(msg, seq)
     }
 }

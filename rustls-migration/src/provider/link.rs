@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustls::ContentType;
 
+use super::aead::SharedDecrypter;
 use crate::wire::{CERTIFICATE, CLIENT_KEY_EXCHANGE, COMPRESSED_CERTIFICATE, SERVER_HELLO_DONE};
 
 /// One connection's view of what passes through its cryptographic objects.
@@ -46,6 +47,16 @@ pub(crate) trait Link: Any + Send + Sync {
     ) -> Option<(ContentType, Vec<u8>)> {
         let _ = (kind, payload);
         None
+    }
+
+    /// Whether the next decrypter is to be [shared](Self::share_decrypter).
+    fn wants_decrypter(&self) -> bool {
+        false
+    }
+
+    /// Takes a decrypter that rustls has got too.
+    fn share_decrypter(&self, decrypter: SharedDecrypter) {
+        let _ = decrypter;
     }
 
     /// A record has been decrypted. `true` hides it from rustls.

@@ -16,6 +16,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rustls::crypto::CryptoProvider;
 use rustls::{CipherSuiteCommon, SupportedCipherSuite, Tls12CipherSuite, Tls13CipherSuite};
 
+pub(crate) use self::aead::SharedDecrypter;
 use self::link::{Link, Verifying, scope};
 
 /// rustls' ring provider, wrapped.

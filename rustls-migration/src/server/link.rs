@@ -4,11 +4,11 @@
 //! It never touches application data.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustls::server::StoresServerSessions;
-use rustls::{ContentType, KeyLog};
+use rustls::ContentType;
 use time::OffsetDateTime;
 use zeroize::Zeroizing;
 
@@ -16,6 +16,7 @@ use super::OfferFailure;
 use super::admission::Admitted;
 use super::issue::{Issuer, MAX_STATE_LEN, RustlsTicket};
 use crate::address::as_in_token;
+use crate::provider::SharedDecrypter;
 use crate::provider::link::{Link, Verifying, current_as, without_scope};
 use crate::wire::hello::TicketRequest;
 use crate::wire::next_message;
@@ -35,6 +36,8 @@ pub(super) struct ServerLink {
     /// Whether the hello announced early data.
     early_data_offered: bool,
     ticket_request: Option<TicketRequest>,
+    /// Whether the hello has been answered.
+    answered: AtomicBool,
     /// So many bytes of application data that come next are records of another type.
     retagged: AtomicUsize,
     verifying: Verifying,
@@ -55,8 +58,8 @@ struct State {
     /// The ticket that the client presents and the session that it stands for, until rustls takes it.
     admitted: Option<(Vec<u8>, Zeroizing<Vec<u8>>)>,
     resumption_master_secret: Option<Zeroizing<Vec<u8>>>,
-    /// What protects the client's handshake messages, for the filter of refused early data.
-    handshake_secret: Option<Zeroizing<Vec<u8>>>,
+    /// What opens the client's handshake records, for the filter of refused early data.
+    decrypter: Option<SharedDecrypter>,
     /// How many tickets rustls has made.
     made: usize,
     /// Sessions of tickets that rustls is about to send and that are not to be sent as they are.
@@ -124,6 +127,7 @@ impl ServerLink {
             token_presented: offered.token,
             early_data_offered: offered.early_data,
             ticket_request: offered.ticket_request,
+            answered: AtomicBool::new(false),
             retagged: AtomicUsize::new(0),
             verifying: Verifying::default(),
             state: Mutex::new(state),
@@ -152,9 +156,10 @@ impl ServerLink {
         self.early_data_offered
     }
 
-    /// The client's handshake traffic secret, once the hello of a client that announced early data is answered.
-    pub(super) fn take_handshake_secret(&self) -> Option<Zeroizing<Vec<u8>>> {
-        self.state().handshake_secret.take()
+    /// What opens the client's handshake records, once the hello of a client that announced early data is answered.
+    pub(super) fn take_decrypter(&self) -> Option<SharedDecrypter> {
+        self.answered.store(true, Ordering::Relaxed);
+        self.state().decrypter.take()
     }
 
     /// The hello is answered: the client gets as many tickets as it asked for, if it did.
@@ -383,6 +388,15 @@ impl Link for ServerLink {
         self.state().resumption_master_secret = Some(Zeroizing::new(secret.to_vec()));
     }
 
+    /// Until the hello is answered. The last one by then opens what the client says next.
+    fn wants_decrypter(&self) -> bool {
+        self.early_data_offered && !self.answered.load(Ordering::Relaxed)
+    }
+
+    fn share_decrypter(&self, decrypter: SharedDecrypter) {
+        self.state().decrypter = Some(decrypter);
+    }
+
     fn wants_outbound(&self, kind: ContentType) -> bool {
         if kind == ContentType::ApplicationData {
             return self.retagged.load(Ordering::Relaxed) > 0;
@@ -437,36 +451,5 @@ impl StoresServerSessions for LinkedStorage {
 
     fn can_cache(&self) -> bool {
         self.0.can_cache()
-    }
-}
-
-/// The key log of every configuration of a [`MigrationServer`](super::MigrationServer). Inside a connection's scope it tells
-/// the link one secret, and the application's own key log what that wants to know, as ever.
-#[derive(Debug)]
-pub(super) struct LinkedKeyLog(pub(super) Arc<dyn KeyLog>);
-
-impl LinkedKeyLog {
-    /// The link, if the secret of this label is for it.
-    fn link(label: &str) -> Option<Arc<ServerLink>> {
-        let link = (label == CLIENT_HANDSHAKE_TRAFFIC_SECRET).then(current_as::<ServerLink>);
-        link.flatten().filter(|link| link.early_data_offered)
-    }
-}
-
-/// How rustls calls the secret under which the client's Finished comes.
-const CLIENT_HANDSHAKE_TRAFFIC_SECRET: &str = "CLIENT_HANDSHAKE_TRAFFIC_SECRET";
-
-impl KeyLog for LinkedKeyLog {
-    fn log(&self, label: &str, client_random: &[u8], secret: &[u8]) {
-        if let Some(link) = Self::link(label) {
-            link.state().handshake_secret = Some(Zeroizing::new(secret.to_vec()));
-        }
-        if self.0.will_log(label) {
-            self.0.log(label, client_random, secret);
-        }
-    }
-
-    fn will_log(&self, label: &str) -> bool {
-        Self::link(label).is_some() || self.0.will_log(label)
     }
 }

@@ -415,7 +415,6 @@ impl Configs {
         config.key_log = Arc::new(UserCode(config.key_log));
         config.time_provider = Arc::new(UserCode(config.time_provider));
         config.session_storage = Arc::new(link::LinkedStorage(Arc::clone(&storage)));
-        config.key_log = Arc::new(link::LinkedKeyLog(Arc::clone(&config.key_log)));
         let mut migrating = config.clone();
         migrating.send_tls13_tickets += reserve;
         // A client's wish for fewer tickets (RFC 9149) is about those that it gets, not about the reserve, which rustls does

@@ -10,14 +10,10 @@
 use std::fmt;
 use std::io::{self, Read};
 
-use aes_gcm::aead::{Aead, KeyInit, Payload};
-use aes_gcm::{Aes128Gcm, Aes256Gcm};
-use chacha20poly1305::ChaCha20Poly1305;
-use rustls::{CipherSuite, HandshakeKind, ProtocolVersion, SupportedCipherSuite};
-use zeroize::Zeroizing;
+use rustls::{HandshakeKind, ProtocolVersion};
 
 use super::link::ServerLink;
-use crate::schedule::{IV_LEN, traffic_key};
+use crate::provider::SharedDecrypter;
 use crate::wire::record::{APPLICATION_DATA, HANDSHAKE, HEADER_LEN, Record, next_record};
 
 /// How much is read at a time, in bytes.
@@ -46,8 +42,8 @@ enum Stage {
     Hello,
     /// It was answered by a HelloRetryRequest, which refuses early data. The second hello ends it.
     Retry,
-    /// It was answered and its early data refused. The first record under this key ends it.
-    Refused(HandshakeKey),
+    /// It was answered and its early data refused. The first record that this opens ends it.
+    Refused(SharedDecrypter),
 }
 
 /// What is to be done next.
@@ -128,10 +124,8 @@ impl EarlyDataFilter {
             None => return true,
             Some(HandshakeKind::FullWithHelloRetryRequest) => Some(Stage::Retry),
             Some(HandshakeKind::Full | HandshakeKind::Resumed) => link
-                .take_handshake_secret()
+                .take_decrypter()
                 .filter(|_| tls.early_data().is_none())
-                .zip(tls.negotiated_cipher_suite())
-                .and_then(|(secret, suite)| HandshakeKey::new(suite, &secret))
                 .map(Stage::Refused),
         };
         stage.map(|stage| self.stage = stage).is_some()
@@ -158,7 +152,11 @@ impl Stage {
         match (self, record.kind) {
             (Self::Hello, _) => Judgement::Pass,
             (Self::Retry, HANDSHAKE) => Judgement::End,
-            (Self::Refused(key), APPLICATION_DATA) if key.opens(record) => Judgement::End,
+            (Self::Refused(decrypter), APPLICATION_DATA)
+                if decrypter.opens_first(record.fragment) =>
+            {
+                Judgement::End
+            }
             (Self::Retry | Self::Refused(_), APPLICATION_DATA) => Judgement::Drop,
             (Self::Retry | Self::Refused(_), _) => Judgement::Pass,
         }
@@ -186,56 +184,6 @@ impl Budget {
         let left = self.records.checked_sub(1).zip(self.bytes.checked_sub(len));
         left.map(|(records, bytes)| *self = Self { records, bytes })
             .is_some()
-    }
-}
-
-/// What protects the client's handshake messages. It tells them from early data.
-struct HandshakeKey {
-    cipher: Cipher,
-    /// The nonce of the first record.
-    iv: [u8; IV_LEN],
-}
-
-enum Cipher {
-    Aes128(Box<Aes128Gcm>),
-    Aes256(Box<Aes256Gcm>),
-    ChaCha20(Box<ChaCha20Poly1305>),
-}
-
-impl HandshakeKey {
-    /// `None` for a suite that is none of rustls' own. Such a connection has rustls' limits for refused early data.
-    fn new(suite: SupportedCipherSuite, secret: &[u8]) -> Option<Self> {
-        let suite = suite.tls13()?;
-        let (key, iv) = traffic_key(suite, secret)?;
-        let name = suite.common.suite;
-        let cipher = if name == CipherSuite::TLS13_AES_128_GCM_SHA256 {
-            Cipher::Aes128(Box::new(Aes128Gcm::new_from_slice(&key).ok()?))
-        } else if name == CipherSuite::TLS13_AES_256_GCM_SHA384 {
-            Cipher::Aes256(Box::new(Aes256Gcm::new_from_slice(&key).ok()?))
-        } else if name == CipherSuite::TLS13_CHACHA20_POLY1305_SHA256 {
-            Cipher::ChaCha20(Box::new(ChaCha20Poly1305::new_from_slice(&key).ok()?))
-        } else {
-            return None;
-        };
-        Some(Self { cipher, iv })
-    }
-
-    /// Whether this is the first record under the key.
-    fn opens(&self, record: &Record<'_>) -> bool {
-        let nonce = (&self.iv).into();
-        let Some((header, sealed)) = record.whole.split_at_checked(HEADER_LEN) else {
-            return false;
-        };
-        let sealed = Payload {
-            msg: sealed,
-            aad: header,
-        };
-        let opened = match &self.cipher {
-            Cipher::Aes128(cipher) => cipher.decrypt(nonce, sealed),
-            Cipher::Aes256(cipher) => cipher.decrypt(nonce, sealed),
-            Cipher::ChaCha20(cipher) => cipher.decrypt(nonce, sealed),
-        };
-        opened.map(Zeroizing::new).is_ok()
     }
 }
 

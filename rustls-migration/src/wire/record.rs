@@ -24,7 +24,7 @@ const MAX_RECORDS_LEN: usize = 2 * MAX_HELLO_LEN;
 pub(crate) struct Record<'a> {
     pub(crate) kind: u8,
     version: [u8; 2],
-    fragment: &'a [u8],
+    pub(crate) fragment: &'a [u8],
     /// Header and fragment.
     pub(crate) whole: &'a [u8],
 }
