@@ -25,7 +25,7 @@ use crate::connection::Connection as _;
 use crate::tokio::waker::Party;
 
 /// How much the application may write between the two servers, in bytes; past that its writes wait.
-const MAX_HELD: usize = 14_336;
+const MAX_HELD: usize = 16_384;
 
 /// How much is read ahead of the application while it writes, so that it learns what the server says, in bytes.
 const READ_AHEAD: usize = 64 * 1024;

@@ -9,6 +9,7 @@ use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError, Weak};
 use std::task::{Context, Poll};
 
@@ -40,12 +41,58 @@ pub struct TlsStream<IO> {
 /// ever holds it while user code runs.
 struct Shared<IO> {
     core: Mutex<StreamCore<IO>>,
+    /// The keeper found the lock taken, and waits until it is free.
+    keeper_waits: AtomicBool,
     wakers: Wakers,
 }
 
 impl<IO> Shared<IO> {
-    fn core(&self) -> MutexGuard<'_, StreamCore<IO>> {
-        self.core.lock().unwrap_or_else(PoisonError::into_inner)
+    fn core(&self) -> CoreGuard<'_, IO> {
+        CoreGuard {
+            core: self.core.lock().unwrap_or_else(PoisonError::into_inner),
+            _released: Released(self),
+        }
+    }
+
+    fn try_core(&self) -> Option<MutexGuard<'_, StreamCore<IO>>> {
+        match self.core.try_lock() {
+            Ok(core) => Some(core),
+            Err(TryLockError::Poisoned(core)) => Some(core.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
+    }
+
+    /// As [`try_core`](Self::try_core), for the keeper: without the lock it is woken when that is free.
+    fn core_for_keeper(&self) -> Option<MutexGuard<'_, StreamCore<IO>>> {
+        self.try_core().or_else(|| {
+            self.keeper_waits.store(true, Ordering::SeqCst);
+            // It may have become free before it was known that somebody waits.
+            self.try_core()
+        })
+    }
+}
+
+/// The core, as the application has it. When it is given back, a keeper that waited for it goes on.
+struct CoreGuard<'a, IO> {
+    core: MutexGuard<'a, StreamCore<IO>>,
+    /// Dropped after the lock.
+    _released: Released<'a, IO>,
+}
+
+struct Released<'a, IO>(&'a Shared<IO>);
+
+impl<IO> Drop for Released<'_, IO> {
+    fn drop(&mut self) {
+        if self.0.keeper_waits.swap(false, Ordering::SeqCst) {
+            self.0.wakers.wake();
+        }
+    }
+}
+
+/// The keeper ends with its stream.
+impl<IO> Drop for Shared<IO> {
+    fn drop(&mut self) {
+        self.wakers.wake();
     }
 }
 
@@ -55,14 +102,9 @@ where
 {
     fn poll_keep(&self, cx: &mut Context<'_>) -> Poll<()> {
         let waker = self.wakers.register(Party::Keeper, cx);
-        let mut core = match self.core.try_lock() {
-            Ok(core) => core,
-            Err(TryLockError::Poisoned(core)) => core.into_inner(),
+        let Some(mut core) = self.core_for_keeper() else {
             // The application is at it this very moment, and sees to what is due.
-            Err(TryLockError::WouldBlock) => {
-                cx.waker().wake_by_ref();
-                return Poll::Pending;
-            }
+            return Poll::Pending;
         };
         let moved_on = core.attend(&mut Context::from_waker(&waker));
         let at_rest = core.is_at_rest();
@@ -77,11 +119,7 @@ where
     }
 
     fn is_at_rest(&self) -> bool {
-        match self.core.try_lock() {
-            Ok(core) => core.is_at_rest(),
-            Err(TryLockError::Poisoned(core)) => core.into_inner().is_at_rest(),
-            Err(TryLockError::WouldBlock) => false,
-        }
+        self.try_core().is_some_and(|core| core.is_at_rest())
     }
 
     fn wake(&self) {
@@ -100,6 +138,7 @@ where
         let at_rest = core.is_at_rest() && !control.has_command();
         let shared = Arc::new(Shared {
             core: Mutex::new(core),
+            keeper_waits: AtomicBool::new(false),
             wakers: Wakers::new(),
         });
         let keep: Weak<Shared<IO>> = Arc::downgrade(&shared);
@@ -124,11 +163,12 @@ where
     ) -> R {
         let waker = self.shared.wakers.register(party, cx);
         let cx = &mut Context::from_waker(&waker);
-        let mut core = self.shared.core();
+        let mut guard = self.shared.core();
+        let core = &mut *guard.core;
         let moved_on = core.attend(cx);
-        let answer = ask(&mut core, cx);
+        let answer = ask(core, cx);
         let at_rest = core.is_at_rest();
-        drop(core);
+        drop(guard);
         if moved_on {
             self.shared.wakers.wake();
         }
@@ -230,7 +270,7 @@ where
 
     /// How many offers can still be made on this connection.
     pub fn offers_left(&self) -> usize {
-        self.shared.core().connection().offers_left()
+        self.shared.core().core.connection().offers_left()
     }
 
     /// Tells the client to move by its newest offer: the `migrate_notify` alert. Completes the handshake first. A client that
@@ -256,7 +296,7 @@ where
     ///
     /// rustls' own: the handshake is not complete, or this is not TLS 1.3.
     pub fn refresh_traffic_keys(&mut self) -> Result<(), rustls::Error> {
-        self.shared.core().refresh_traffic_keys()
+        self.shared.core().core.refresh_traffic_keys()
     }
 }
 
@@ -303,7 +343,7 @@ impl<IO> fmt::Debug for TlsStream<IO> {
 }
 
 /// A look at a [`TlsStream`]'s parts, as from [`TlsStream::get_ref`].
-pub struct StreamRef<'a, IO>(MutexGuard<'a, StreamCore<IO>>);
+pub struct StreamRef<'a, IO>(CoreGuard<'a, IO>);
 
 impl<IO> StreamRef<'_, IO>
 where
@@ -311,12 +351,12 @@ where
 {
     /// The transport.
     pub fn io(&self) -> &IO {
-        self.0.io()
+        self.0.core.io()
     }
 
     /// rustls' connection: certificates, ALPN, cipher suite, exporter.
     pub fn tls(&self) -> &rustls::ServerConnection {
-        self.0.connection().tls()
+        self.0.core.connection().tls()
     }
 }
 
