@@ -14,7 +14,8 @@ use rustls_migration::client::{
     MigrationClient, MigrationLimit, OfferError, TargetPolicy, TargetRefused,
 };
 use rustls_migration::tokio::{
-    ConnectError, EarlyDataOutcome, Event, MigrateError, MigrationConnector, MigrationStream,
+    ConnectError, DepartureOverdue, EarlyDataOutcome, Event, MigrateError, MigrationConnector,
+    MigrationStream,
 };
 use time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -310,7 +311,7 @@ async fn what_was_not_read_before_a_migration_is_counted() {
 }
 
 #[tokio::test]
-async fn a_client_that_ignores_the_notice_is_closed_at_the_deadline() {
+async fn a_client_that_ignores_the_notice_is_given_up_at_the_deadline() {
     let service = Service::default();
     let mut a = Node::bind("127.0.0.2").await;
     let target = "127.0.0.3:443".parse().unwrap();
@@ -323,8 +324,7 @@ async fn a_client_that_ignores_the_notice_is_closed_at_the_deadline() {
         let sender = sender.clone();
         async move {
             stream.notify().await?;
-            let end = echo(stream).await.map_err(|error| error.kind());
-            sender.send(end).unwrap();
+            sender.send(echo(stream).await).unwrap();
             Ok(())
         }
     });
@@ -333,11 +333,14 @@ async fn a_client_that_ignores_the_notice_is_closed_at_the_deadline() {
         .connect(server_name(), a.address())
         .await
         .unwrap();
-    // The end that the client sees is a proper one: close_notify, and no truncation.
+    // No application has ended the stream, so the client sees no end of it.
     let mut rest = Vec::new();
-    stream.read_to_end(&mut rest).await.unwrap();
+    let error = stream.read_to_end(&mut rest).await.unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::UnexpectedEof);
     assert!(rest.is_empty() && stream.is_notified());
-    assert_eq!(ended.recv().await, Some(Err(std::io::ErrorKind::TimedOut)));
+    let error = ended.recv().await.unwrap().unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::TimedOut);
+    assert!(error.get_ref().unwrap().is::<DepartureOverdue>());
 }
 
 #[tokio::test]
