@@ -25,6 +25,7 @@ pub mod redis;
 pub mod relay;
 pub mod service;
 pub mod session;
+pub mod simulated;
 pub mod spending;
 pub mod stock;
 pub mod store;

@@ -123,7 +123,8 @@ impl MigrationConnector {
 
     /// Connects to the offer's target with its session: the next connection of a client whose server asked it to move
     /// ([`StreamHandle::take_offer`](super::StreamHandle::take_offer)). If the target does not take the session up, the
-    /// connection begins with a full handshake.
+    /// connection begins with a full handshake. So it does if the offer came to another [`MigrationClient`]: rustls resumes
+    /// a session only under the configuration that it was made with.
     ///
     /// # Errors
     ///
