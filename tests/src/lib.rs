@@ -28,6 +28,7 @@ pub mod session;
 pub mod spending;
 pub mod stock;
 pub mod store;
+pub mod watched;
 
 pub use clock::TestClock;
 pub use node::{Node, Serve};
