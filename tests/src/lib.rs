@@ -29,6 +29,7 @@ pub mod simulated;
 pub mod spending;
 pub mod stock;
 pub mod store;
+pub mod watched;
 
 pub use clock::TestClock;
 pub use node::{Node, Serve};

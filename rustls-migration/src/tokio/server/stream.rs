@@ -9,7 +9,7 @@ use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError, Weak};
 use std::task::{Context, Poll};
 
@@ -37,23 +37,26 @@ pub struct TlsStream<IO> {
     control: Arc<Control>,
 }
 
-/// What the application and the stream's keeper share. The keeper never waits for the lock, so nobody but the stream's owner
-/// ever holds it while user code runs.
+/// What the application and the stream's keeper share. The keeper never waits for the lock.
 struct Shared<IO> {
     core: Mutex<StreamCore<IO>>,
-    /// The keeper found the lock taken, and waits until it is free.
-    keeper_waits: AtomicBool,
     wakers: Wakers,
+    /// The keeper has found the lock taken.
+    keeper_waits: AtomicBool,
 }
 
 impl<IO> Shared<IO> {
     fn core(&self) -> CoreGuard<'_, IO> {
         CoreGuard {
             core: self.core.lock().unwrap_or_else(PoisonError::into_inner),
-            _released: Released(self),
+            _turn: KeepersTurn {
+                keeper_waits: &self.keeper_waits,
+                wakers: &self.wakers,
+            },
         }
     }
 
+    /// The connection, unless the application is at it.
     fn try_core(&self) -> Option<MutexGuard<'_, StreamCore<IO>>> {
         match self.core.try_lock() {
             Ok(core) => Some(core),
@@ -62,37 +65,42 @@ impl<IO> Shared<IO> {
         }
     }
 
-    /// As [`try_core`](Self::try_core), for the keeper: without the lock it is woken when that is free.
-    fn core_for_keeper(&self) -> Option<MutexGuard<'_, StreamCore<IO>>> {
+    /// As [`try_core`](Self::try_core), for the keeper. With `None` it is woken when the application has let go.
+    fn keepers_core(&self) -> Option<MutexGuard<'_, StreamCore<IO>>> {
         self.try_core().or_else(|| {
             self.keeper_waits.store(true, Ordering::SeqCst);
-            // It may have become free before it was known that somebody waits.
+            fence(Ordering::SeqCst);
+            // The application may have let go before it could see that.
             self.try_core()
         })
     }
 }
 
-/// The core, as the application has it. When it is given back, a keeper that waited for it goes on.
-struct CoreGuard<'a, IO> {
-    core: MutexGuard<'a, StreamCore<IO>>,
-    /// Dropped after the lock.
-    _released: Released<'a, IO>,
-}
-
-struct Released<'a, IO>(&'a Shared<IO>);
-
-impl<IO> Drop for Released<'_, IO> {
-    fn drop(&mut self) {
-        if self.0.keeper_waits.swap(false, Ordering::SeqCst) {
-            self.0.wakers.wake();
-        }
-    }
-}
-
-/// The keeper ends with its stream.
+/// The keeper learns that its stream is gone, and ends.
 impl<IO> Drop for Shared<IO> {
     fn drop(&mut self) {
         self.wakers.wake();
+    }
+}
+
+/// The connection in the hands of the application. Its fields are dropped in their order.
+struct CoreGuard<'a, IO> {
+    core: MutexGuard<'a, StreamCore<IO>>,
+    _turn: KeepersTurn<'a>,
+}
+
+/// Wakes the keeper when it has found the lock taken.
+struct KeepersTurn<'a> {
+    keeper_waits: &'a AtomicBool,
+    wakers: &'a Wakers,
+}
+
+impl Drop for KeepersTurn<'_> {
+    fn drop(&mut self) {
+        fence(Ordering::SeqCst);
+        if self.keeper_waits.swap(false, Ordering::SeqCst) {
+            self.wakers.wake();
+        }
     }
 }
 
@@ -102,8 +110,7 @@ where
 {
     fn poll_keep(&self, cx: &mut Context<'_>) -> Poll<()> {
         let waker = self.wakers.register(Party::Keeper, cx);
-        let Some(mut core) = self.core_for_keeper() else {
-            // The application is at it this very moment, and sees to what is due.
+        let Some(mut core) = self.keepers_core() else {
             return Poll::Pending;
         };
         let moved_on = core.attend(&mut Context::from_waker(&waker));
@@ -138,8 +145,8 @@ where
         let at_rest = core.is_at_rest() && !control.has_command();
         let shared = Arc::new(Shared {
             core: Mutex::new(core),
-            keeper_waits: AtomicBool::new(false),
             wakers: Wakers::new(),
+            keeper_waits: AtomicBool::new(false),
         });
         let keep: Weak<Shared<IO>> = Arc::downgrade(&shared);
         control.begin(arrival, keep);
@@ -164,10 +171,9 @@ where
         let waker = self.shared.wakers.register(party, cx);
         let cx = &mut Context::from_waker(&waker);
         let mut guard = self.shared.core();
-        let core = &mut *guard.core;
-        let moved_on = core.attend(cx);
-        let answer = ask(core, cx);
-        let at_rest = core.is_at_rest();
+        let moved_on = guard.core.attend(cx);
+        let answer = ask(&mut guard.core, cx);
+        let at_rest = guard.core.is_at_rest();
         drop(guard);
         if moved_on {
             self.shared.wakers.wake();
@@ -237,8 +243,8 @@ where
         self.flushed().await
     }
 
-    /// Offers the client a target, without telling it to move: the stream itself with a `state`, and without one the client's
-    /// next connection. Completes the handshake first.
+    /// Offers the client a target, without telling it to move: the stream itself with a `state`, which is
+    /// [consent](Self::set_state), and without one the client's next connection. Completes the handshake first.
     ///
     /// # Errors
     ///
@@ -276,14 +282,14 @@ where
     /// Tells the client to move by its newest offer: the `migrate_notify` alert. Completes the handshake first. A client that
     /// has been told is not told again.
     ///
-    /// If that offer was the stream's own, go on as after [`migrate_to`](Self::migrate_to) with a state; else as after one
-    /// without. A client that has not gone by the departure deadline (ten seconds after the notice has left, unless
+    /// With [consent](Self::set_state) the stream itself moves, so go on as after [`migrate_to`](Self::migrate_to) with a
+    /// state; else as after one without. If the newest offer was not of that kind, the client gets another one first. A client that has not gone by the departure deadline (ten seconds after the notice has left, unless
     /// configured) is given up: calls fail with `TimedOut` and a [`DepartureOverdue`](super::DepartureOverdue).
     ///
     /// # Errors
     ///
-    /// [`NotifyError`](crate::server::NotifyError) inside an `InvalidInput` error when the client may not be sent the
-    /// alert; nothing was sent then, and the connection goes on. Otherwise those of the transport.
+    /// [`NotifyError`](crate::server::NotifyError) or [`OfferFailure`] inside an `InvalidInput` error when the client may not be
+    /// told; nothing was sent then, and the connection goes on. Otherwise those of the transport.
     pub async fn notify(&mut self) -> io::Result<()> {
         self.handshake().await?;
         self.ask(StreamCore::notify).await?;
