@@ -253,3 +253,34 @@ fn a_writer_that_goes_over_when_the_old_server_is_cut_learns_of_what_it_did_not_
         expect(&mut stream, b"at B").await;
     });
 }
+
+#[test]
+fn a_hand_over_that_took_the_old_server_long_does_not_fail_for_an_old_connection_to_the_target() {
+    // The target gives a handshake ten seconds, counted from when it accepted the connection.
+    for tenths in 0..120 {
+        run(async {
+            let pair = Pair::at_a_distance(Duration::from_millis(70));
+            let target = pair.b;
+            let settings = pair.service.node();
+            pair.serve(pair.a, settings, move |mut stream| async move {
+                stream.migrate_to(target, Some(b"state")).await?;
+                stream.read_to_end(&mut Vec::new()).await?;
+                sleep(Duration::from_millis(tenths * 100)).await;
+                stream.shutdown().await
+            });
+            pair.serve(pair.b, pair.service.node(), echo);
+            let mut stream = pair.connect(HandOff::Drain).await;
+            let mut events = stream.events();
+            loop {
+                tokio::select! {
+                    read = stream.read_u8() => panic!("after {tenths} tenths of a second: {read:?}"),
+                    event = events.next() => if let Some(Event::Migrated(_)) = event {
+                        break;
+                    }
+                }
+            }
+            // The server's handshake is complete some time after the client's.
+            echoed(&mut stream, b"at B").await;
+        });
+    }
+}

@@ -391,11 +391,14 @@ impl MigrationStream {
         }
     }
 
-    /// Whether the stream was handed over at its end, and that is for it to follow.
+    /// Whether the stream was handed over at its end, and may follow.
     fn handed_over(&self, conn: &ClientConn) -> Option<Result<(), MigrateError>> {
         let handed_over = conn.connection().handed_over()?;
-        (self.control.hand_off != HandOff::Manual)
-            .then(|| handed_over.map_err(MigrateError::OfferRefused))
+        Some(match self.control.hand_off {
+            // Its application has closed it without moving it, so nobody gets the rest.
+            HandOff::Manual => Err(MigrateError::Manual),
+            HandOff::Drain | HandOff::Overlap => handed_over.map_err(MigrateError::OfferRefused),
+        })
     }
 
     /// A hand-over came when this side had been closed by the application, maybe before the target has been dialled.

@@ -64,7 +64,7 @@ impl MigrationStream {
     }
 
     /// As [`migrate`](Self::migrate), over a connection that [`open_target`](Self::open_target) has opened. If that leads
-    /// elsewhere than the newest offer, or the target has closed it, another one is opened.
+    /// elsewhere than the newest offer, is older than two seconds, or the target has closed it, another one is opened.
     ///
     /// # Errors
     ///

@@ -568,6 +568,8 @@ where
             Some((target, MoveKind::Stream)) => Some(target),
             Some((_, MoveKind::Connection)) | None => None,
         };
+        let kind = hand_over_to.map_or(MoveKind::Connection, |_| MoveKind::Stream);
+        self.registration.control().set_told(kind);
         self.set_departure(Departure::Told {
             hand_over_to,
             clock,
