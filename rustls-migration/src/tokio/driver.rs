@@ -205,8 +205,12 @@ where
             };
             taken += accepted;
             let all = taken == plaintext.len();
-            match self.poll_write_tls(cx) {
-                Poll::Ready(Ok(())) if accepted > 0 && !all => {}
+            let before = self.written;
+            let written = self.poll_write_tls(cx);
+            // A buffer that was full has room again when something of it has left.
+            let room = accepted > 0 || self.written > before;
+            match written {
+                Poll::Ready(Ok(())) if room && !all => {}
                 // What has been taken will be sent, or the next write tells.
                 _ if taken > 0 || all => return Poll::Ready(Ok(taken)),
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
