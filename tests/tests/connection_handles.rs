@@ -76,7 +76,10 @@ async fn a_handle_follows_a_whole_move_whoever_asks_and_whenever() {
     handle.set_state(b"state").unwrap();
     handle.migrate_to(b.address());
     let told = told_before.await.unwrap();
-    assert!(!matches!(told, DepartureStatus::Staying | DepartureStatus::NotMovable));
+    assert!(!matches!(
+        told,
+        DepartureStatus::Staying | DepartureStatus::NotMovable
+    ));
     let (told_meanwhile, ended_meanwhile) = ask(handle.clone());
     until_at(&mut stream, b.address()).await;
     let Arrival::Migrated { state, .. } = b.arrival().await else {
@@ -228,7 +231,10 @@ async fn a_handle_of_a_stream_that_was_dropped_untold_says_so_and_does_nothing()
     let staying = DepartureStatus::Staying;
     assert_eq!(waiting.await.unwrap(), (staying, staying));
     handle.migrate_to(elsewhere());
-    assert_eq!((handle.told().await, handle.ended().await), (staying, staying));
+    assert_eq!(
+        (handle.told().await, handle.ended().await),
+        (staying, staying)
+    );
     assert!(client.end().await.0.is_err());
     assert_eq!(at_b.connections(), 0);
 }

@@ -17,7 +17,9 @@ use migration_tests::watched::Watched;
 use migration_tests::{Node, Service, server_name};
 use rustls_migration::Connection as _;
 use rustls_migration::tokio::{ConnectionHandle, DepartureStatus, HandOff, TlsStream};
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, DuplexStream, ReadBuf};
+use tokio::io::{
+    AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, DuplexStream, ReadBuf,
+};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;

@@ -34,7 +34,8 @@ use tokio::time::{sleep, timeout};
 const ROUNDS: u64 = 6;
 
 /// What a body consists of: whoever reads a body from the start of any piece on reads a request.
-const PIECE: &[u8] = b"POST /smuggled HTTP/1.1\r\nhost: service.example\r\ncontent-length: 0\r\n\r\n";
+const PIECE: &[u8] =
+    b"POST /smuggled HTTP/1.1\r\nhost: service.example\r\ncontent-length: 0\r\n\r\n";
 
 #[derive(Clone, Copy, Debug)]
 enum Framing {

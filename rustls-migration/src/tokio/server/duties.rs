@@ -480,9 +480,9 @@ where
         match self.departure {
             Departure::Staying | Departure::NotMovable => self.tell_by_newest_offer(),
             Departure::Told { .. } => Ok(()),
-            Departure::Left { .. }
-            | Departure::HandedOver
-            | Departure::HandOverFailed(_) => Err(NotifyError::Closed.into()),
+            Departure::Left { .. } | Departure::HandedOver | Departure::HandOverFailed(_) => {
+                Err(NotifyError::Closed.into())
+            }
         }
     }
 
@@ -505,12 +505,7 @@ where
 
     /// Puts an offer and the alert among what is written next: the client is told as a whole or not at all, also when the
     /// future that flushes it is dropped.
-    fn tell(
-        &mut self,
-        target: SocketAddr,
-        state: Option<&[u8]>,
-        governed: bool,
-    ) -> io::Result<()> {
+    fn tell(&mut self, target: SocketAddr, state: Option<&[u8]>, governed: bool) -> io::Result<()> {
         self.make_offer(target, state)?;
         Ok(self.make_notice(governed)?)
     }
