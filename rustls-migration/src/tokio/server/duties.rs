@@ -548,16 +548,11 @@ where
         connection.notify()?;
         let waits = u64::try_from(connection.tls_bytes_to_write()).unwrap_or(u64::MAX);
         let limit = connection.departure_deadline();
-        let clock = match &self.departure {
-            Departure::Told {
-                clock: DepartureClock::Governed,
-                ..
-            } => DepartureClock::Governed,
-            _ if governed => DepartureClock::Governed,
-            _ => {
-                let notice = self.driver.written().saturating_add(waits);
-                DepartureClock::Own(Countdown::new(notice, limit))
-            }
+        let notice = self.driver.written().saturating_add(waits);
+        // Once a drain has begun to count, another notice does not change that.
+        let clock = match governed || self.departure.is_governed() {
+            true => DepartureClock::Governed,
+            false => DepartureClock::Own(Countdown::new(notice, limit)),
         };
         let hand_over_to = match self.newest_offer() {
             Some((target, MoveKind::Stream)) => Some(target),
