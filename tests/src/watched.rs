@@ -112,11 +112,7 @@ impl Watched {
 }
 
 /// Takes what has come; `Some` when the connection has ended.
-fn take(
-    peer: &mut Peer,
-    seen: &Mutex<Seen>,
-    then: WhenTold,
-) -> Option<Result<(), io::ErrorKind>> {
+fn take(peer: &mut Peer, seen: &Mutex<Seen>, then: WhenTold) -> Option<Result<(), io::ErrorKind>> {
     let mut seen = seen.lock().unwrap();
     while let Some(update) = peer.connection.next_update() {
         match update {

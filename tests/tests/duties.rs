@@ -272,7 +272,11 @@ async fn handshake_time(path: Path) {
 }
 
 /// A client that has said something, at an application that goes on.
-async fn established(path: Path, at: &MigrationAcceptor, setting: &Setting) -> (Application, Watched) {
+async fn established(
+    path: Path,
+    at: &MigrationAcceptor,
+    setting: &Setting,
+) -> (Application, Watched) {
     let (peer, io) = setting.fresh();
     let client = Watched::start(peer, b"hello");
     let application = Application::start(path, at.accept(io).await.unwrap());
@@ -310,19 +314,35 @@ async fn drain_order(path: Path) {
 }
 
 /// Checks that a client that stayed was cut without `close_notify`, and when.
-async fn assert_cut(path: Path, application: &Application, client: &Watched, after: Duration, from: Instant) {
+async fn assert_cut(
+    path: Path,
+    application: &Application,
+    client: &Watched,
+    after: Duration,
+    from: Instant,
+) {
     sleep(after + Duration::from_secs(2)).await;
-    assert_eq!(application.handle.status(), DepartureStatus::Overdue, "{path:?}");
+    assert_eq!(
+        application.handle.status(),
+        DepartureStatus::Overdue,
+        "{path:?}"
+    );
     if path == Path::Shutdown {
         // The application's own word came before.
         assert_eq!(client.end().await.0, Ok(()));
         return;
     }
-    let (end, at) = client.seen().end.unwrap_or_else(|| panic!("{path:?}: it was not cut"));
+    let (end, at) = client
+        .seen()
+        .end
+        .unwrap_or_else(|| panic!("{path:?}: it was not cut"));
     assert_eq!(end, Err(io::ErrorKind::UnexpectedEof), "{path:?}");
     let waited = at.duration_since(from);
     let grace = Duration::from_millis(1200);
-    assert!((after..after + grace).contains(&waited), "{path:?}: {waited:?}");
+    assert!(
+        (after..after + grace).contains(&waited),
+        "{path:?}: {waited:?}"
+    );
     assert_found::<DepartureOverdue>(path, application);
 }
 

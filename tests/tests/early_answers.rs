@@ -8,10 +8,10 @@ use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::Duration;
 
+use migration_tests::node::{ServerStream, echo};
 use migration_tests::openssl::Openssl;
 use migration_tests::stock::{self, ClientStream, bytes, exchange};
 use migration_tests::{Node, RecordingDialer, Service};
-use migration_tests::node::{ServerStream, echo};
 use rustls::{ClientConfig, HandshakeKind};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::timeout;
@@ -76,7 +76,11 @@ async fn connect(config: &Arc<ClientConfig>, address: SocketAddr) -> ClientStrea
 }
 
 /// The answer of a resumed connection to a request that was its early data, to the clean end.
-async fn answer_to_early(config: &Arc<ClientConfig>, address: SocketAddr, request: &[u8]) -> Vec<u8> {
+async fn answer_to_early(
+    config: &Arc<ClientConfig>,
+    address: SocketAddr,
+    request: &[u8],
+) -> Vec<u8> {
     let mut stream = connect(config, address).await;
     stream.write_all(request).await.unwrap();
     stream.flush().await.unwrap();

@@ -220,7 +220,10 @@ async fn no_deadline_is_too_long() {
 /// A client that has been told to go on elsewhere with the stream, and has closed its side.
 async fn left(setting: &Setting, at: &MigrationAcceptor) -> (Peer, TlsStream<DuplexStream>) {
     let (mut peer, mut stream) = joined(setting, at, PIPE).await;
-    stream.migrate_to(elsewhere(), Some(b"first")).await.unwrap();
+    stream
+        .migrate_to(elsewhere(), Some(b"first"))
+        .await
+        .unwrap();
     peer.connection.send_close_notify();
     peer.send().await;
     assert_eq!(stream.read(&mut [0; 1]).await.unwrap(), 0);
@@ -374,8 +377,14 @@ async fn a_move_that_failed_leaves_consent_as_it_was() {
     let (mut peer, mut stream) = joined(&setting, &at_b, PIPE).await;
     let too_long = stream.migrate_to(elsewhere(), Some(&[0; 8193])).await;
     assert_eq!(failure(too_long), OfferFailure::StateTooLong { len: 8193 });
-    stream.migrate_to(elsewhere(), Some(b"state")).await.unwrap();
-    stream.migrate_to(elsewhere(), Some(b"state")).await.unwrap();
+    stream
+        .migrate_to(elsewhere(), Some(b"state"))
+        .await
+        .unwrap();
+    stream
+        .migrate_to(elsewhere(), Some(b"state"))
+        .await
+        .unwrap();
     let empty = stream.migrate_to(elsewhere(), None).await;
     assert_eq!(failure(empty), OfferFailure::ReserveEmpty);
     peer.connection.send_close_notify();

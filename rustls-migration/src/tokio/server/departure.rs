@@ -132,6 +132,17 @@ impl Departure {
         }
     }
 
+    /// Whether a drain sees to the deadline.
+    pub(super) fn is_governed(&self) -> bool {
+        matches!(
+            self,
+            Self::Told {
+                clock: DepartureClock::Governed,
+                ..
+            }
+        )
+    }
+
     /// Ready when a client that was told is out of time. `written` is how much the transport has taken so far.
     pub(super) fn poll_overdue(&mut self, cx: &mut Context<'_>, written: u64) -> Poll<()> {
         match self {

@@ -480,9 +480,9 @@ where
         match self.departure {
             Departure::Staying | Departure::NotMovable => self.tell_by_newest_offer(),
             Departure::Told { .. } => Ok(()),
-            Departure::Left { .. }
-            | Departure::HandedOver
-            | Departure::HandOverFailed(_) => Err(NotifyError::Closed.into()),
+            Departure::Left { .. } | Departure::HandedOver | Departure::HandOverFailed(_) => {
+                Err(NotifyError::Closed.into())
+            }
         }
     }
 
@@ -505,12 +505,7 @@ where
 
     /// Puts an offer and the alert among what is written next: the client is told as a whole or not at all, also when the
     /// future that flushes it is dropped.
-    fn tell(
-        &mut self,
-        target: SocketAddr,
-        state: Option<&[u8]>,
-        governed: bool,
-    ) -> io::Result<()> {
+    fn tell(&mut self, target: SocketAddr, state: Option<&[u8]>, governed: bool) -> io::Result<()> {
         self.make_offer(target, state)?;
         Ok(self.make_notice(governed)?)
     }
@@ -553,16 +548,11 @@ where
         connection.notify()?;
         let waits = u64::try_from(connection.tls_bytes_to_write()).unwrap_or(u64::MAX);
         let limit = connection.departure_deadline();
-        let clock = match &self.departure {
-            Departure::Told {
-                clock: DepartureClock::Governed,
-                ..
-            } => DepartureClock::Governed,
-            _ if governed => DepartureClock::Governed,
-            _ => {
-                let notice = self.driver.written().saturating_add(waits);
-                DepartureClock::Own(Countdown::new(notice, limit))
-            }
+        let notice = self.driver.written().saturating_add(waits);
+        // Once a drain has begun to count, another notice does not change that.
+        let clock = match governed || self.departure.is_governed() {
+            true => DepartureClock::Governed,
+            false => DepartureClock::Own(Countdown::new(notice, limit)),
         };
         let hand_over_to = match self.newest_offer() {
             Some((target, MoveKind::Stream)) => Some(target),
