@@ -252,11 +252,15 @@ fn judge_error(case: &Case, client: &Client, outcome: &Outcome) -> Result<Kind, 
         .any(|node| matches!(&node.end, NodesEnd::Failed(error) if is_overdue(error)));
     let lost = case.incidents.iter().any(|one| one.fault.loses());
     if let Some(HandOffError::NotFollowed(why)) = client.hand_off_error() {
-        // It closed its side, and the server took that for a hand-over.
-        let closed = client.closed && matches!(**why, MigrateError::Manual);
-        require(closed, "there is no reason not to follow")?;
+        // It was about to close its side, or had, and the server took that for a hand-over.
+        let all = client.written == case.plan.uploaded();
+        let closes = all && matches!(**why, MigrateError::Manual);
+        require(closes, "there is no reason not to follow")?;
         return Ok(Kind::NotFollowed);
     }
+    // Nobody takes a minute to leave, or to say all there is to say.
+    let soon = case.departure_deadline < Duration::from_secs(60);
+    require(!overdue || lost || soon, "given up in vain")?;
     match (overdue, lost) {
         (true, _) => Ok(Kind::Overdue),
         (false, true) => Ok(Kind::Lost),
