@@ -5,6 +5,7 @@
 pub mod blocking;
 pub mod client;
 pub mod clock;
+pub mod direct;
 pub mod habits;
 pub mod hello;
 pub mod memory;

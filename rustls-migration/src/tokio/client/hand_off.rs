@@ -132,7 +132,7 @@ impl MigrationStream {
             Phase::Connected {
                 next: Next::Nothing,
                 ..
-            } => self.check_offer(),
+            } => self.admit_offer(),
             Phase::Connected {
                 next: Next::Dialling { target: former, .. },
                 ..
@@ -416,7 +416,7 @@ impl MigrationStream {
         self.control.set_ready(false);
         let accepted = match counted {
             true => accepted,
-            false => accepted.and_then(|()| self.check_offer().map(|_| ())),
+            false => accepted.and_then(|()| self.admit_offer().map(|_| ())),
         };
         self.follow(conn, ahead, accepted, Vec::new());
     }

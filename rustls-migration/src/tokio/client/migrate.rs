@@ -94,13 +94,13 @@ impl MigrationStream {
             | Phase::Switching { .. }
             | Phase::Outlived { .. } => return Err(MigrateError::UnderWay),
         }
-        let target = self.peek_offer()?;
+        let target = self.check_offer()?;
         let control = Arc::clone(&self.control);
         let preconnected = control.dialer.reuse_or_open(preconnected, target).await;
         let preconnected =
             preconnected.map_err(|error| MigrateError::Unreachable(Arc::new(error)))?;
-        // Only now is it a migration: a target that cannot be reached may be tried as often as the application likes.
-        self.check_offer()?;
+        // A target that could not be reached was no migration.
+        self.admit_offer()?;
         let offer = control.take_offer().ok_or(MigrateError::NoOffer)?;
         self.leave_for(offer, preconnected, early_data);
         poll_fn(|cx| self.poll_migrated(cx)).await

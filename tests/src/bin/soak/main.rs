@@ -307,8 +307,10 @@ impl Service {
             .with_root_certificates(self.pki.roots())
             .with_no_client_auth();
         config.enable_early_data = true;
-        let mut limit = MigrationLimit::default();
-        limit.count = 1000;
+        let limit = MigrationLimit {
+            count: 1000,
+            ..MigrationLimit::default()
+        };
         MigrationClient::builder(config)
             .limit(limit)
             .build()
