@@ -464,11 +464,17 @@ where
         target: SocketAddr,
         state: Option<&[u8]>,
     ) -> io::Result<()> {
-        let control = self.registration.control();
-        control.set_consent(state)?;
-        match self.departure {
+        self.registration.control().set_consent(state)?;
+        match &mut self.departure {
             Departure::Staying | Departure::NotMovable | Departure::Told { .. } => {
                 self.tell(target, false)
+            }
+            // The client is on its way, and learns from the last offer where to.
+            Departure::Left {
+                hand_over_to: Some(hand_over_to),
+            } if state.is_some() => {
+                *hand_over_to = target;
+                Ok(())
             }
             Departure::Left { .. }
             | Departure::HandedOver
