@@ -12,7 +12,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use rustls_migration::server::Arrival;
-use rustls_migration::tokio::{HandOffError, MigrationAcceptor, TlsStream};
+use rustls_migration::tokio::{DepartureStatus, HandOffError, MigrationAcceptor, TlsStream};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -275,8 +275,9 @@ impl Nodes {
                 perhaps(&mut random, self.script.impatient, telling)
                     .await
                     .unwrap_or(Ok(()))?;
-                // Giving up may have come too early or too late.
-                told = stream.offers_left() < left;
+                // Giving up may have come too early or too late. A client that has left for somewhere else goes to `next`.
+                let leaves = stream.handle().status() == DepartureStatus::Left;
+                told = leaves || stream.offers_left() < left;
             }
         }
         if told {
