@@ -131,10 +131,14 @@ async fn a_reader_that_waits_goes_on_when_another_task_drops_the_cork() {
         });
         tokio::time::sleep(Duration::from_secs(1)).await;
         assert!(events.try_next().is_none());
+        // No half-close at A, and no hello at B.
+        assert_eq!(corked.a.handle().status(), DepartureStatus::Told);
+        let mut at_b = corked.to_b.recv().await.unwrap();
+        let hello = timeout(Duration::from_millis(1), at_b.read_u8()).await;
+        assert!(hello.is_err(), "{hello:?}");
         let goes_on = |event: &Event| matches!(event, Event::Migrated(_) | Event::Ready { .. });
         tokio::spawn(async move { drop(cork) }).await.unwrap();
-        let (acceptor, mut to_b) = (corked.acceptor_b, corked.to_b);
-        let b = async { acceptor.accept(to_b.recv().await.unwrap()).await };
+        let b = corked.acceptor_b.accept(at_b);
         let event = async {
             let goes_on = async {
                 loop {

@@ -262,7 +262,7 @@ where
     /// [`ConnectionHandle::set_state`].
     ///
     /// A half-close of the client falls anywhere in its bytes, so what was read of a message that is not complete belongs into
-    /// the state.
+    /// the state: `examples/partial_message.rs` shows it.
     ///
     /// # Errors
     ///
