@@ -40,13 +40,83 @@ pub struct MigrationClient {
     crypto: Arc<ClientCrypto>,
     handles: Handles<ClientHook>,
     router: Arc<Router>,
+    runtime: Arc<dyn Runtime>,
     endpoint: quinn::Endpoint,
 }
 
-impl MigrationClient {
-    /// Binds an endpoint. [`MigrationClient::client_config`] is its default client configuration; to change it, pass a
+/// Settings of a [`MigrationClient`]; see [`MigrationClient::builder`].
+pub struct ClientBuilder {
+    tls: Arc<rustls::ClientConfig>,
+    socket: UdpSocket,
+    codepoints: Codepoints,
+    endpoint: EndpointConfig,
+    runtime: Arc<dyn Runtime>,
+}
+
+impl ClientBuilder {
+    /// Code points of the extension. Default [`Codepoints::default`]; the server must use the same.
+    pub fn codepoints(mut self, codepoints: Codepoints) -> Self {
+        self.codepoints = codepoints;
+        self
+    }
+
+    /// quinn's settings for the endpoint. Default [`EndpointConfig::default`].
+    pub fn endpoint_config(mut self, endpoint: EndpointConfig) -> Self {
+        self.endpoint = endpoint;
+        self
+    }
+
+    /// What wraps sockets and runs quinn's tasks. Default [`TokioRuntime`]; the migrator's own task needs tokio.
+    pub fn runtime(mut self, runtime: Arc<dyn Runtime>) -> Self {
+        self.runtime = runtime;
+        self
+    }
+
+    /// Binds the endpoint. [`MigrationClient::client_config`] is its default client configuration; to change it, pass a
     /// changed copy to `Endpoint::set_default_client_config` on a clone of the endpoint, or to
     /// `Endpoint::connect_with`. `datagram_receive_buffer_size` must stay on.
+    ///
+    /// # Errors
+    ///
+    /// The TLS configuration cannot be used, or the socket cannot.
+    pub fn bind(self) -> Result<MigrationClient, BindError> {
+        let handles = Handles::new();
+        let router = Arc::new(Router::new(Arc::clone(&self.runtime)));
+        let crypto = Arc::new(ClientCrypto::new(
+            self.tls,
+            self.codepoints,
+            handles.clone(),
+            Arc::clone(&router),
+        )?);
+        let first = self.runtime.wrap_udp_socket(self.socket)?;
+        let socket = Arc::new(ClientSocket::new(first, Arc::clone(&router)));
+        let mut endpoint = quinn::Endpoint::new_with_abstract_socket(
+            self.endpoint,
+            None,
+            socket,
+            Arc::clone(&self.runtime),
+        )?;
+        endpoint.set_default_client_config(quinn::ClientConfig::new(crypto.clone()));
+        Ok(MigrationClient {
+            crypto,
+            handles,
+            router,
+            runtime: self.runtime,
+            endpoint,
+        })
+    }
+}
+
+impl fmt::Debug for ClientBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClientBuilder")
+            .field("socket", &self.socket)
+            .finish_non_exhaustive()
+    }
+}
+
+impl MigrationClient {
+    /// Binds an endpoint on the tokio runtime; [`MigrationClient::builder`] has more settings.
     ///
     /// # Errors
     ///
@@ -57,26 +127,21 @@ impl MigrationClient {
         endpoint: EndpointConfig,
         socket: UdpSocket,
     ) -> Result<Self, BindError> {
-        let handles = Handles::new();
-        let router = Arc::new(Router::default());
-        let crypto = Arc::new(ClientCrypto::new(
+        Self::builder(tls, socket)
+            .codepoints(codepoints)
+            .endpoint_config(endpoint)
+            .bind()
+    }
+
+    /// An endpoint on `socket`, with settings to choose.
+    pub fn builder(tls: Arc<rustls::ClientConfig>, socket: UdpSocket) -> ClientBuilder {
+        ClientBuilder {
             tls,
-            codepoints,
-            handles.clone(),
-            Arc::clone(&router),
-        )?);
-        let runtime = Arc::new(TokioRuntime);
-        let first = runtime.wrap_udp_socket(socket)?;
-        let socket = Arc::new(ClientSocket::new(first, Arc::clone(&router)));
-        let mut endpoint =
-            quinn::Endpoint::new_with_abstract_socket(endpoint, None, socket, runtime)?;
-        endpoint.set_default_client_config(quinn::ClientConfig::new(crypto.clone()));
-        Ok(Self {
-            crypto,
-            handles,
-            router,
-            endpoint,
-        })
+            socket,
+            codepoints: Codepoints::default(),
+            endpoint: EndpointConfig::default(),
+            runtime: Arc::new(TokioRuntime),
+        }
     }
 
     /// The endpoint, for making connections.
@@ -98,7 +163,7 @@ impl MigrationClient {
     ///
     /// The socket cannot be used; the old one stays in use.
     pub fn rebind(&self, socket: UdpSocket) -> io::Result<()> {
-        let first = TokioRuntime.wrap_udp_socket(socket)?;
+        let first = self.runtime.wrap_udp_socket(socket)?;
         self.endpoint
             .rebind_abstract(Arc::new(ClientSocket::new(first, Arc::clone(&self.router))))
     }

@@ -108,12 +108,12 @@ mod session;
 mod socket;
 pub mod wire;
 
-pub use client::MigrationClient;
+pub use client::{ClientBuilder, MigrationClient};
 pub use error::{AddressError, AdvertiseError, AttachError, BindError, ConfigError};
 pub use event::{Event, Failure};
 pub use hooks::server::Outcome;
 pub use migrator::Migrator;
 pub use policy::{AddressClass, Family, Policy, Refusal};
-pub use server::{AddressId, Advertised, Alternate, ClientAddress, MigrationServer};
+pub use server::{AddressId, Advertised, Alternate, ClientAddress, MigrationServer, ServerBuilder};
 pub use socket::Traffic;
 pub use wire::{Codepoints, CodepointsError};

@@ -6,7 +6,6 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use bytes::Bytes;
-use quinn::TokioRuntime;
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 use tokio::time::sleep_until;
@@ -113,7 +112,7 @@ impl Driver {
 
     fn open(&self, server: SocketAddr) {
         let believed = self.connection.remote_address();
-        let opened = self.with_routes(|routes| routes.open(server, believed, &TokioRuntime));
+        let opened = self.with_routes(|routes| routes.open(server, believed));
         match opened {
             Some(Ok(path)) => self
                 .handle

@@ -2,14 +2,18 @@
 //!
 //! Never sends a client anything that it did not offer to understand.
 
+mod builder;
+
 use std::fmt;
 use std::net::{SocketAddr, SocketAddrV4, SocketAddrV6, UdpSocket};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use quinn::{ConnectionError, EndpointConfig, SendDatagramError, TokioRuntime};
+use quinn::{ConnectionError, EndpointConfig, Runtime, SendDatagramError};
 use quinn_proto::VarInt;
 use tokio::time::timeout_at;
+
+pub use self::builder::ServerBuilder;
 
 use crate::error::{AddressError, AdvertiseError, BindError};
 use crate::hooks::server::{AdvertStep, CannotBegin, Outcome, ServerHook};
@@ -44,6 +48,7 @@ pub struct MigrationServer {
     crypto: Arc<ServerCrypto>,
     handles: Handles<ServerHook>,
     socket: Arc<ServerSocket>,
+    runtime: Arc<dyn Runtime>,
     endpoint: quinn::Endpoint,
 }
 
@@ -112,8 +117,7 @@ pub struct ClientAddress {
 }
 
 impl MigrationServer {
-    /// Binds an endpoint. Its quinn configuration is [`MigrationServer::server_config`]; to change it, pass a changed
-    /// copy to `Endpoint::set_server_config`. `datagram_receive_buffer_size` and `migration` must stay on.
+    /// Binds an endpoint on the tokio runtime; [`MigrationServer::builder`] has more settings.
     ///
     /// # Errors
     ///
@@ -124,23 +128,15 @@ impl MigrationServer {
         endpoint: EndpointConfig,
         socket: UdpSocket,
     ) -> Result<Self, BindError> {
-        let handles = Handles::new();
-        let crypto = Arc::new(ServerCrypto::new(tls, codepoints, handles.clone())?);
-        let runtime = Arc::new(TokioRuntime);
-        let socket = Arc::new(ServerSocket::new(socket, &*runtime)?);
-        let config = quinn::ServerConfig::with_crypto(crypto.clone());
-        let endpoint = quinn::Endpoint::new_with_abstract_socket(
-            endpoint,
-            Some(config),
-            socket.clone(),
-            runtime,
-        )?;
-        Ok(Self {
-            crypto,
-            handles,
-            socket,
-            endpoint,
-        })
+        Self::builder(tls, socket)
+            .codepoints(codepoints)
+            .endpoint_config(endpoint)
+            .bind()
+    }
+
+    /// An endpoint on `socket`, with settings to choose.
+    pub fn builder(tls: Arc<rustls::ServerConfig>, socket: UdpSocket) -> ServerBuilder {
+        ServerBuilder::new(tls, socket)
     }
 
     /// The endpoint, for accepting connections. `Endpoint::rebind` would take all added addresses away.
@@ -163,7 +159,7 @@ impl MigrationServer {
             return Err(AddressError::Unspecified);
         }
         self.socket
-            .add(socket, &TokioRuntime)?
+            .add(socket, &*self.runtime)?
             .map(AddressId)
             .ok_or(AddressError::TooMany)
     }

@@ -105,7 +105,7 @@ impl AsyncUdpSocket for ClientSocket {
     }
 
     fn max_transmit_segments(&self) -> usize {
-        self.first.max_transmit_segments()
+        self.router.sockets.max_transmit_segments()
     }
 
     fn max_receive_segments(&self) -> usize {

@@ -3,6 +3,7 @@
 //! Never reads a packet beyond its destination connection ID, and never blocks.
 
 mod alias;
+mod batch;
 mod client;
 mod router;
 mod server;

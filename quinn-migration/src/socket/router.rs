@@ -19,9 +19,10 @@ use super::{PathId, Traffic};
 /// Connection IDs with a route, for one connection; older ones are not in use any more.
 const ROUTES_EACH: usize = 12;
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Router {
     pub(super) sockets: Arc<SocketSet>,
+    runtime: Arc<dyn Runtime>,
     table: RwLock<Table>,
     /// Saves a look at the table while no connection has moved.
     any: AtomicBool,
@@ -44,6 +45,16 @@ pub(super) struct Endpoints {
 }
 
 impl Router {
+    pub(crate) fn new(runtime: Arc<dyn Runtime>) -> Self {
+        Self {
+            sockets: Arc::default(),
+            runtime,
+            table: RwLock::default(),
+            any: AtomicBool::new(false),
+            next: AtomicU32::new(0),
+        }
+    }
+
     pub(crate) fn routes(self: &Arc<Self>) -> Routes {
         Routes {
             router: Arc::clone(self),
@@ -53,12 +64,12 @@ impl Router {
 
     /// Opens a socket on a port of its own, so that the new path cannot be linked to the old one by it
     /// (RFC 9000 section 9.5).
-    fn open(&self, endpoints: Endpoints, runtime: &dyn Runtime) -> io::Result<PathId> {
+    fn open(&self, endpoints: Endpoints) -> io::Result<PathId> {
         let any: SocketAddr = match endpoints.server {
             SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
             SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
         };
-        let socket = runtime.wrap_udp_socket(UdpSocket::bind(any)?)?;
+        let socket = self.runtime.wrap_udp_socket(UdpSocket::bind(any)?)?;
         let id = PathId(
             self.next
                 .fetch_add(1, Ordering::Relaxed)
@@ -155,13 +166,8 @@ struct Own {
 
 impl Routes {
     /// Opens a path to `server` for a connection that quinn believes to be with `believed`.
-    pub(crate) fn open(
-        &self,
-        server: SocketAddr,
-        believed: SocketAddr,
-        runtime: &dyn Runtime,
-    ) -> io::Result<PathId> {
-        let id = self.router.open(Endpoints { server, believed }, runtime)?;
+    pub(crate) fn open(&self, server: SocketAddr, believed: SocketAddr) -> io::Result<PathId> {
+        let id = self.router.open(Endpoints { server, believed })?;
         let mut own = self.own.lock();
         own.believed = Some(believed);
         own.paths.push(id);

@@ -24,10 +24,10 @@ pub(crate) struct ServerSocket {
     next: AtomicU32,
 }
 
+/// What quinn asks for once, when the endpoint starts. The other sockets are the same: these are properties of the host.
 #[derive(Debug, Clone, Copy)]
 struct Properties {
     address: SocketAddr,
-    transmit_segments: usize,
     receive_segments: usize,
     may_fragment: bool,
 }
@@ -38,7 +38,6 @@ impl ServerSocket {
         let first = runtime.wrap_udp_socket(first)?;
         let properties = Properties {
             address: first.local_addr()?,
-            transmit_segments: first.max_transmit_segments(),
             receive_segments: first.max_receive_segments(),
             may_fragment: first.may_fragment(),
         };
@@ -125,7 +124,7 @@ impl AsyncUdpSocket for ServerSocket {
     }
 
     fn max_transmit_segments(&self) -> usize {
-        self.first.transmit_segments
+        self.sockets.max_transmit_segments()
     }
 
     fn max_receive_segments(&self) -> usize {

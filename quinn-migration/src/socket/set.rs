@@ -10,14 +10,14 @@ use std::io::{self, IoSliceMut};
 use std::net::UdpSocket;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 
 use parking_lot::{Mutex, RwLock};
 use quinn::udp::{RecvMeta, Transmit, UdpSocketState};
 use quinn::{AsyncUdpSocket, UdpPoller};
 
-use super::{PathId, Traffic, datagrams};
+use super::{PathId, Traffic, batch, datagrams};
 
 type Socket = Arc<dyn AsyncUdpSocket>;
 
@@ -29,6 +29,8 @@ pub(super) struct SocketSet {
     blocked: Mutex<BTreeSet<PathId>>,
     /// Packets received since all members were asked.
     run: AtomicU64,
+    /// Segments that every member can send in one batch; 0 before there is one.
+    segments: AtomicUsize,
 }
 
 #[derive(Debug)]
@@ -151,12 +153,29 @@ impl SocketSet {
             received: AtomicU64::new(0),
         };
         self.members.write().insert(id, Arc::new(member));
+        self.refresh_segments();
         waker.wake();
     }
 
     pub(super) fn remove(&self, id: PathId) -> bool {
         self.blocked.lock().remove(&id);
-        self.members.write().remove(&id).is_some()
+        let removed = self.members.write().remove(&id).is_some();
+        self.refresh_segments();
+        removed
+    }
+
+    /// Segments that a batch may have now. A member lowers its own limit when its device does not segment.
+    pub(super) fn max_transmit_segments(&self) -> usize {
+        self.segments.load(Ordering::Relaxed).max(1)
+    }
+
+    fn refresh_segments(&self) {
+        let members = self.members.read();
+        let limits = members
+            .values()
+            .map(|member| member.socket.max_transmit_segments());
+        self.segments
+            .store(limits.min().unwrap_or_default(), Ordering::Relaxed);
     }
 
     pub(super) fn len(&self) -> usize {
@@ -186,7 +205,12 @@ impl SocketSet {
         let Some(member) = self.member(id) else {
             return Ok(());
         };
-        match member.socket.try_send(transmit) {
+        let limit = member.socket.max_transmit_segments();
+        let sent = batch::send(&*member.socket, transmit);
+        if member.socket.max_transmit_segments() != limit {
+            self.refresh_segments();
+        }
+        match sent {
             Ok(()) => {
                 let length = transmit.contents.len();
                 let count = datagrams(length, transmit.segment_size.unwrap_or(length));

@@ -21,4 +21,5 @@ mod lifecycle;
 mod moving;
 mod opened;
 mod recovery;
+mod segmentation;
 mod support;
