@@ -44,7 +44,8 @@
 //! | a challenge or its answer | the next challenge, with the same back-off, [`Policy::challenges`] in all; answers count for 3 s at least |
 //! | the advertised connection ID, because the server's lifetimes made quinn go on to a later one | [`Refusal::Superseded`], [`Failure::Withdrawn`] or [`AdvertiseError::NotAcknowledged`]; the next advertisement has a fresh one |
 //! | all of them | [`Event::Failed`]; the connection ID is given back, and the next advertisement can use another one |
-//! | the path after the move | after 3 times 3 RTT + 50 ms without an answer: challenges to the path before and to the first address in turns, with an unused connection ID; back to the one that answers: [`Event::FellBack`] |
+//! | the path after the move | after 3 times 3 RTT + 50 ms without an answer: challenges to the path before and to the first address in turns, each with a connection ID of its own; back to the one that answers: [`Event::FellBack`] |
+//! | the path right after the move, before the server has issued another connection ID | the same, with the connection ID of the path before, which is given back only when the new path has worked |
 //! | that too, or no connection ID is left | [`Event::Stranded`]; both paths are tried on until quinn's idle timeout, and the one in use is kept when it comes back |
 //!
 //! # Limits

@@ -12,7 +12,7 @@ const SPOILED_LIMIT: u32 = 20;
 /// After this many of them in a row there is a pause of one patience: what spoils them may pass.
 const SPOILED_AT_ONCE: u32 = 4;
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Attempts {
     limit: u32,
     /// Not given up before this while an answer may come.

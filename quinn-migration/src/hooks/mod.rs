@@ -39,6 +39,8 @@ pub(crate) struct Effects {
     pub(crate) wake: bool,
     /// Datagrams with this connection ID belong on this path.
     pub(crate) route: Option<(ConnectionId, PathId)>,
+    /// The same, when this packet became a probe.
+    pub(crate) probe_route: Option<(ConnectionId, PathId)>,
     /// The packet leaves the path that quinn chose its packet number's length for: see [`widen_number`].
     pub(crate) long_number: bool,
 }

@@ -406,9 +406,9 @@ impl Hook for ServerHook {
         self.unlink_answer(&mut packet, only_response);
         Effects {
             wake,
-            route: None,
             // quinn sends an answer alone when it goes off the path in use.
             long_number: only_response.is_some(),
+            ..Effects::default()
         }
     }
 

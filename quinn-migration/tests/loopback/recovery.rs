@@ -349,3 +349,42 @@ async fn a_move_to_a_faster_path_works() {
 async fn a_move_between_lossy_paths_works() {
     move_over(25, 25, 0.02).await;
 }
+
+/// A stateful firewall, or a censor: the path answers, carries so many datagrams of the server, and drops everything from
+/// then on. The connection IDs that quinn gives back when it moves leave on that path alone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_move_to_a_path_that_answers_and_then_dies_leads_back() {
+    for lives in [1, 2, 3, 5, 10, 40] {
+        let identity = Identity::new();
+        let server = Server::on(&identity, &["127.0.0.2:0", "127.0.0.3:0", "127.0.0.4:0"]);
+        // All of them through relays, so that none is much faster.
+        let one = Relay::start("127.0.1.2:0", server.address(0), Duration::ZERO).await;
+        let two = Relay::start("127.0.1.3:0", server.address(1), Duration::ZERO).await;
+        let doomed = Relay::start("127.0.1.4:0", server.address(2), Duration::ZERO).await;
+        let (first, second) = (one.address, two.address);
+        let mut world = World::between(server, client(&identity), first).await;
+        let transfer = Transfer::start(&world.ours, &world.theirs).await;
+        world.move_to(second).await;
+        transfer.progress(1 << 20).await;
+        doomed.die_after(lives);
+        world
+            .advertise(Alternate::from(doomed.address))
+            .await
+            .unwrap();
+        let event = settled(&mut world.migrator).await;
+        assert!(
+            matches!(event, Event::Migrated { .. }),
+            "{lives}: {event:?}"
+        );
+        let event = returned(&mut world.migrator).await;
+        assert!(
+            matches!(event, Event::FellBack { to, .. } if to == second),
+            "{lives}: {event:?}"
+        );
+        transfer.progress(1 << 20).await;
+        // And it goes on from there.
+        world.move_to(first).await;
+        transfer.check().await;
+        world.echo().await;
+    }
+}

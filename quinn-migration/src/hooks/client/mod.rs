@@ -6,6 +6,7 @@
 
 mod adoption;
 mod inbox;
+mod kept;
 mod probe;
 mod retirement;
 mod steps;
@@ -21,6 +22,7 @@ use quinn_proto::{ConnectionId, VarInt};
 
 use self::adoption::{Adoption, HeldIds};
 use self::inbox::Inbox;
+use self::kept::Kept;
 use self::probe::{Filling, Probe};
 use self::retirement::Retirement;
 use super::carrier::{Carriers, Found};
@@ -73,6 +75,10 @@ pub(crate) struct ClientHook {
     /// What earlier paths were asked since the path in use is silent. A peer that hears nothing either says little, so
     /// its answers may take long.
     unanswered: VecDeque<Probe>,
+    /// The connection ID of the path that was left last, which is not given back yet.
+    kept: Option<Kept>,
+    /// Connection IDs that went to an earlier path: each goes to one path only (RFC 9000 section 9.5).
+    assigned: Vec<(PathId, VarInt)>,
     /// Present while a task drives this hook.
     driven: Option<Driven>,
     events: VecDeque<Event>,
@@ -97,7 +103,7 @@ struct Driven {
 
 impl Driven {
     /// How many other paths there are to go back to.
-    fn earlier_paths(&self) -> u32 {
+    fn earlier_paths(&self) -> usize {
         match self.previous {
             Some(previous) if previous != self.first => 2,
             Some(_) | None => 1,
@@ -131,6 +137,8 @@ impl ClientHook {
             retirement: Retirement::default(),
             phase: Phase::Settled,
             unanswered: VecDeque::new(),
+            kept: None,
+            assigned: Vec::new(),
             watch: Watch::default(),
             driven: None,
             events: VecDeque::new(),
@@ -150,7 +158,10 @@ impl ClientHook {
 
     /// Whether outgoing packets must be looked into at all.
     fn looks_inside(&self) -> bool {
-        self.queued_carriers > 0 || !self.carriers.peer_takes_datagrams || self.is_watching()
+        self.queued_carriers > 0
+            || !self.carriers.peer_takes_datagrams
+            || self.is_watching()
+            || self.kept.is_some()
     }
 
     fn is_watching(&self) -> bool {
@@ -180,6 +191,9 @@ impl ClientHook {
                 kind::APPLICATION_CLOSE,
             ];
             contents.ack_eliciting |= !silent.contains(&frame.kind);
+            if frame.kind == kind::RETIRE_CONNECTION_ID {
+                self.hold_retirement_back(payload, &frame);
+            }
             if frame.kind == kind::PADDING || frame.is_application_data() {
                 contents.control.get_or_insert(frame.whole.start);
             }
@@ -264,7 +278,7 @@ impl ClientHook {
             kind::ACK | kind::ACK_ECN => self.retirement.on_acknowledgement(body),
             kind::NEW_CONNECTION_ID => {
                 self.on_new_connection_id(payload, frame);
-                self.is_overtaken()
+                self.is_overtaken() || self.kept.is_some()
             }
             kind::PATH_RESPONSE => self.on_path_response(payload, frame),
             kind::HANDSHAKE_DONE => !std::mem::replace(&mut self.confirmed, true),
@@ -283,6 +297,7 @@ impl ClientHook {
         else {
             return;
         };
+        self.on_server_retirement(new.retire_prior_to);
         if self.held.must_hold(&new, &self.server_ids) {
             overwrite(payload, frame.whole.clone(), PING_FRAME);
             let asked = self.held.pass_retirement_on(&new, &self.server_ids);
@@ -344,6 +359,11 @@ struct Contents {
 impl Hook for ClientHook {
     fn on_send(&mut self, mut packet: Outgoing<'_>) -> Effects {
         let mut effects = Effects::default();
+        // First, because a move begins with this packet, and what it carries depends on that.
+        if packet.is_short() {
+            self.overhead = packet.overhead();
+            self.follow_id(&packet, &mut effects);
+        }
         if self.looks_inside() {
             let contents = self.inspect(packet.payload);
             if !packet.is_short() {
@@ -352,11 +372,9 @@ impl Hook for ClientHook {
             if let Some(carrier) = &contents.first_carrier {
                 effects.wake = true;
                 if let Some(route) = self.fill(&mut packet, carrier, &contents) {
-                    return Effects {
-                        wake: true,
-                        route: Some(route),
-                        long_number: true,
-                    };
+                    effects.probe_route = Some(route);
+                    effects.long_number = true;
+                    return effects;
                 }
             }
             if contents.ack_eliciting && self.is_watching() {
@@ -364,10 +382,7 @@ impl Hook for ClientHook {
                 self.control = contents.control.unwrap_or(packet.payload.len());
             }
         }
-        if packet.is_short() {
-            self.overhead = packet.overhead();
-            self.follow_id(&packet, &mut effects);
-        }
+        self.substitute(&mut packet);
         effects
     }
 
@@ -394,6 +409,7 @@ impl Hook for ClientHook {
         effects.wake |= self.report_malformed_rest(packet.payload, at);
         self.watch.on_received();
         effects.wake |= self.is_returning();
+        self.renew_id();
         // The packet with the answer to a challenge may be late, but it is no duplicate: the challenge is fresh.
         self.inject(held, packet.payload);
         effects

@@ -23,7 +23,7 @@ const MOST_DISPENSABLE: usize = 2;
 /// Control frames that a challenge makes room for, in bytes.
 const MOST_CONTROL: usize = 512;
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Probe {
     /// The connection ID to use there. Its frame makes quinn switch to it.
     pub(super) new: NewConnectionId,
@@ -47,6 +47,8 @@ pub(super) enum Purpose {
     Advertised,
     /// Nothing has come on the path in use for this long, and this one was in use before.
     Return(Duration),
+    /// None: the path in use gets another connection ID.
+    Renewal,
 }
 
 /// What became of a carrier.
@@ -69,7 +71,7 @@ impl Probe {
     ) -> Self {
         let time = match purpose {
             Purpose::Advertised => NEW_PATH_TIME,
-            Purpose::Return(_) => KNOWN_PATH_TIME,
+            Purpose::Return(_) | Purpose::Renewal => KNOWN_PATH_TIME,
         };
         Self {
             new: NewConnectionId {
@@ -112,7 +114,7 @@ impl Probe {
             // Full, so that quinn puts nothing else into it.
             Purpose::Advertised => mtu,
             // The path in use is silent: what quinn sends then has this size, and is often all that it may send.
-            Purpose::Return(_) => SMALLEST_DATAGRAM,
+            Purpose::Return(_) | Purpose::Renewal => SMALLEST_DATAGRAM,
         };
         let room = size.saturating_sub(overhead);
         Room {
@@ -140,7 +142,7 @@ impl Probe {
         let (fits, most_before) = match self.purpose {
             Purpose::Advertised => (contents.carriers_alone, MOST_DISPENSABLE),
             // This path has been validated before, so it may take what quinn repeats with every packet of a silence.
-            Purpose::Return(_) => (contents.carriers_last, MOST_CONTROL),
+            Purpose::Return(_) | Purpose::Renewal => (contents.carriers_last, MOST_CONTROL),
         };
         if carrier.whole.start <= most_before {
             self.before = carrier.whole.start;

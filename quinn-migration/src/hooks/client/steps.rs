@@ -218,7 +218,9 @@ impl ClientHook {
     /// has retired it, or quinn has passed it over.
     pub(super) fn is_overtaken(&self) -> bool {
         match &self.phase {
-            Phase::Probing(probe) => self.server_ids.is_past(probe.new.sequence),
+            Phase::Probing(probe) => {
+                self.server_ids.is_past(probe.new.sequence) && !self.is_kept(&probe.new.id)
+            }
             Phase::Adopting(adoption) => self.server_ids.is_past(adoption.new.sequence),
             Phase::Settled | Phase::Opening(..) => false,
         }
@@ -236,6 +238,7 @@ impl ClientHook {
     }
 
     fn poll_settled(&mut self, now: Instant, rtt: Duration, sizes: Sizes) -> Action {
+        let keep = self.poll_kept(now);
         let retire = match self.retirement.poll(now, rtt) {
             Some(Step::Send) if sizes.datagram > 0 => {
                 let carrier = self.carriers.small();
@@ -252,7 +255,7 @@ impl ClientHook {
                 return self.poll(now, rtt, sizes);
             }
         };
-        Action::Wait([retire, look].into_iter().flatten().min())
+        Action::Wait([keep, retire, look].into_iter().flatten().min())
     }
 
     fn look(&mut self, now: Instant, rtt: Duration) -> Look {
@@ -268,7 +271,7 @@ impl ClientHook {
         let round = self.watch.on_silence();
         let begun = self.begin_return(silence, round, now);
         let Some(driven) = &self.driven else { return };
-        let asked_all = round > driven.earlier_paths();
+        let asked_all = usize::try_from(round).is_ok_and(|round| round > driven.earlier_paths());
         let on = driven.active.server;
         if (asked_all || !begun) && self.watch.is_news() {
             self.report(Event::Stranded { on });
@@ -327,6 +330,9 @@ impl ClientHook {
     pub(crate) fn detach(&mut self) -> Vec<PathId> {
         if let Some(driven) = &mut self.driven {
             driven.attached = false;
+        }
+        if self.kept.as_ref().is_some_and(|kept| !kept.is_in_use()) {
+            self.release_kept();
         }
         let mut closing: Vec<PathId> = self.closing.drain(..).collect();
         match &self.phase {

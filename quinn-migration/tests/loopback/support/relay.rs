@@ -22,9 +22,30 @@ pub struct Line {
     /// Datagrams that did not.
     pub lost: AtomicU32,
     silent: AtomicBool,
+    /// What kills both lines of a relay; absent unless a test asks for it.
+    fuse: Mutex<Option<Fuse>>,
     /// While this says so, datagrams wait.
     held: watch::Sender<bool>,
     random: Mutex<Option<(f64, u64)>>,
+}
+
+/// Datagrams from the server until the relay dies.
+#[derive(Clone)]
+struct Fuse {
+    left: Arc<AtomicU32>,
+    burns: bool,
+}
+
+impl Fuse {
+    fn is_burnt(&self) -> bool {
+        if !self.burns {
+            return self.left.load(Ordering::SeqCst) == 0;
+        }
+        let burn = |left: u32| left.checked_sub(1);
+        self.left
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, burn)
+            .is_err()
+    }
 }
 
 impl Line {
@@ -50,7 +71,8 @@ impl Line {
             *state ^= *state << 17;
             (*state >> 11) as f64 / (1u64 << 53) as f64 <= *share
         });
-        let lost = chosen || unlucky || self.silent.load(Ordering::SeqCst);
+        let dead = self.fuse.lock().as_ref().is_some_and(Fuse::is_burnt);
+        let lost = chosen || unlucky || dead || self.silent.load(Ordering::SeqCst);
         let counter = if lost { &self.lost } else { &self.passed };
         counter.fetch_add(1, Ordering::SeqCst);
         lost
@@ -86,6 +108,15 @@ impl Relay {
     pub fn lose(&self, share: f64) {
         *self.up.random.lock() = Some((share, 0x9e37_79b9_7f4a_7c15));
         *self.down.random.lock() = Some((share, 0xd1b5_4a32_d192_ed03));
+    }
+
+    /// Lets so many more datagrams of the server pass, and then nothing in either direction, for ever.
+    pub fn die_after(&self, datagrams: u32) {
+        let left = Arc::new(AtomicU32::new(datagrams));
+        for (line, burns) in [(&self.down, true), (&self.up, false)] {
+            let left = Arc::clone(&left);
+            *line.fuse.lock() = Some(Fuse { left, burns });
+        }
     }
 
     /// Nothing passes, in either direction, until [`Relay::restore`].

@@ -39,7 +39,7 @@ fn a_probe_is_a_large_packet_with_a_challenge_and_the_advertised_connection_id()
     assert_eq!(sent.id, offered.id.to_vec());
     assert_eq!(sent.payload[0], 0x1a);
     assert!(sent.payload[9..].iter().all(|byte| *byte == 0));
-    assert_eq!(sent.effects.route, Some((offered.id, path(1))));
+    assert_eq!(sent.effects.probe_route, Some((offered.id, path(1))));
     assert!(sent.effects.long_number);
 }
 
