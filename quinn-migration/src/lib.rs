@@ -21,7 +21,7 @@
 //! | carrier | a DATAGRAM frame with a secret mark that the application task queues; the hook replaces it by the frame that quinn does not know |
 //! | reserve | the server's hook keeps one NEW_CONNECTION_ID frame back: its connection ID and reset token go into the advertisement, so quinn routes them already |
 //! | adoption | once a path is validated the client's hook shows quinn a NEW_CONNECTION_ID frame that makes it switch; the socket routes by connection ID, so the address changes with the same packet |
-//! | alias | the server shows quinn a client on address number k as a remote address of its own, and quinn's migration (RFC 9000 section 9) does the rest |
+//! | alias | the server shows quinn a client that has moved to address number k as a remote address of its own, and quinn's migration (RFC 9000 section 9) does the rest; where a connection began, quinn and the application see the client's own address |
 //!
 //! A hook that cannot act passes the bytes through. A validation that fails leaves the connection where it is.
 //!

@@ -17,6 +17,7 @@ pub use self::builder::ServerBuilder;
 
 use crate::error::{AddressError, AdvertiseError, BindError};
 use crate::hooks::server::{AdvertStep, CannotBegin, Outcome, ServerHook};
+use crate::policy::canonical;
 use crate::session::{Handle, Handles, ServerCrypto};
 use crate::socket::{PathId, ServerSocket, Traffic};
 use crate::wire::Codepoints;
@@ -110,7 +111,8 @@ impl From<SocketAddr> for Alternate {
 /// Where a client is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ClientAddress {
-    /// The client's own address. `quinn::Connection::remote_address` shows another form of it once it has moved.
+    /// The client's own address, never an IPv4-mapped one. `quinn::Connection::remote_address` shows another form of
+    /// it once the connection has moved.
     pub client: SocketAddr,
     /// The server address that the client is on.
     pub server: AddressId,
@@ -178,10 +180,20 @@ impl MigrationServer {
 
     /// Where the connection's client is.
     pub fn client_of(&self, connection: &quinn::Connection) -> ClientAddress {
-        let (client, at) = ServerSocket::client(connection.remote_address());
+        let (client, at) = self
+            .socket
+            .client(connection.remote_address(), connection.local_ip());
         ClientAddress {
             client,
             server: AddressId(at),
+        }
+    }
+
+    /// Where an attempt to connect comes from, and the address that it came to.
+    pub fn client_of_incoming(&self, incoming: &quinn::Incoming) -> ClientAddress {
+        ClientAddress {
+            client: canonical(incoming.remote_address()),
+            server: AddressId(self.socket.came_to(incoming.local_ip())),
         }
     }
 

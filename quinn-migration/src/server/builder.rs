@@ -11,7 +11,7 @@ use quinn::{EndpointConfig, Runtime, TokioRuntime};
 use super::MigrationServer;
 use crate::error::BindError;
 use crate::session::{Handles, ServerCrypto};
-use crate::socket::ServerSocket;
+use crate::socket::{Homes, ServerSocket};
 use crate::wire::Codepoints;
 
 /// Settings of a [`MigrationServer`]; see [`MigrationServer::builder`].
@@ -60,12 +60,14 @@ impl ServerBuilder {
     /// The TLS configuration cannot be used, or the socket cannot.
     pub fn bind(self) -> Result<MigrationServer, BindError> {
         let handles = Handles::new();
+        let homes = Arc::new(Homes::default());
         let crypto = Arc::new(ServerCrypto::new(
             self.tls,
             self.codepoints,
             handles.clone(),
+            Arc::clone(&homes),
         )?);
-        let socket = Arc::new(ServerSocket::new(self.socket, &*self.runtime)?);
+        let socket = Arc::new(ServerSocket::new(self.socket, &*self.runtime, homes)?);
         let config = quinn::ServerConfig::with_crypto(crypto.clone());
         let endpoint = quinn::Endpoint::new_with_abstract_socket(
             self.endpoint,

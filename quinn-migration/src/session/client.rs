@@ -96,6 +96,7 @@ impl crypto::ClientConfig for ClientCrypto {
                 .handles
                 .create(ClientHook::new(self.codepoints), Some(self.router.routes())),
             retry: self.retry_check(number, parameters),
+            _resident: None,
         }))
     }
 }

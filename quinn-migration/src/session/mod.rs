@@ -18,6 +18,7 @@ use rustls::pki_types::CertificateDer;
 use rustls::quic::{Connection, KeyChange, Secrets, Suite, Version};
 
 use crate::hooks::{Hook, ParameterFault};
+use crate::socket::Resident;
 
 pub(crate) use client::ClientCrypto;
 pub(crate) use handle::{Handle, Handles};
@@ -40,6 +41,8 @@ pub(crate) struct Session<H> {
     handshake_data_ready: bool,
     handle: Handle<H>,
     retry: RetryCheck,
+    /// Held, not used: the socket knows by it that the session lives.
+    _resident: Option<Resident>,
 }
 
 impl<H: Hook> Session<H> {

@@ -5,11 +5,13 @@
 mod alias;
 mod batch;
 mod client;
+mod home;
 mod router;
 mod server;
 mod set;
 
 pub(crate) use client::ClientSocket;
+pub(crate) use home::{Homes, Resident};
 pub(crate) use router::{Router, Routes};
 pub(crate) use server::ServerSocket;
 

@@ -3,7 +3,7 @@
 //! Never answers from another address than the one a client is on.
 
 use std::io::{self, IoSliceMut};
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -13,14 +13,17 @@ use quinn::udp::{RecvMeta, Transmit};
 use quinn::{AsyncUdpSocket, Runtime, UdpPoller};
 
 use super::alias::{HIGHEST, alias, unalias};
+use super::home::{Homes, is_long};
 use super::set::{Direct, SocketSet};
 use super::{PathId, Traffic};
+use crate::policy::canonical;
 
 #[derive(Debug)]
 pub(crate) struct ServerSocket {
     /// Kept for its properties only: sending and receiving go through the set.
     first: Properties,
     sockets: Arc<SocketSet>,
+    homes: Arc<Homes>,
     next: AtomicU32,
 }
 
@@ -33,7 +36,11 @@ struct Properties {
 }
 
 impl ServerSocket {
-    pub(crate) fn new(first: UdpSocket, runtime: &dyn Runtime) -> io::Result<Self> {
+    pub(crate) fn new(
+        first: UdpSocket,
+        runtime: &dyn Runtime,
+        homes: Arc<Homes>,
+    ) -> io::Result<Self> {
         let direct = Direct::to(&first)?;
         let first = runtime.wrap_udp_socket(first)?;
         let properties = Properties {
@@ -46,6 +53,7 @@ impl ServerSocket {
         Ok(Self {
             first: properties,
             sockets,
+            homes,
             next: AtomicU32::new(1),
         })
     }
@@ -57,6 +65,7 @@ impl ServerSocket {
         runtime: &dyn Runtime,
     ) -> io::Result<Option<PathId>> {
         let direct = Direct::to(&socket)?;
+        let ip = socket.local_addr()?.ip().to_canonical();
         let socket = runtime.wrap_udp_socket(socket)?;
         let next = |number: u32| (number <= HIGHEST).then(|| number.saturating_add(1));
         let taken = self
@@ -64,6 +73,10 @@ impl ServerSocket {
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);
         let Ok(number) = taken else { return Ok(None) };
         let id = PathId(number);
+        // A first socket on all addresses receives for this one too.
+        let first = self.first.address.ip().to_canonical();
+        let alone = !first.is_unspecified() && first != ip && !self.sockets.has_ip(ip);
+        self.homes.add(id, ip, alone);
         self.sockets.insert(id, socket, Some(direct));
         Ok(Some(id))
     }
@@ -76,9 +89,50 @@ impl ServerSocket {
         self.sockets.traffic(id)
     }
 
-    /// The client behind a remote address that quinn shows, and the server address that it is on.
-    pub(crate) fn client(shown: SocketAddr) -> (SocketAddr, PathId) {
-        unalias(shown)
+    /// The client behind a remote address that quinn shows for a connection that began at the local address `local`, and
+    /// the server address that it is on.
+    pub(crate) fn client(&self, shown: SocketAddr, local: Option<IpAddr>) -> (SocketAddr, PathId) {
+        let (client, on) = unalias(shown);
+        let home = self.homes.at(local);
+        let at_home = home.filter(|home| self.homes.is_home((shown, *home)));
+        (canonical(client), on.or(at_home).unwrap_or(PathId::FIRST))
+    }
+
+    /// The server address that an attempt to connect came to.
+    pub(crate) fn came_to(&self, local: Option<IpAddr>) -> PathId {
+        self.homes.at(local).unwrap_or(PathId::FIRST)
+    }
+
+    /// Where a packet leaves that quinn sends to a plain client address.
+    fn departure(&self, transmit: &Transmit<'_>) -> PathId {
+        let Some(home) = self.homes.at(transmit.src_ip) else {
+            return PathId::FIRST;
+        };
+        if is_long(transmit.contents) {
+            self.homes
+                .on_handshake((transmit.destination, home), transmit.contents);
+            return home;
+        }
+        // A connection that began at an added address may have moved to the first one.
+        if self.homes.is_home((transmit.destination, home)) {
+            home
+        } else {
+            PathId::FIRST
+        }
+    }
+
+    /// The remote address to show quinn for a packet that came to an address.
+    fn shown(&self, client: SocketAddr, at: PathId, packet: &[u8]) -> SocketAddr {
+        let plain = if at == PathId::FIRST {
+            !self.homes.is_known(client)
+        } else {
+            self.homes.is_home((client, at))
+        };
+        if plain || is_long(packet) {
+            client
+        } else {
+            alias(client, at)
+        }
     }
 }
 
@@ -88,11 +142,14 @@ impl AsyncUdpSocket for ServerSocket {
     }
 
     fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
-        let (client, id) = unalias(transmit.destination);
+        let (client, moved_to) = unalias(transmit.destination);
+        let id = moved_to.unwrap_or_else(|| self.departure(transmit));
         let part = Transmit {
             destination: client,
-            // The source that quinn remembers is that of the connection's first address.
-            src_ip: transmit.src_ip.filter(|_| id == PathId::FIRST),
+            // The source that quinn remembers is that of the address where the connection began.
+            src_ip: transmit
+                .src_ip
+                .filter(|ip| id == PathId::FIRST && self.homes.at(Some(*ip)).is_none()),
             ..transmit.clone()
         };
         self.sockets.try_send(id, &part)
@@ -109,10 +166,10 @@ impl AsyncUdpSocket for ServerSocket {
             Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
             Poll::Pending => return Poll::Pending,
         };
-        if id != PathId::FIRST {
-            for one in meta.iter_mut().take(count) {
-                one.addr = alias(one.addr, id);
-                one.dst_ip = None;
+        for (one, buffer) in meta.iter_mut().zip(buffers.iter()).take(count) {
+            one.addr = self.shown(one.addr, id, buffer);
+            if id != PathId::FIRST {
+                one.dst_ip = self.homes.tag(id);
             }
         }
         Poll::Ready(Ok(count))

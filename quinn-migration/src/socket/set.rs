@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::io::{self, IoSliceMut};
-use std::net::UdpSocket;
+use std::net::{IpAddr, UdpSocket};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -180,6 +180,13 @@ impl SocketSet {
 
     pub(super) fn len(&self) -> usize {
         self.members.read().len()
+    }
+
+    /// Whether a member is bound to this address, on any port.
+    pub(super) fn has_ip(&self, ip: IpAddr) -> bool {
+        let members = self.members.read();
+        let mut bound = members.values().map(|member| member.socket.local_addr());
+        bound.any(|address| address.is_ok_and(|address| address.ip().to_canonical() == ip))
     }
 
     pub(super) fn socket(&self, id: PathId) -> Option<Socket> {

@@ -12,6 +12,7 @@
     reason = "test code fails by panicking"
 )]
 
+mod added;
 mod adversary;
 mod capture;
 mod families;
