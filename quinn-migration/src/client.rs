@@ -14,7 +14,7 @@ use crate::hooks::client::ClientHook;
 use crate::migrator::Migrator;
 use crate::policy::Policy;
 use crate::session::{ClientCrypto, Handles};
-use crate::socket::{ClientSocket, Router};
+use crate::socket::{ClientSocket, NewPath, PathSockets, Router};
 use crate::wire::Codepoints;
 
 /// A quinn endpoint for a client that can follow its servers to other addresses.
@@ -40,7 +40,6 @@ pub struct MigrationClient {
     crypto: Arc<ClientCrypto>,
     handles: Handles<ClientHook>,
     router: Arc<Router>,
-    runtime: Arc<dyn Runtime>,
     endpoint: quinn::Endpoint,
 }
 
@@ -51,6 +50,7 @@ pub struct ClientBuilder {
     codepoints: Codepoints,
     endpoint: EndpointConfig,
     runtime: Arc<dyn Runtime>,
+    path_sockets: PathSockets,
 }
 
 impl ClientBuilder {
@@ -63,6 +63,20 @@ impl ClientBuilder {
     /// quinn's settings for the endpoint. Default [`EndpointConfig::default`].
     pub fn endpoint_config(mut self, endpoint: EndpointConfig) -> Self {
         self.endpoint = endpoint;
+        self
+    }
+
+    /// Makes the sockets for new paths. They must be bound, to a port of their own (RFC 9000 section 9.5); an error leaves
+    /// the connection where it is ([`Failure::Socket`](crate::Failure::Socket)).
+    ///
+    /// Default: a socket like the endpoint's own, with its local address (any address when it has none), its send and
+    /// receive buffers, and on Linux its device and mark. A server address of another family than a specific local address
+    /// is an error.
+    pub fn path_sockets(
+        mut self,
+        open: impl Fn(&NewPath) -> io::Result<UdpSocket> + Send + Sync + 'static,
+    ) -> Self {
+        self.path_sockets = PathSockets::Application(Box::new(open));
         self
     }
 
@@ -81,15 +95,15 @@ impl ClientBuilder {
     /// The TLS configuration cannot be used, or the socket cannot.
     pub fn bind(self) -> Result<MigrationClient, BindError> {
         let handles = Handles::new();
-        let router = Arc::new(Router::new(Arc::clone(&self.runtime)));
+        let router = Router::new(&self.socket, self.path_sockets, Arc::clone(&self.runtime))?;
+        let router = Arc::new(router);
         let crypto = Arc::new(ClientCrypto::new(
             self.tls,
             self.codepoints,
             handles.clone(),
             Arc::clone(&router),
         )?);
-        let first = self.runtime.wrap_udp_socket(self.socket)?;
-        let socket = Arc::new(ClientSocket::new(first, Arc::clone(&router)));
+        let socket = Arc::new(ClientSocket::new(Arc::clone(&router))?);
         let mut endpoint = quinn::Endpoint::new_with_abstract_socket(
             self.endpoint,
             None,
@@ -101,7 +115,6 @@ impl ClientBuilder {
             crypto,
             handles,
             router,
-            runtime: self.runtime,
             endpoint,
         })
     }
@@ -141,6 +154,7 @@ impl MigrationClient {
             codepoints: Codepoints::default(),
             endpoint: EndpointConfig::default(),
             runtime: Arc::new(TokioRuntime),
+            path_sockets: PathSockets::default(),
         }
     }
 
@@ -155,7 +169,8 @@ impl MigrationClient {
     }
 
     /// Moves the endpoint to another local socket, for example after the network changed. Connections that have
-    /// moved stay with the server address that they are on.
+    /// moved stay with the server address that they are on, and get new sockets too. What is under way to the old
+    /// sockets still arrives for 3 s.
     ///
     /// Use this instead of `Endpoint::rebind`, which sends every connection back to its first server address.
     ///
@@ -163,9 +178,9 @@ impl MigrationClient {
     ///
     /// The socket cannot be used; the old one stays in use.
     pub fn rebind(&self, socket: UdpSocket) -> io::Result<()> {
-        let first = self.runtime.wrap_udp_socket(socket)?;
+        self.router.rebind(&socket)?;
         self.endpoint
-            .rebind_abstract(Arc::new(ClientSocket::new(first, Arc::clone(&self.router))))
+            .rebind_abstract(Arc::new(ClientSocket::new(Arc::clone(&self.router))?))
     }
 
     /// Lets a connection follow its server from now on, as far as `policy` allows.

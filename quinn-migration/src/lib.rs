@@ -28,7 +28,7 @@
 //! # Faithful to the draft
 //!
 //! Parameter and frame layout; the parameter is the client's alone; a server never sends the frame without it; any time
-//! after the handshake; the family of the current path first; PATH_CHALLENGE in a padded probing packet with the
+//! after the handshake; the family of the current path; PATH_CHALLENGE in a padded probing packet with the
 //! advertised connection ID, everything else on the old path until it is answered; the server answers from the probed
 //! address and validates the client in turn; the reset token is live; connection IDs are retired and count against the
 //! limit.
@@ -71,6 +71,8 @@
 //! - quinn accepts DATAGRAM frames for sending although the peer did not announce them, because carriers need that.
 //!   They are dropped with a warning, not sent: ask the peer's application, not `max_datagram_size`.
 //! - `TransportConfig::datagram_receive_buffer_size(None)` and `ServerConfig::migration(false)` switch the extension off.
+//! - The socket of a new path is like the endpoint's own: same local address, device, mark (Linux) and buffers. Other options
+//!   are the application's to set: [`ClientBuilder::path_sockets`].
 //! - `quinn::Endpoint::rebind` on a client takes this crate's socket away: connections return to their first server
 //!   address. Use [`MigrationClient::rebind`].
 //! - A move to another machine needs that machine to forward to this process: the draft moves no state.
@@ -116,5 +118,5 @@ pub use hooks::server::Outcome;
 pub use migrator::Migrator;
 pub use policy::{AddressClass, Family, Policy, Refusal};
 pub use server::{AddressId, Advertised, Alternate, ClientAddress, MigrationServer, ServerBuilder};
-pub use socket::Traffic;
+pub use socket::{NewPath, Traffic};
 pub use wire::{Codepoints, CodepointsError};

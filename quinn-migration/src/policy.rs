@@ -25,7 +25,7 @@ pub struct Policy {
     pub moves: u32,
     /// Length of the window in which [`Policy::moves`] are counted. Default 300 s.
     pub window: Duration,
-    /// Which address of an advertisement is used. Default [`Family::CurrentFirst`].
+    /// Which address of an advertisement is used. Default [`Family::CurrentOnly`].
     pub family: Family,
 }
 
@@ -35,7 +35,7 @@ impl Default for Policy {
             challenges: 3,
             moves: 5,
             window: Duration::from_secs(300),
-            family: Family::CurrentFirst,
+            family: Family::CurrentOnly,
         }
     }
 }

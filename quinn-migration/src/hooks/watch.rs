@@ -84,11 +84,6 @@ impl Watch {
         self.silences == 0
     }
 
-    /// Whether anything has come on this path since the watch began.
-    pub(super) fn has_lived(&self) -> bool {
-        self.received > 0
-    }
-
     /// Whether the application has not been told of this silence; it is told now.
     pub(super) fn is_news(&mut self) -> bool {
         !std::mem::replace(&mut self.reported, true)

@@ -16,16 +16,16 @@ use super::{PathId, datagrams};
 
 #[derive(Debug)]
 pub(crate) struct ClientSocket {
-    first: Arc<dyn AsyncUdpSocket>,
     router: Arc<Router>,
+    /// The endpoint's own socket, which quinn asks for once.
+    first: Arc<dyn AsyncUdpSocket>,
 }
 
 impl ClientSocket {
-    pub(crate) fn new(first: Arc<dyn AsyncUdpSocket>, router: Arc<Router>) -> Self {
-        router
-            .sockets
-            .insert(PathId::FIRST, Arc::clone(&first), None);
-        Self { first, router }
+    pub(crate) fn new(router: Arc<Router>) -> io::Result<Self> {
+        let first = router.sockets.socket(PathId::FIRST);
+        let first = first.ok_or(io::ErrorKind::NotConnected)?;
+        Ok(Self { router, first })
     }
 
     /// Sends the run of segments from `start` on that go the same way; answers with its end.
@@ -87,6 +87,7 @@ impl AsyncUdpSocket for ClientSocket {
             Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
             Poll::Pending => return Poll::Pending,
         };
+        self.router.on_received();
         if let Some(endpoints) = self.router.endpoints(path) {
             for one in meta
                 .iter_mut()

@@ -6,12 +6,16 @@ mod alias;
 mod batch;
 mod client;
 mod home;
+mod path_socket;
 mod router;
 mod server;
 mod set;
 
 pub(crate) use client::ClientSocket;
 pub(crate) use home::{Homes, Resident};
+pub use path_socket::NewPath;
+
+pub(crate) use path_socket::PathSockets;
 pub(crate) use router::{Router, Routes};
 pub(crate) use server::ServerSocket;
 

@@ -5,28 +5,44 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, RwLock};
-use quinn::Runtime;
+use quinn::{AsyncUdpSocket, Runtime};
 use quinn_proto::ConnectionId;
 
 use super::set::SocketSet;
-use super::{PathId, Traffic};
+use super::{PathId, PathSockets, Traffic};
 
 /// Connection IDs with a route, for one connection; older ones are not in use any more.
 const ROUTES_EACH: usize = 12;
+/// How long a replaced socket receives what was under way to it.
+const FORMER_LIFE: Duration = Duration::from_secs(3);
 
 #[derive(Debug)]
 pub(crate) struct Router {
     pub(super) sockets: Arc<SocketSet>,
     runtime: Arc<dyn Runtime>,
+    path_sockets: PathSockets,
+    /// The endpoint's own socket, whose settings new ones take over.
+    first: Mutex<UdpSocket>,
+    former: Mutex<Vec<Former>>,
     table: RwLock<Table>,
     /// Saves a look at the table while no connection has moved.
     any: AtomicBool,
     next: AtomicU32,
+}
+
+/// A socket that was replaced. It only receives.
+#[derive(Debug)]
+struct Former {
+    id: PathId,
+    /// The path whose socket it was.
+    of: PathId,
+    until: Instant,
 }
 
 #[derive(Debug, Default)]
@@ -45,14 +61,93 @@ pub(super) struct Endpoints {
 }
 
 impl Router {
-    pub(crate) fn new(runtime: Arc<dyn Runtime>) -> Self {
-        Self {
+    /// `first` is the endpoint's own socket, as the application made it.
+    pub(crate) fn new(
+        first: &UdpSocket,
+        path_sockets: PathSockets,
+        runtime: Arc<dyn Runtime>,
+    ) -> io::Result<Self> {
+        let router = Self {
             sockets: Arc::default(),
             runtime,
+            path_sockets,
+            first: Mutex::new(first.try_clone()?),
+            former: Mutex::default(),
             table: RwLock::default(),
             any: AtomicBool::new(false),
             next: AtomicU32::new(0),
+        };
+        let socket = router.runtime.wrap_udp_socket(first.try_clone()?)?;
+        router.sockets.insert(PathId::FIRST, socket, None);
+        Ok(router)
+    }
+
+    /// Replaces the endpoint's own socket, and with it those of all paths. What is under way to the old ones still arrives
+    /// for a while.
+    pub(crate) fn rebind(&self, first: &UdpSocket) -> io::Result<()> {
+        let socket = self.runtime.wrap_udp_socket(first.try_clone()?)?;
+        let until = Instant::now() + FORMER_LIFE;
+        *self.first.lock() = first.try_clone()?;
+        self.replace(PathId::FIRST, socket, until);
+        let paths: Vec<(PathId, Endpoints)> = {
+            let table = self.table.read();
+            let paths = table.paths.iter().map(|(id, ends)| (*id, *ends));
+            paths.filter(|(id, _)| !self.is_former(*id)).collect()
+        };
+        for (id, endpoints) in paths {
+            match self.path_socket(endpoints.server) {
+                Ok(socket) => self.replace(id, socket, until),
+                // The path stays on its socket, which may still work.
+                Err(error) => tracing::warn!(%error, to = %endpoints.server, "no new socket"),
+            }
         }
+        Ok(())
+    }
+
+    fn replace(&self, id: PathId, socket: Arc<dyn AsyncUdpSocket>, until: Instant) {
+        let former = self.next_id();
+        if let Some(endpoints) = self.endpoints(id) {
+            self.table.write().paths.insert(former, endpoints);
+        }
+        self.sockets.replace(id, socket, former);
+        self.former.lock().push(Former {
+            id: former,
+            of: id,
+            until,
+        });
+    }
+
+    fn is_former(&self, id: PathId) -> bool {
+        self.former.lock().iter().any(|former| former.id == id)
+    }
+
+    /// Closes former sockets: those of path `of`, and those that are past their time.
+    fn close_former(&self, of: Option<PathId>, now: Instant) {
+        let mut former = self.former.lock();
+        let over = |former: &mut Former| former.until <= now || Some(former.of) == of;
+        let closing: Vec<Former> = former.extract_if(.., over).collect();
+        drop(former);
+        for former in closing {
+            self.table.write().paths.remove(&former.id);
+            self.sockets.remove(former.id);
+        }
+    }
+
+    /// A look at the former sockets, while packets come.
+    pub(super) fn on_received(&self) {
+        if !self.former.lock().is_empty() {
+            self.close_former(None, Instant::now());
+        }
+    }
+
+    fn next_id(&self) -> PathId {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        PathId(number.wrapping_add(1).max(1))
+    }
+
+    fn path_socket(&self, server: SocketAddr) -> io::Result<Arc<dyn AsyncUdpSocket>> {
+        let socket = self.path_sockets.open(server, &self.first.lock())?;
+        self.runtime.wrap_udp_socket(socket)
     }
 
     pub(crate) fn routes(self: &Arc<Self>) -> Routes {
@@ -65,17 +160,8 @@ impl Router {
     /// Opens a socket on a port of its own, so that the new path cannot be linked to the old one by it
     /// (RFC 9000 section 9.5).
     fn open(&self, endpoints: Endpoints) -> io::Result<PathId> {
-        let any: SocketAddr = match endpoints.server {
-            SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
-            SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
-        };
-        let socket = self.runtime.wrap_udp_socket(UdpSocket::bind(any)?)?;
-        let id = PathId(
-            self.next
-                .fetch_add(1, Ordering::Relaxed)
-                .wrapping_add(1)
-                .max(1),
-        );
+        let socket = self.path_socket(endpoints.server)?;
+        let id = self.next_id();
         self.table.write().paths.insert(id, endpoints);
         self.sockets.insert(id, socket, None);
         Ok(id)
@@ -116,9 +202,9 @@ impl Router {
         self.sockets.traffic(id).unwrap_or_default()
     }
 
-    /// Sockets open, the endpoint's own included.
+    /// Sockets in use, the endpoint's own included.
     pub(crate) fn open_sockets(&self) -> usize {
-        self.sockets.len()
+        self.sockets.len().saturating_sub(self.former.lock().len())
     }
 
     /// Routes in the table.
@@ -215,6 +301,7 @@ impl Routes {
             .any
             .store(!table.routes.is_empty(), Ordering::Release);
         drop(table);
+        self.router.close_former(Some(path), Instant::now());
         self.router.sockets.remove(path);
     }
 

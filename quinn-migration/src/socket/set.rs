@@ -139,8 +139,23 @@ impl Ready {
 }
 
 impl SocketSet {
-    /// Adds a socket, or replaces the one with this number.
+    /// Adds a socket.
     pub(super) fn insert(&self, id: PathId, socket: Socket, direct: Option<Direct>) {
+        self.put(id, socket, direct, Traffic::default());
+    }
+
+    /// Puts another socket in the place of member `id`, which goes on receiving as member `former`.
+    pub(super) fn replace(&self, id: PathId, socket: Socket, former: PathId) {
+        let traffic = self.traffic(id).unwrap_or_default();
+        let old = self.member(id).map(|member| Arc::clone(&member.socket));
+        self.blocked.lock().remove(&id);
+        self.put(id, socket, None, traffic);
+        if let Some(old) = old {
+            self.put(former, old, None, Traffic::default());
+        }
+    }
+
+    fn put(&self, id: PathId, socket: Socket, direct: Option<Direct>, before: Traffic) {
         let waker = Arc::new(MemberWaker {
             id,
             ready: Arc::clone(&self.ready),
@@ -149,8 +164,8 @@ impl SocketSet {
             socket,
             direct,
             waker: Arc::clone(&waker),
-            sent: AtomicU64::new(0),
-            received: AtomicU64::new(0),
+            sent: AtomicU64::new(before.sent),
+            received: AtomicU64::new(before.received),
         };
         self.members.write().insert(id, Arc::new(member));
         self.refresh_segments();

@@ -21,6 +21,7 @@ mod interop;
 mod lifecycle;
 mod moving;
 mod opened;
+mod rebinding;
 mod recovery;
 mod segmentation;
 mod support;

@@ -24,6 +24,10 @@ pub(super) struct Kept {
     sequence: VarInt,
     id: ConnectionId,
     path: Path,
+    /// The first packet on the path moved to.
+    first: Option<u64>,
+    /// It, or a later one, was acknowledged.
+    proven: bool,
     since: Option<Instant>,
     /// Packets carry this one in place of the one that quinn uses, which belongs to a dead path.
     in_use: bool,
@@ -55,6 +59,8 @@ impl ClientHook {
         let before = self.kept.take();
         if let Some(kept) = before.filter(|kept| kept.in_use) {
             self.kept = Some(Kept {
+                first: None,
+                proven: false,
                 since: None,
                 in_use: false,
                 ..kept
@@ -65,6 +71,8 @@ impl ClientHook {
             sequence: self.server_ids.current(),
             id,
             path: left,
+            first: None,
+            proven: false,
             since: None,
             in_use: false,
         });
@@ -80,15 +88,27 @@ impl ClientHook {
     /// Gives it back when the path in use has worked and there are other ways to leave it, or has worked for long.
     /// Answers when to look again.
     pub(super) fn poll_kept(&mut self, now: Instant) -> Option<Instant> {
-        let proven = self.watch.has_lived();
         let spare = self.has_enough_spares();
-        let kept = self.kept.as_mut().filter(|kept| !kept.in_use && proven)?;
+        let kept = self
+            .kept
+            .as_mut()
+            .filter(|kept| !kept.in_use && kept.proven)?;
         let until = *kept.since.get_or_insert(now) + LONGEST;
         if !spare && now < until {
             return Some(until);
         }
         self.release_kept();
         None
+    }
+
+    /// An ACK frame arrived. Answers whether it is the first one for a packet on the path moved to, which works then.
+    pub(super) fn prove_path(&mut self, ack: &[u8]) -> bool {
+        let largest = Reader::new(ack).varint();
+        let Some(kept) = self.kept.as_mut().filter(|kept| !kept.proven) else {
+            return false;
+        };
+        kept.proven = kept.first.is_some_and(|first| largest >= Some(first));
+        kept.proven
     }
 
     /// Whether there is a connection ID for each path that the connection may go back to.
@@ -154,10 +174,16 @@ impl ClientHook {
         }
     }
 
-    /// Puts the kept connection ID into a packet while it is in use.
-    pub(super) fn substitute(&self, packet: &mut Outgoing<'_>) {
-        if let Some(kept) = self.kept.as_ref().filter(|kept| kept.in_use) {
-            packet.set_destination(&kept.id);
+    /// A packet leaves on the path in use. Puts the kept connection ID into it while that is in use.
+    pub(super) fn substitute(&mut self, packet: &mut Outgoing<'_>) {
+        match &mut self.kept {
+            Some(kept) if kept.in_use => {
+                packet.set_destination(&kept.id);
+            }
+            Some(kept) => {
+                kept.first.get_or_insert(packet.number);
+            }
+            None => {}
         }
     }
 }

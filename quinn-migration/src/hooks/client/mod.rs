@@ -275,7 +275,9 @@ impl ClientHook {
     fn on_frame(&mut self, payload: &mut [u8], frame: &Frame) -> bool {
         let body = payload.get(frame.body.clone()).unwrap_or_default();
         match frame.kind {
-            kind::ACK | kind::ACK_ECN => self.retirement.on_acknowledgement(body),
+            kind::ACK | kind::ACK_ECN => {
+                self.prove_path(body) | self.retirement.on_acknowledgement(body)
+            }
             kind::NEW_CONNECTION_ID => {
                 self.on_new_connection_id(payload, frame);
                 self.is_overtaken() || self.kept.is_some()

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use quinn::{Connection, Endpoint, EndpointConfig};
 use quinn_migration::{
-    AddressId, AdvertiseError, Advertised, Alternate, Codepoints, Event, MigrationClient,
+    AddressId, AdvertiseError, Advertised, Alternate, Codepoints, Event, Family, MigrationClient,
     MigrationServer, Migrator, Outcome, Policy,
 };
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
@@ -156,10 +156,11 @@ pub async fn connect(
     (ours.unwrap(), theirs)
 }
 
-/// A policy that lets a test move as often as it likes.
+/// A policy that lets a test move as often as it likes, and to either family.
 pub fn tireless() -> Policy {
     let mut policy = Policy::default();
     policy.moves = u32::MAX;
+    policy.family = Family::CurrentFirst;
     policy
 }
 

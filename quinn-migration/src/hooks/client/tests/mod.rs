@@ -118,6 +118,14 @@ impl Bench {
         })
     }
 
+    /// An ACK frame for the last packet sent.
+    fn ack(&self) -> Vec<u8> {
+        let mut frame = vec![0x02];
+        crate::wire::put_varint(&mut frame, VarInt::from_u64(self.number).unwrap());
+        frame.extend_from_slice(&[0, 0, 0]);
+        frame
+    }
+
     fn poll(&mut self) -> Action {
         self.hook.on_datagrams(self.datagrams);
         self.hook.poll(self.now, RTT, SIZES)

@@ -162,7 +162,8 @@ fn ask_with(first: &[u8], stream: bool) -> Vec<u8> {
 fn a_path_that_was_silent_for_a_while_is_not_left() {
     let (mut bench, id) = moved(&[2]);
     silent(&mut bench, &id);
-    assert!(bench.receive_for_effects(&[0x01]).wake);
+    let ack = bench.ack();
+    assert!(bench.receive_for_effects(&ack).wake);
     let (events, action) = bench.events();
     // The connection ID of the path before is given back.
     assert!(
@@ -226,7 +227,8 @@ fn the_path_before_and_the_first_one_are_asked_in_turns_and_a_long_silence_is_re
 fn a_silent_path_without_a_connection_id_to_leave_it_with_is_reported_once() {
     let (mut bench, id) = moved(&[]);
     // A path that has worked for long keeps none for the way back.
-    bench.receive(&[0x01]);
+    let ack = bench.ack();
+    bench.receive(&ack);
     bench.events();
     bench.now += Duration::from_secs(11);
     bench.events();
@@ -258,6 +260,9 @@ fn the_connection_id_of_the_path_before_is_not_given_back_on_a_path_that_may_be_
     bench.events();
     // It is quinn's again once the path has worked and there is another one to leave it with.
     bench.receive(&new_connection_id(2, 0));
+    assert!(matches!(bench.events().1, Action::Wait(_)));
+    let ack = bench.ack();
+    assert!(bench.receive_for_effects(&ack).wake);
     let (_, action) = bench.events();
     let Action::Send(carriers) = action else {
         panic!("{action:?}")
