@@ -133,10 +133,8 @@ impl Driver {
 
     fn send(&self, carriers: Vec<Bytes>) {
         for carrier in carriers {
-            // Never at the cost of the application's datagrams: without room the hook asks again later.
-            if self.connection.datagram_send_buffer_space() >= carrier.len()
-                && let Err(error) = self.connection.send_datagram(carrier)
-            {
+            // In a full buffer it takes the place of the application's oldest datagram, which may be lost at any time.
+            if let Err(error) = self.connection.send_datagram(carrier) {
                 tracing::debug!(%error, "carrier not queued");
             }
         }

@@ -305,10 +305,7 @@ async fn deliver(
 }
 
 fn queue(connection: &quinn::Connection, carrier: bytes::Bytes) -> Result<(), AdvertiseError> {
-    // Never at the cost of the application's datagrams: without room the hook asks again later.
-    if connection.datagram_send_buffer_space() < carrier.len() {
-        return Ok(());
-    }
+    // In a full buffer it takes the place of the application's oldest datagram, which may be lost at any time.
     match connection.send_datagram(carrier) {
         Ok(()) => Ok(()),
         Err(SendDatagramError::ConnectionLost(error)) => Err(error.into()),

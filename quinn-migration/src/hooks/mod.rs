@@ -54,6 +54,9 @@ pub(crate) enum ParameterFault {
     Malformed(#[from] ParametersError),
 }
 
+/// How long an advertisement or a validation may take in all, also when quinn lets nothing out.
+const LONGEST_EXCHANGE: Duration = Duration::from_secs(30);
+
 /// How long to wait for an answer before trying again: three round trips and the peer's usual delays.
 pub(crate) fn patience(rtt: Duration) -> Duration {
     const DELAYS: Duration = Duration::from_millis(50);

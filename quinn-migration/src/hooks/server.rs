@@ -14,7 +14,7 @@ use super::attempts::{Attempts, Step};
 use super::carrier::{Carriers, Found};
 use super::packet::Largest;
 use super::peer_ids::PeerIds;
-use super::{Effects, Hook, Incoming, Outgoing, ParameterFault, patience};
+use super::{Effects, Hook, Incoming, LONGEST_EXCHANGE, Outgoing, ParameterFault, patience};
 use crate::wire::{
     AlternateAddress, Codepoints, Frame, MAX_DATAGRAM_FRAME_SIZE, NewConnectionId, PING_FRAME,
     Reader, ack_covers, append_parameter, find_parameter, kind, next_frame, overwrite,
@@ -155,7 +155,7 @@ impl ServerHook {
         };
         let mut frame = Vec::new();
         address.encode(self.codepoints.frame(), &mut frame);
-        let attempts = Attempts::new(SENDS);
+        let attempts = Attempts::new(SENDS).within(LONGEST_EXCHANGE);
         self.advert = Some(Advert {
             reserved,
             frame,

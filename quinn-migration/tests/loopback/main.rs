@@ -15,6 +15,7 @@
 mod added;
 mod adversary;
 mod capture;
+mod datagrams;
 mod families;
 mod identifiers;
 mod interop;

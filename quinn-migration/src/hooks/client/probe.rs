@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::super::attempts::{Attempts, Step};
 use super::super::carrier::Room;
-use super::super::{Outgoing, patience};
+use super::super::{LONGEST_EXCHANGE, Outgoing, patience};
 use super::{Contents, Path};
 use crate::wire::{Frame, NewConnectionId, kind, overwrite};
 
@@ -82,7 +82,7 @@ impl Probe {
             purpose,
             started: now,
             challenges: Vec::new(),
-            attempts: Attempts::open_until(challenges, now + time),
+            attempts: Attempts::open_until(challenges, now + time).within(LONGEST_EXCHANGE),
             carriers: 0,
             before: 0,
             in_both: false,

@@ -24,6 +24,10 @@ pub struct Line {
     silent: AtomicBool,
     /// What kills both lines of a relay; absent unless a test asks for it.
     fuse: Mutex<Option<Fuse>>,
+    /// Bytes in a second; 0 for any number.
+    rate: AtomicU32,
+    /// Bytes that wait for the rate.
+    waiting: AtomicU32,
     /// While this says so, datagrams wait.
     held: watch::Sender<bool>,
     random: Mutex<Option<(f64, u64)>>,
@@ -48,6 +52,9 @@ impl Fuse {
     }
 }
 
+/// Bytes that wait for a line's rate; more are lost.
+const QUEUE: u32 = 64 * 1024;
+
 impl Line {
     /// Keeps datagrams back, in order, or lets them go.
     pub fn hold(&self, held: bool) {
@@ -58,7 +65,18 @@ impl Line {
         self.silent.store(silent, Ordering::SeqCst);
     }
 
-    fn loses(&self) -> bool {
+    fn loses(&self, length: usize) -> bool {
+        let length = length as u32;
+        let waiting = self.waiting.load(Ordering::SeqCst);
+        let full = self.rate.load(Ordering::SeqCst) > 0 && waiting + length > QUEUE;
+        if full || self.loses_one() {
+            return true;
+        }
+        self.waiting.fetch_add(length, Ordering::SeqCst);
+        false
+    }
+
+    fn loses_one(&self) -> bool {
         let chosen = self
             .lose_next
             .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| {
@@ -110,6 +128,13 @@ impl Relay {
         *self.down.random.lock() = Some((share, 0xd1b5_4a32_d192_ed03));
     }
 
+    /// Lets so many bits pass in a second, in each direction.
+    pub fn limit(&self, bits: u32) {
+        for line in [&self.down, &self.up] {
+            line.rate.store(bits / 8, Ordering::SeqCst);
+        }
+    }
+
     /// Lets so many more datagrams of the server pass, and then nothing in either direction, for ever.
     pub fn die_after(&self, datagrams: u32) {
         let left = Arc::new(AtomicU32::new(datagrams));
@@ -138,8 +163,14 @@ fn delayed_sender(socket: Arc<UdpSocket>, line: Arc<Line>) -> UnboundedSender<De
     let (sender, mut queue) = unbounded_channel::<Delayed>();
     tokio::spawn(async move {
         let mut held = line.held.subscribe();
+        let mut free = Instant::now();
         while let Some((at, bytes, to)) = queue.recv().await {
-            sleep_until(at).await;
+            let rate = line.rate.load(Ordering::SeqCst);
+            if rate > 0 {
+                free = free.max(at) + Duration::from_secs_f64(bytes.len() as f64 / rate as f64);
+            }
+            sleep_until(free.max(at)).await;
+            line.waiting.fetch_sub(bytes.len() as u32, Ordering::SeqCst);
             held.wait_for(|held| !held).await.unwrap();
             let _ = socket.send_to(&bytes, to).await;
         }
@@ -158,7 +189,7 @@ async fn pump(
     let mut to_server: HashMap<SocketAddr, UnboundedSender<Delayed>> = HashMap::new();
     let mut buffer = vec![0; 65536];
     while let Ok((length, client)) = socket.recv_from(&mut buffer).await {
-        if up.loses() {
+        if up.loses(length) {
             continue;
         }
         let sender = to_server.entry(client).or_insert_with(|| {
@@ -196,7 +227,7 @@ async fn pump_back(
 ) {
     let mut buffer = vec![0; 65536];
     while let Ok((length, _)) = near.recv_from(&mut buffer).await {
-        if !down.loses()
+        if !down.loses(length)
             && out
                 .send((Instant::now() + delay, buffer[..length].to_vec(), client))
                 .is_err()
