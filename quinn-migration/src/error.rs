@@ -51,6 +51,10 @@ pub enum AdvertiseError {
     /// The alternate has neither an IPv4 nor an IPv6 address, or an unspecified one, or port 0.
     #[error("nothing to advertise: give an address with an IP and a port")]
     NoAddress,
+    /// The server does not answer from this address: none of its sockets is bound to it. For an address that something
+    /// else forwards to the server there is [`Alternate::forwarded`](crate::Alternate::forwarded).
+    #[error("the server does not answer from this address; is it Alternate::forwarded?")]
+    NotServed,
     /// Another advertisement on this connection waits for its acknowledgement. Try again after it.
     #[error("another advertisement waits for its acknowledgement")]
     Busy,

@@ -2,10 +2,11 @@
 //!
 //! Never sends a client anything that it did not offer to understand.
 
+mod alternate;
 mod builder;
 
 use std::fmt;
-use std::net::{SocketAddr, SocketAddrV4, SocketAddrV6, UdpSocket};
+use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,6 +14,7 @@ use quinn::{ConnectionError, EndpointConfig, Runtime, SendDatagramError};
 use quinn_proto::VarInt;
 use tokio::time::timeout_at;
 
+pub use self::alternate::Alternate;
 pub use self::builder::ServerBuilder;
 
 use crate::error::{AddressError, AdvertiseError, BindError};
@@ -31,15 +33,15 @@ const RESERVE_PATIENCE: Duration = Duration::from_secs(2);
 ///
 /// ```no_run
 /// # async fn example(tls: std::sync::Arc<rustls::ServerConfig>) -> Result<(), Box<dyn std::error::Error>> {
-/// use quinn_migration::{Alternate, Codepoints, MigrationServer};
+/// use quinn_migration::{Codepoints, MigrationServer};
 /// use std::net::UdpSocket;
 ///
 /// let first = UdpSocket::bind("192.0.2.1:443")?;
 /// let server = MigrationServer::bind(tls, Codepoints::default(), Default::default(), first)?;
-/// server.add_address(UdpSocket::bind("192.0.2.2:443")?)?;
+/// let second = server.add_address(UdpSocket::bind("192.0.2.2:443")?)?;
 /// while let Some(incoming) = server.endpoint().accept().await {
 ///     let connection = incoming.await?;
-///     let advertised = server.advertise(&connection, Alternate::v4("192.0.2.2:443".parse()?)).await?;
+///     let advertised = server.advertise(&connection, second).await?;
 ///     println!("the client {:?}", advertised.outcome().await?);
 /// }
 /// # Ok(())
@@ -60,52 +62,6 @@ pub struct AddressId(PathId);
 impl AddressId {
     /// The address that the server was bound to first.
     pub const FIRST: Self = Self(PathId::FIRST);
-}
-
-/// What to advertise: an IPv4 address, an IPv6 address or both, each with its port.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Alternate {
-    /// For clients that use IPv4.
-    pub v4: Option<SocketAddrV4>,
-    /// For clients that use IPv6.
-    pub v6: Option<SocketAddrV6>,
-}
-
-impl Alternate {
-    /// An IPv4 address alone.
-    pub fn v4(address: SocketAddrV4) -> Self {
-        Self {
-            v4: Some(address),
-            v6: None,
-        }
-    }
-
-    /// An IPv6 address alone.
-    pub fn v6(address: SocketAddrV6) -> Self {
-        Self {
-            v4: None,
-            v6: Some(address),
-        }
-    }
-
-    fn is_usable(&self) -> bool {
-        let v4 = self
-            .v4
-            .is_none_or(|a| a.port() != 0 && !a.ip().is_unspecified());
-        let v6 = self
-            .v6
-            .is_none_or(|a| a.port() != 0 && !a.ip().is_unspecified());
-        (self.v4.is_some() || self.v6.is_some()) && v4 && v6
-    }
-}
-
-impl From<SocketAddr> for Alternate {
-    fn from(address: SocketAddr) -> Self {
-        match address {
-            SocketAddr::V4(v4) => Self::v4(v4),
-            SocketAddr::V6(v6) => Self::v6(v6),
-        }
-    }
 }
 
 /// Where a client is.
@@ -220,11 +176,11 @@ impl MigrationServer {
     pub async fn advertise(
         &self,
         connection: &quinn::Connection,
-        alternate: Alternate,
+        alternate: impl Into<Alternate>,
     ) -> Result<Advertised, AdvertiseError> {
-        if !alternate.is_usable() {
-            return Err(AdvertiseError::NoAddress);
-        }
+        let alternate = alternate
+            .into()
+            .resolve(&self.socket, connection.local_ip())?;
         let handle = self
             .handles
             .find(connection)

@@ -85,6 +85,23 @@ impl ServerSocket {
         self.sockets.remove(id)
     }
 
+    /// The local address of a socket; `None` when it was removed.
+    pub(crate) fn address(&self, id: PathId) -> Option<SocketAddr> {
+        self.sockets.socket(id)?.local_addr().ok()
+    }
+
+    /// Whether a client that sends to `address` hears answers from there. A socket on all addresses answers from the one
+    /// that the connection began at, `home`, and else from the one that the kernel likes best.
+    pub(crate) fn answers_from(&self, address: SocketAddr, home: Option<IpAddr>) -> bool {
+        if self.sockets.is_bound_to(canonical(address)) {
+            return true;
+        }
+        let first = self.address(PathId::FIRST);
+        let on_all = first
+            .is_some_and(|first| first.ip().is_unspecified() && first.port() == address.port());
+        on_all && home.is_some_and(|home| home.to_canonical() == address.ip())
+    }
+
     pub(crate) fn traffic(&self, id: PathId) -> Option<Traffic> {
         self.sockets.traffic(id)
     }

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::io::{self, IoSliceMut};
-use std::net::{IpAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -18,6 +18,7 @@ use quinn::udp::{RecvMeta, Transmit, UdpSocketState};
 use quinn::{AsyncUdpSocket, UdpPoller};
 
 use super::{PathId, Traffic, batch, datagrams};
+use crate::policy::canonical;
 
 type Socket = Arc<dyn AsyncUdpSocket>;
 
@@ -202,6 +203,13 @@ impl SocketSet {
         let members = self.members.read();
         let mut bound = members.values().map(|member| member.socket.local_addr());
         bound.any(|address| address.is_ok_and(|address| address.ip().to_canonical() == ip))
+    }
+
+    /// Whether a member is bound to this address and port.
+    pub(super) fn is_bound_to(&self, address: SocketAddr) -> bool {
+        let members = self.members.read();
+        let mut bound = members.values().map(|member| member.socket.local_addr());
+        bound.any(|bound| bound.is_ok_and(|bound| canonical(bound) == address))
     }
 
     pub(super) fn socket(&self, id: PathId) -> Option<Socket> {

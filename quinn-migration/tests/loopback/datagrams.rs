@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use quinn::Connection;
-use quinn_migration::{Event, Outcome};
+use quinn_migration::{Alternate, Event, Outcome};
 use tokio::task::JoinSet;
 
 use crate::support::relay::Relay;
@@ -68,7 +68,7 @@ async fn moves_under_load(waits: bool) {
         })
         .await;
         let start = Instant::now();
-        let advertised = world.advertise(to.into()).await.unwrap();
+        let advertised = world.advertise(Alternate::forwarded(to)).await.unwrap();
         let told = start.elapsed();
         let event = settled(&mut world.migrator).await;
         assert!(

@@ -37,7 +37,7 @@ async fn a_lost_advertisement_is_sent_again() {
         .await;
         old.down.silence(false);
     };
-    let alternate = Alternate::from(new.address);
+    let alternate = Alternate::forwarded(new.address);
     let advertising = world.advertise(alternate);
     let (advertised, ()) = tokio::join!(advertising, several_are_lost);
     let advertised = advertised.unwrap();
@@ -54,7 +54,10 @@ async fn a_lost_advertisement_is_sent_again() {
 async fn a_lost_acknowledgement_does_not_make_the_client_move_twice() {
     let (mut world, old, new) = relayed(Duration::ZERO, Duration::ZERO).await;
     old.up.lose_next.store(1, Ordering::SeqCst);
-    let advertised = world.advertise(Alternate::from(new.address)).await.unwrap();
+    let advertised = world
+        .advertise(Alternate::forwarded(new.address))
+        .await
+        .unwrap();
     let event = settled(&mut world.migrator).await;
     assert!(
         matches!(event, Event::Migrated { to, .. } if to == new.address),
@@ -75,7 +78,10 @@ async fn a_lost_acknowledgement_does_not_make_the_client_move_twice() {
 async fn a_lost_challenge_is_sent_again() {
     let (mut world, _old, new) = relayed(Duration::ZERO, Duration::ZERO).await;
     new.up.lose_next.store(2, Ordering::SeqCst);
-    world.advertise(Alternate::from(new.address)).await.unwrap();
+    world
+        .advertise(Alternate::forwarded(new.address))
+        .await
+        .unwrap();
     let event = settled(&mut world.migrator).await;
     assert!(
         matches!(event, Event::Migrated { to, challenges: 3, .. } if to == new.address),
@@ -88,7 +94,10 @@ async fn a_lost_challenge_is_sent_again() {
 async fn a_lost_response_leads_to_another_challenge() {
     let (mut world, _old, new) = relayed(Duration::ZERO, Duration::ZERO).await;
     new.down.lose_next.store(1, Ordering::SeqCst);
-    world.advertise(Alternate::from(new.address)).await.unwrap();
+    world
+        .advertise(Alternate::forwarded(new.address))
+        .await
+        .unwrap();
     let event = settled(&mut world.migrator).await;
     assert!(
         matches!(event, Event::Migrated { to, challenges: 2, .. } if to == new.address),
@@ -101,8 +110,8 @@ async fn a_lost_response_leads_to_another_challenge() {
 async fn an_address_that_does_not_answer_is_given_up_and_a_second_one_works() {
     let mut world = World::new().await;
     let transfer = Transfer::start(&world.ours, &world.theirs).await;
-    let nobody = "127.0.0.77:9".parse().unwrap();
-    let advertised = world.advertise(Alternate::v4(nobody)).await.unwrap();
+    let nobody: std::net::SocketAddr = "127.0.0.77:9".parse().unwrap();
+    let advertised = world.advertise(Alternate::forwarded(nobody)).await.unwrap();
     let event = settled(&mut world.migrator).await;
     let unreachable = Failure::Unreachable { challenges: 3 };
     assert!(
@@ -125,7 +134,7 @@ async fn an_address_that_does_not_answer_is_given_up_and_a_second_one_works() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_failures_in_a_row_do_not_use_up_the_connection_ids() {
     let mut world = World::new().await;
-    let nobody = Alternate::v4("127.0.0.77:9".parse().unwrap());
+    let nobody = Alternate::forwarded("127.0.0.77:9".parse::<std::net::SocketAddr>().unwrap());
     for _ in 0..6 {
         let advertised = world.advertise(nobody).await.unwrap();
         let event = settled(&mut world.migrator).await;
@@ -155,7 +164,10 @@ async fn returned(migrator: &mut Migrator) -> Event {
 async fn a_path_that_dies_after_the_move_is_left_for_the_old_one() {
     let (mut world, old, new) = relayed(Duration::ZERO, Duration::ZERO).await;
     let transfer = Transfer::start(&world.ours, &world.theirs).await;
-    world.advertise(Alternate::from(new.address)).await.unwrap();
+    world
+        .advertise(Alternate::forwarded(new.address))
+        .await
+        .unwrap();
     let event = settled(&mut world.migrator).await;
     assert!(matches!(event, Event::Migrated { .. }), "{event:?}");
     until("the new path is in use", || {
@@ -185,7 +197,10 @@ async fn a_path_that_dies_after_the_move_is_left_for_the_old_one() {
 async fn a_break_on_the_new_path_does_not_lead_back_to_an_address_that_is_gone() {
     let (mut world, old, new) = relayed(Duration::ZERO, Duration::ZERO).await;
     let transfer = Transfer::start(&world.ours, &world.theirs).await;
-    world.advertise(Alternate::from(new.address)).await.unwrap();
+    world
+        .advertise(Alternate::forwarded(new.address))
+        .await
+        .unwrap();
     let event = settled(&mut world.migrator).await;
     assert!(matches!(event, Event::Migrated { .. }), "{event:?}");
     transfer.progress(1 << 20).await;
@@ -282,7 +297,10 @@ async fn move_over(old_delay: u64, new_delay: u64, loss: f64) {
         old.lose(loss);
         new.lose(loss);
     }
-    let advertised = world.advertise(Alternate::from(new.address)).await.unwrap();
+    let advertised = world
+        .advertise(Alternate::forwarded(new.address))
+        .await
+        .unwrap();
     let event = settled(&mut world.migrator).await;
     let Event::Migrated { to, validation, .. } = event else {
         panic!("{event:?}")
@@ -312,7 +330,10 @@ async fn an_answer_that_hundreds_of_packets_overtake_counts() {
     let (mut world, old, new) = relayed(Duration::ZERO, Duration::ZERO).await;
     let transfer = Transfer::start(&world.ours, &world.theirs).await;
     new.down.hold(true);
-    world.advertise(Alternate::from(new.address)).await.unwrap();
+    world
+        .advertise(Alternate::forwarded(new.address))
+        .await
+        .unwrap();
     until("all challenges are answered", || {
         new.down.passed.load(Ordering::SeqCst) == 3
     })
@@ -368,7 +389,7 @@ async fn a_second_move_to_a_path_that_answers_and_then_dies_leads_back() {
         transfer.progress(1 << 20).await;
         doomed.die_after(lives);
         world
-            .advertise(Alternate::from(doomed.address))
+            .advertise(Alternate::forwarded(doomed.address))
             .await
             .unwrap();
         let event = settled(&mut world.migrator).await;

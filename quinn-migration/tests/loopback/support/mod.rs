@@ -217,7 +217,7 @@ impl World {
         let advertised = self
             .server
             .inner
-            .advertise(&self.theirs, Alternate::from(to))
+            .advertise(&self.theirs, Alternate::forwarded(to))
             .await
             .unwrap();
         let event = settled(&mut self.migrator).await;
