@@ -63,9 +63,10 @@
 //!   leave in these packets, beside the control frames that quinn repeats in them, so a return takes one or two of these
 //!   timeouts after the silence is noticed. `TransportConfig::max_idle_timeout` (30 s in quinn) must leave time for them;
 //!   raise it where round trips take seconds.
-//! - quinn takes a packet for a duplicate when 128 later ones have overtaken it. A challenge is lost that way when the client
-//!   sends so many packets on the old path while the challenge is on its way on a slower one: a busy upload's move can end
-//!   with [`Failure::Unreachable`]. Advertise again.
+//! - quinn takes a packet for a duplicate when 128 later ones have overtaken it. When the client is busy and the new path is
+//!   slower, a challenge is lost that way. So the client's datagrams on the old path wait for the second challenge, 100 ms at
+//!   most, and for the third, 200 ms: a new path may be that much slower, one way.
+//! - In a full datagram buffer a challenge or an advertisement takes the place of the application's oldest datagram.
 //! - The advertised connection ID must be as long as the others. Servers with zero-length connection IDs cannot
 //!   advertise ([`AdvertiseError::NoConnectionId`]).
 //! - quinn accepts DATAGRAM frames for sending although the peer did not announce them, because carriers need that.

@@ -90,6 +90,9 @@ impl Driver {
                     .unwrap_or_default(),
                 Action::Send(carriers) => self.send(carriers),
                 Action::Wait(until) => {
+                    let now = Instant::now();
+                    let held = self.with_routes(|routes| routes.release(Some(now)));
+                    let until = until.into_iter().chain(held.flatten()).min();
                     let timer = async {
                         match until {
                             Some(until) => sleep_until(until.into()).await,
@@ -177,6 +180,7 @@ impl Driver {
 
 impl Drop for Driver {
     fn drop(&mut self) {
+        self.with_routes(|routes| routes.release(None));
         let closing = self.handle.with_hook(|hook| hook.detach());
         for path in closing {
             self.with_routes(|routes| routes.close(path));

@@ -41,6 +41,10 @@ pub(crate) struct Effects {
     pub(crate) route: Option<(ConnectionId, PathId)>,
     /// The same, when this packet became a probe.
     pub(crate) probe_route: Option<(ConnectionId, PathId)>,
+    /// Datagrams with this connection ID are to wait for so long.
+    pub(crate) hold: Option<(ConnectionId, Duration)>,
+    /// They wait no longer.
+    pub(crate) release: bool,
     /// The packet leaves the path that quinn chose its packet number's length for: see [`widen_number`].
     pub(crate) long_number: bool,
 }

@@ -93,6 +93,12 @@ impl<H: Hook> Handle<H> {
             for (id, path) in new.into_iter().flatten() {
                 routes.set(id, path);
             }
+            if let Some((id, time)) = effects.hold {
+                routes.hold(id, time);
+            }
+            if effects.release {
+                routes.release(None);
+            }
         }
         if effects.wake {
             self.wake();

@@ -41,15 +41,14 @@ impl ClientSocket {
             end = end.saturating_add(segment).min(contents.len());
         }
         let run = contents.get(start..end).unwrap_or_default();
-        let endpoints = self.router.endpoints(path);
         let part = Transmit {
-            destination: endpoints.map_or(transmit.destination, |endpoints| endpoints.server),
-            ecn: transmit.ecn,
             contents: run,
             segment_size: (datagrams(run.len(), segment) > 1).then_some(segment),
-            src_ip: transmit.src_ip.filter(|_| endpoints.is_none()),
+            ..transmit.clone()
         };
-        self.router.sockets.try_send(path, &part)?;
+        if !self.router.keeps(&part) {
+            self.router.send_on(path, &part)?;
+        }
         Ok(end)
     }
 }

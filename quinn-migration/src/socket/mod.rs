@@ -5,6 +5,7 @@
 mod alias;
 mod batch;
 mod client;
+mod hold;
 mod home;
 mod path_socket;
 mod router;

@@ -11,9 +11,11 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, RwLock};
+use quinn::udp::Transmit;
 use quinn::{AsyncUdpSocket, Runtime};
 use quinn_proto::ConnectionId;
 
+use super::hold::Hold;
 use super::set::SocketSet;
 use super::{PathId, PathSockets, Traffic};
 
@@ -21,6 +23,8 @@ use super::{PathId, PathSockets, Traffic};
 const ROUTES_EACH: usize = 12;
 /// How long a replaced socket receives what was under way to it.
 const FORMER_LIFE: Duration = Duration::from_secs(3);
+/// How long to wait for a socket that is full.
+const FULL_SOCKET: Duration = Duration::from_millis(1);
 
 #[derive(Debug)]
 pub(crate) struct Router {
@@ -31,10 +35,17 @@ pub(crate) struct Router {
     first: Mutex<UdpSocket>,
     former: Mutex<Vec<Former>>,
     table: RwLock<Table>,
+    /// Datagrams that wait, by the address and the connection ID that quinn gives them.
+    held: Mutex<HashMap<Key, Hold>>,
+    /// Saves a look at them.
+    any_held: AtomicBool,
     /// Saves a look at the table while no connection has moved.
     any: AtomicBool,
     next: AtomicU32,
 }
+
+/// What quinn sends a datagram with: the address that it believes in, and the connection ID.
+type Key = (SocketAddr, ConnectionId);
 
 /// A socket that was replaced. It only receives.
 #[derive(Debug)]
@@ -47,7 +58,7 @@ struct Former {
 
 #[derive(Debug, Default)]
 struct Table {
-    routes: HashMap<(SocketAddr, ConnectionId), PathId>,
+    routes: HashMap<Key, PathId>,
     /// How many routes have a connection ID of this length.
     lengths: BTreeMap<usize, usize>,
     paths: HashMap<PathId, Endpoints>,
@@ -74,6 +85,8 @@ impl Router {
             first: Mutex::new(first.try_clone()?),
             former: Mutex::default(),
             table: RwLock::default(),
+            held: Mutex::default(),
+            any_held: AtomicBool::new(false),
             any: AtomicBool::new(false),
             next: AtomicU32::new(0),
         };
@@ -179,6 +192,39 @@ impl Router {
         !self.any.load(Ordering::Acquire)
     }
 
+    /// Keeps a datagram of a connection that is held back.
+    pub(super) fn keeps(&self, transmit: &Transmit<'_>) -> bool {
+        if !self.any_held.load(Ordering::Acquire) {
+            return false;
+        }
+        let Some((first, rest)) = transmit.contents.split_first() else {
+            return false;
+        };
+        let mut held = self.held.lock();
+        let of_it = |(destination, id): &&Key| {
+            *destination == transmit.destination && first & 0x80 == 0 && rest.starts_with(id)
+        };
+        let key = held.keys().find(of_it).copied();
+        let hold = key.and_then(|key| held.get_mut(&key));
+        hold.map(|hold| hold.keep(transmit)).is_some()
+    }
+
+    /// Sends a run of datagrams that go the same way.
+    pub(super) fn send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
+        let path = self.lookup(transmit.destination, transmit.contents);
+        self.send_on(path, transmit)
+    }
+
+    pub(super) fn send_on(&self, path: PathId, transmit: &Transmit<'_>) -> io::Result<()> {
+        let endpoints = self.endpoints(path);
+        let part = Transmit {
+            destination: endpoints.map_or(transmit.destination, |endpoints| endpoints.server),
+            src_ip: transmit.src_ip.filter(|_| endpoints.is_none()),
+            ..transmit.clone()
+        };
+        self.sockets.try_send(path, &part)
+    }
+
     /// The path for a datagram that quinn sends to `destination`.
     pub(super) fn lookup(&self, destination: SocketAddr, datagram: &[u8]) -> PathId {
         if self.is_empty() {
@@ -214,7 +260,7 @@ impl Router {
 }
 
 impl Table {
-    fn add(&mut self, key: (SocketAddr, ConnectionId), path: PathId) -> bool {
+    fn add(&mut self, key: Key, path: PathId) -> bool {
         if self.routes.contains_key(&key) {
             return false;
         }
@@ -223,7 +269,7 @@ impl Table {
         true
     }
 
-    fn remove(&mut self, key: &(SocketAddr, ConnectionId)) {
+    fn remove(&mut self, key: &Key) {
         if self.routes.remove(key).is_none() {
             return;
         }
@@ -246,11 +292,48 @@ pub(crate) struct Routes {
 #[derive(Debug, Default)]
 struct Own {
     believed: Option<SocketAddr>,
-    keys: VecDeque<((SocketAddr, ConnectionId), PathId)>,
+    keys: VecDeque<(Key, PathId)>,
     paths: Vec<PathId>,
+    /// Where datagrams are held back.
+    held: Option<Key>,
 }
 
 impl Routes {
+    /// Keeps what quinn sends with this connection ID back for so long.
+    pub(crate) fn hold(&self, id: ConnectionId, time: Duration) {
+        let mut own = self.own.lock();
+        let Some(believed) = own.believed.filter(|_| !id.is_empty()) else {
+            return;
+        };
+        let (key, until) = ((believed, id), Instant::now() + time);
+        if *own.held.get_or_insert(key) != key {
+            return;
+        }
+        let mut held = self.router.held.lock();
+        held.entry(key).or_insert_with(|| Hold::until(until)).until = until;
+        self.router.any_held.store(true, Ordering::Release);
+    }
+
+    /// Lets datagrams go whose time has come, or all of them. Answers when to come again.
+    pub(crate) fn release(&self, now: Option<Instant>) -> Option<Instant> {
+        let mut own = self.own.lock();
+        let key = own.held?;
+        let mut held = self.router.held.lock();
+        let hold = held.get_mut(&key)?;
+        if now.is_some_and(|now| now < hold.until) {
+            return Some(hold.until);
+        }
+        if !hold.release(|transmit| self.router.send(transmit)) && now.is_some() {
+            return now.map(|now| now + FULL_SOCKET);
+        }
+        held.remove(&key);
+        own.held = None;
+        self.router
+            .any_held
+            .store(!held.is_empty(), Ordering::Release);
+        None
+    }
+
     /// Opens a path to `server` for a connection that quinn believes to be with `believed`.
     pub(crate) fn open(&self, server: SocketAddr, believed: SocketAddr) -> io::Result<PathId> {
         let id = self.router.open(Endpoints { server, believed })?;
@@ -312,6 +395,7 @@ impl Routes {
 
 impl Drop for Routes {
     fn drop(&mut self) {
+        self.release(None);
         let paths = std::mem::take(&mut self.own.get_mut().paths);
         paths.into_iter().for_each(|path| self.close(path));
     }

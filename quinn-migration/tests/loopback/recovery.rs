@@ -409,3 +409,55 @@ async fn a_second_move_to_a_path_that_answers_and_then_dies_leads_back() {
         world.echo().await;
     }
 }
+
+/// Sends in one direction, as fast as it can, for as long as the connection lives.
+async fn flood(from: &quinn::Connection, to: &quinn::Connection) {
+    let mut up = from.open_uni().await.unwrap();
+    up.write_all(&[0]).await.unwrap();
+    let mut down = within(to.accept_uni()).await.unwrap();
+    tokio::spawn(async move { while up.write_all(&[0; 16384]).await.is_ok() {} });
+    tokio::spawn(async move { while let Ok(Some(_)) = down.read_chunk(65536, false).await {} });
+}
+
+/// quinn takes a challenge that 128 later packets have overtaken for a duplicate.
+async fn busy_move_to_a_slower_path(new_delay: u64, up: bool, down: bool) {
+    let (mut world, old, new) =
+        relayed(Duration::from_millis(1), Duration::from_millis(new_delay)).await;
+    old.limit(100_000_000);
+    new.limit(100_000_000);
+    if up {
+        flood(&world.ours, &world.theirs).await;
+    }
+    if down {
+        flood(&world.theirs, &world.ours).await;
+    }
+    let started = old.up.passed.load(Ordering::SeqCst);
+    until("packets leave on the old path", || {
+        old.up.passed.load(Ordering::SeqCst) > started + 1000
+    })
+    .await;
+    world
+        .advertise(Alternate::forwarded(new.address))
+        .await
+        .unwrap();
+    let event = settled(&mut world.migrator).await;
+    println!("{new_delay} ms, up {up}, down {down}: {event:?}");
+    assert!(
+        matches!(event, Event::Migrated { to, .. } if to == new.address),
+        "{new_delay} ms: {event:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_busy_upload_moves_to_a_clearly_slower_path() {
+    for delay in [20, 60] {
+        busy_move_to_a_slower_path(delay, true, false).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_busy_download_moves_to_a_clearly_slower_path() {
+    for delay in [20, 60] {
+        busy_move_to_a_slower_path(delay, false, true).await;
+    }
+}

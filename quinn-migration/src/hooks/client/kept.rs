@@ -56,8 +56,7 @@ impl Kept {
 impl ClientHook {
     /// The connection leaves a path by adopting another connection ID; quinn's is still the one of that path.
     pub(super) fn keep(&mut self, left: Path) {
-        let before = self.kept.take();
-        if let Some(kept) = before.filter(|kept| kept.in_use) {
+        if let Some(kept) = self.kept.take_if(|kept| kept.in_use) {
             self.kept = Some(Kept {
                 first: None,
                 proven: false,
@@ -67,6 +66,7 @@ impl ClientHook {
             });
             return;
         }
+        self.release_kept();
         self.kept = self.last_id.map(|id| Kept {
             sequence: self.server_ids.current(),
             id,
@@ -78,23 +78,27 @@ impl ClientHook {
         });
     }
 
-    /// Gives it back.
+    /// Gives it back: quinn sends RETIRE_CONNECTION_ID again when it hears of a connection ID that it has retired. It does
+    /// with the next packet.
     pub(super) fn release_kept(&mut self) {
         if let Some(kept) = self.kept.take() {
-            self.retirement.add(kept.sequence);
+            self.held.hold(kept.connection_id());
         }
     }
 
-    /// Gives it back when the path in use has worked and there are other ways to leave it, or has worked for long.
-    /// Answers when to look again.
+    /// What to give back with this packet, because the path in use has worked and there are other ways to leave it.
+    pub(super) fn needless(&mut self) -> Option<NewConnectionId> {
+        let spares = self.has_enough_spares();
+        let needless = |kept: &mut Kept| spares && !kept.in_use && kept.proven;
+        Some(self.kept.take_if(needless)?.connection_id())
+    }
+
+    /// Gives it back when the path in use has worked for long. Answers when to look again.
     pub(super) fn poll_kept(&mut self, now: Instant) -> Option<Instant> {
-        let spare = self.has_enough_spares();
-        let kept = self
-            .kept
-            .as_mut()
-            .filter(|kept| !kept.in_use && kept.proven)?;
+        let kept = self.kept.as_mut();
+        let kept = kept.filter(|kept| !kept.in_use && kept.proven)?;
         let until = *kept.since.get_or_insert(now) + LONGEST;
-        if !spare && now < until {
+        if now < until {
             return Some(until);
         }
         self.release_kept();

@@ -228,28 +228,35 @@ impl ClientHook {
         contents
     }
 
-    /// Puts a challenge, a retirement or nothing in the place of the first carrier; the others are PADDING. When the
-    /// packet is a probe now, answers with its route.
+    /// Puts a challenge, a retirement or nothing in the place of the first carrier; the others are PADDING. Answers
+    /// whether the packet is a probe now.
     fn fill(
         &mut self,
         packet: &mut Outgoing<'_>,
         carrier: &Frame,
         contents: &Contents,
-    ) -> Option<(ConnectionId, PathId)> {
+        effects: &mut Effects,
+    ) -> bool {
+        let used = packet.destination();
         if let Phase::Probing(probe) = &mut self.phase {
             match probe.fill(packet, carrier, contents) {
-                Filling::Challenge => return Some((probe.new.id, probe.path.id)),
+                Filling::Challenge(hold) => {
+                    effects.probe_route = Some((probe.new.id, probe.path.id));
+                    effects.hold = used.zip(hold);
+                    effects.long_number = true;
+                    return true;
+                }
                 Filling::Spoiled => {}
                 Filling::NotDue => {
                     self.retirement.fill(packet, carrier);
-                    return None;
+                    return false;
                 }
             }
         } else if self.retirement.fill(packet, carrier) {
-            return None;
+            return false;
         }
         overwrite(packet.payload, carrier.whole.clone(), PING_FRAME);
-        None
+        false
     }
 
     /// Follows the connection ID that quinn uses, and moves to the new path when it is the adopted one.
@@ -280,7 +287,7 @@ impl ClientHook {
             }
             kind::NEW_CONNECTION_ID => {
                 self.on_new_connection_id(payload, frame);
-                self.is_overtaken() || self.kept.is_some()
+                self.is_overtaken()
             }
             kind::PATH_RESPONSE => self.on_path_response(payload, frame),
             kind::HANDSHAKE_DONE => !std::mem::replace(&mut self.confirmed, true),
@@ -373,9 +380,7 @@ impl Hook for ClientHook {
             }
             if let Some(carrier) = &contents.first_carrier {
                 effects.wake = true;
-                if let Some(route) = self.fill(&mut packet, carrier, &contents) {
-                    effects.probe_route = Some(route);
-                    effects.long_number = true;
+                if self.fill(&mut packet, carrier, &contents, &mut effects) {
                     return effects;
                 }
             }
@@ -383,6 +388,9 @@ impl Hook for ClientHook {
                 effects.wake |= self.watch.on_sent();
                 self.control = contents.control.unwrap_or(packet.payload.len());
             }
+        }
+        if let Phase::Probing(probe) = &mut self.phase {
+            probe.on_other_packet();
         }
         self.substitute(&mut packet);
         effects
@@ -395,7 +403,7 @@ impl Hook for ClientHook {
         }
         // Before this packet's frames are learnt: quinn reads the held ones first.
         let new = self.received.is_new(packet.number);
-        let held = if new {
+        let mut held = if new {
             self.held.release(&self.server_ids)
         } else {
             Vec::new()
@@ -408,10 +416,14 @@ impl Hook for ClientHook {
             at = frame.whole.end;
             effects.wake |= self.on_frame(packet.payload, &frame);
         }
+        effects.release = matches!(self.phase, Phase::Adopting(_));
         effects.wake |= self.report_malformed_rest(packet.payload, at);
         self.watch.on_received();
         effects.wake |= self.is_returning();
         self.renew_id();
+        if new {
+            held.extend(self.needless());
+        }
         // The packet with the answer to a challenge may be late, but it is no duplicate: the challenge is fresh.
         self.inject(held, packet.payload);
         effects

@@ -20,6 +20,10 @@ const KNOWN_PATH_TIME: Duration = Duration::from_secs(1);
 const CHALLENGE_LENGTH: usize = 8;
 /// PING and IMMEDIATE_ACK, in bytes.
 const MOST_DISPENSABLE: usize = 2;
+/// Packets on the path in use that may arrive before a challenge: less than what makes quinn take it for a duplicate (128).
+const HARMLESS: u32 = 96;
+/// How much longer a new path may be, one way, for each challenge after the first.
+const SLOWER: Duration = Duration::from_millis(100);
 /// Control frames that a challenge makes room for, in bytes.
 const MOST_CONTROL: usize = 512;
 
@@ -34,6 +38,8 @@ pub(super) struct Probe {
     attempts: Attempts,
     /// Carriers of this attempt that have not come by.
     carriers: usize,
+    /// Packets that left on the path in use since the last challenge.
+    overtaking: u32,
     /// Bytes of other frames that quinn puts before the carriers: what came last.
     before: usize,
     /// The next attempt expects them in its second packet too.
@@ -54,7 +60,8 @@ pub(super) enum Purpose {
 /// What became of a carrier.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Filling {
-    Challenge,
+    /// The path in use waits for it for so long.
+    Challenge(Option<Duration>),
     /// It was meant for a challenge, but its packet cannot be a probe. There is another try.
     Spoiled,
     /// It was not meant for a challenge.
@@ -84,6 +91,7 @@ impl Probe {
             challenges: Vec::new(),
             attempts: Attempts::open_until(challenges, now + time).within(LONGEST_EXCHANGE),
             carriers: 0,
+            overtaking: 0,
             before: 0,
             in_both: false,
         }
@@ -93,6 +101,19 @@ impl Probe {
     pub(super) fn expecting(mut self, control: usize) -> Self {
         self.before = control.min(MOST_CONTROL);
         self
+    }
+
+    /// A packet leaves on the path in use.
+    pub(super) fn on_other_packet(&mut self) {
+        self.overtaking = self.overtaking.saturating_add(1);
+    }
+
+    /// How long the path in use is to wait for the challenge that leaves now: not at all for the first one, nor when so few
+    /// packets followed the last one that they cannot be why it was not answered.
+    fn hold(&mut self) -> Option<Duration> {
+        let overtaken = std::mem::take(&mut self.overtaking) > HARMLESS;
+        let slower = SLOWER.saturating_mul(self.sent().saturating_sub(1));
+        (overtaken && self.purpose == Purpose::Advertised && !slower.is_zero()).then_some(slower)
     }
 
     pub(super) fn sent(&self) -> u32 {
@@ -155,7 +176,7 @@ impl Probe {
         {
             self.challenges.push(data);
             self.attempts.on_sent();
-            return Filling::Challenge;
+            return Filling::Challenge(self.hold());
         }
         if !due {
             return Filling::NotDue;
