@@ -88,8 +88,8 @@ pub enum Failure {
         /// Challenges that were sent.
         challenges: u32,
     },
-    /// No challenge could be sent: quinn's datagram queue did not move, DATAGRAM is switched off
-    /// (`TransportConfig::datagram_receive_buffer_size(None)`), or the server takes only DATAGRAM frames below 1150 bytes.
+    /// No challenge could be sent: quinn's datagram queue did not move, or DATAGRAM is switched off
+    /// (`TransportConfig::datagram_receive_buffer_size(None)`).
     #[error("no challenge could be sent; is the datagram buffer off or full?")]
     NotSent,
     /// No socket could be opened for the address.

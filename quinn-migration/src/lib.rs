@@ -69,8 +69,9 @@
 //! - In a full datagram buffer a challenge or an advertisement takes the place of the application's oldest datagram.
 //! - The advertised connection ID must be as long as the others. Servers with zero-length connection IDs cannot
 //!   advertise ([`AdvertiseError::NoConnectionId`]).
-//! - quinn accepts DATAGRAM frames for sending although the peer did not announce them, because carriers need that.
-//!   They are dropped with a warning, not sent: ask the peer's application, not `max_datagram_size`.
+//! - quinn accepts DATAGRAM frames for sending although the peer takes none, or only small ones, because carriers need that.
+//!   What the peer would not accept is dropped with a warning, not sent: `max_datagram_size` is no measure of it when the peer
+//!   announces less than 16383.
 //! - `TransportConfig::datagram_receive_buffer_size(None)` and `ServerConfig::migration(false)` switch the extension off.
 //! - The socket of a new path is like the endpoint's own: same local address, device, mark (Linux) and buffers. Other options
 //!   are the application's to set: [`ClientBuilder::path_sockets`].

@@ -16,15 +16,12 @@ use super::packet::Largest;
 use super::peer_ids::PeerIds;
 use super::{Effects, Hook, Incoming, LONGEST_EXCHANGE, Outgoing, ParameterFault, patience};
 use crate::wire::{
-    AlternateAddress, Codepoints, Frame, MAX_DATAGRAM_FRAME_SIZE, NewConnectionId, PING_FRAME,
-    Reader, ack_covers, append_parameter, find_parameter, kind, next_frame, overwrite,
-    retire_connection_id,
+    AlternateAddress, Codepoints, Frame, NewConnectionId, PING_FRAME, Reader, ack_covers,
+    find_parameter, kind, next_frame, overwrite, retire_connection_id,
 };
 
 /// Packets that carry one advertisement at most.
 const SENDS: u32 = 8;
-/// max_datagram_frame_size 16383, shown to quinn so that it accepts carriers.
-pub(super) const CARRIER_LIMIT: [u8; 2] = [0x7f, 0xff];
 
 #[derive(Debug)]
 pub(crate) struct ServerHook {
@@ -282,7 +279,7 @@ impl ServerHook {
             Found::Carrier => {}
             Found::Unwanted => {
                 tracing::warn!(
-                    "application DATAGRAM dropped: the peer does not accept DATAGRAM frames"
+                    "application DATAGRAM dropped: the peer does not accept one of this size"
                 );
                 overwrite(payload, frame.whole.clone(), PING_FRAME);
                 return false;
@@ -456,18 +453,12 @@ impl Hook for ServerHook {
     }
 
     fn on_peer_parameters(&mut self, list: &[u8]) -> Result<Vec<u8>, ParameterFault> {
-        let mut shown = list.to_vec();
-        self.carriers.peer_takes_datagrams =
-            find_parameter(list, MAX_DATAGRAM_FRAME_SIZE.into_inner())?.is_some();
         match find_parameter(list, self.codepoints.parameter().into_inner())? {
-            None => return Ok(shown),
+            None => return Ok(list.to_vec()),
             Some([]) => self.negotiated = true,
             Some(_) => return Err(ParameterFault::NotEmpty),
         }
-        if !self.carriers.peer_takes_datagrams {
-            append_parameter(&mut shown, MAX_DATAGRAM_FRAME_SIZE, &CARRIER_LIMIT);
-        }
-        Ok(shown)
+        Ok(self.carriers.show(list)?)
     }
 }
 

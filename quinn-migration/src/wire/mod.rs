@@ -20,7 +20,7 @@ pub use alternate::{AlternateAddress, AlternateAddressError};
 pub use codepoints::{Codepoints, CodepointsError};
 pub use connection_id::{NewConnectionId, retire_connection_id};
 pub use frames::{Frame, next_frame, overwrite};
-pub use parameters::{ParametersError, append_parameter, find_parameter};
+pub use parameters::{ParametersError, append_parameter, find_parameter, replace_parameter};
 pub use token::ResetToken;
 
 pub(crate) use connection_id::LONGEST_CONNECTION_ID;

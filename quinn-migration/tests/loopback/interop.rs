@@ -9,7 +9,7 @@ use quinn_migration::{AdvertiseError, Alternate, Policy};
 
 use crate::support::transfer::Transfer;
 use crate::support::{
-    ALPN, Identity, Server, World, accept, bind, client, connect, echo, tireless, within,
+    ALPN, Identity, Server, World, accept, bind, client, connect, echo, tireless, until, within,
 };
 
 fn stock_server(identity: &Identity) -> Endpoint {
@@ -274,4 +274,77 @@ async fn a_server_whose_datagrams_are_off_says_so() {
         "{refused:?}"
     );
     echo(&ours, &theirs).await;
+}
+
+fn with_datagrams(buffer: Option<usize>) -> Arc<quinn::TransportConfig> {
+    let mut transport = quinn::TransportConfig::default();
+    transport.datagram_receive_buffer_size(buffer);
+    Arc::new(transport)
+}
+
+/// quinn remembers what it was shown, and a later handshake must not show less (RFC 9221 section 3).
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn early_data_survives_that_a_stock_server_begins_to_announce_datagrams() {
+    let identity = Identity::new();
+    let endpoint = stock_server_with(&identity, quinn::TransportConfig::default());
+    let crypto = Arc::new(QuicServerConfig::try_from(identity.server_tls()).unwrap());
+    let client = client(&identity);
+    let mut resumed = false;
+    for buffer in [None, Some(1200), Some(9000), None] {
+        let mut config = quinn::ServerConfig::with_crypto(crypto.clone());
+        config.transport_config(with_datagrams(buffer));
+        endpoint.set_server_config(Some(config));
+        let connecting = client
+            .endpoint()
+            .connect(endpoint.local_addr().unwrap(), "localhost")
+            .unwrap();
+        let accepting = accept(&endpoint);
+        let (ours, theirs) = if resumed {
+            let (ours, accepted) = connecting
+                .into_0rtt()
+                .unwrap_or_else(|_| panic!("no ticket"));
+            let theirs = accepting.await;
+            assert!(
+                within(accepted).await,
+                "early data was rejected: {buffer:?}"
+            );
+            (ours, theirs)
+        } else {
+            let (ours, theirs) = tokio::join!(connecting, accepting);
+            (ours.unwrap(), theirs)
+        };
+        echo(&ours, &theirs).await;
+        // Neither more nor larger ones than it takes.
+        for size in [8, 1160, 1199] {
+            ours.send_datagram(vec![1; size].into()).unwrap();
+        }
+        echo(&ours, &theirs).await;
+        let expected = match buffer {
+            None => 0,
+            Some(1200) => 2,
+            Some(_) => 3,
+        };
+        until("the datagrams arrive", || {
+            theirs.stats().frame_rx.datagram == expected
+        })
+        .await;
+        assert_eq!(theirs.close_reason(), None, "{buffer:?}");
+        resumed = true;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_takes_small_datagrams_only_is_followed() {
+    for buffer in [100, 1000] {
+        let identity = Identity::new();
+        let server = Server::on(&identity, &["127.0.0.2:0", "127.0.0.3:0"]);
+        let mut config = server.inner.server_config();
+        config.transport_config(with_datagrams(Some(buffer)));
+        server.inner.endpoint().set_server_config(Some(config));
+        let first = server.address(0);
+        let mut world = World::between(server, client(&identity), first).await;
+        let to = world.server.address(1);
+        world.move_to(to).await;
+        world.echo().await;
+    }
 }

@@ -28,16 +28,12 @@ use self::retirement::Retirement;
 use super::carrier::{Carriers, Found};
 use super::packet::Largest;
 use super::peer_ids::PeerIds;
-use super::server::CARRIER_LIMIT;
 use super::watch::Watch;
 use super::{Effects, Hook, Incoming, Outgoing, ParameterFault};
 use crate::event::Event;
 use crate::policy::Gate;
 use crate::socket::PathId;
-use crate::wire::{
-    Codepoints, Frame, MAX_DATAGRAM_FRAME_SIZE, NewConnectionId, PING_FRAME, append_parameter,
-    find_parameter, kind, next_frame, overwrite,
-};
+use crate::wire::{Codepoints, Frame, NewConnectionId, PING_FRAME, kind, next_frame, overwrite};
 
 pub(crate) use steps::{Action, Sizes};
 
@@ -159,7 +155,7 @@ impl ClientHook {
     /// Whether outgoing packets must be looked into at all.
     fn looks_inside(&self) -> bool {
         self.queued_carriers > 0
-            || !self.carriers.peer_takes_datagrams
+            || !self.carriers.peer_takes_all()
             || self.is_watching()
             || self.kept.is_some()
     }
@@ -208,7 +204,7 @@ impl ClientHook {
                 }
                 Found::Unwanted => {
                     tracing::warn!(
-                        "application DATAGRAM dropped: the peer does not accept DATAGRAM frames"
+                        "application DATAGRAM dropped: the peer does not accept one of this size"
                     );
                     overwrite(payload, frame.whole, PING_FRAME);
                     contents.carriers_alone = false;
@@ -430,13 +426,7 @@ impl Hook for ClientHook {
     }
 
     fn on_peer_parameters(&mut self, list: &[u8]) -> Result<Vec<u8>, ParameterFault> {
-        let mut shown = list.to_vec();
-        let announced = find_parameter(list, MAX_DATAGRAM_FRAME_SIZE.into_inner())?.is_some();
-        self.carriers.peer_takes_datagrams = announced;
-        if !announced {
-            append_parameter(&mut shown, MAX_DATAGRAM_FRAME_SIZE, &CARRIER_LIMIT);
-        }
-        Ok(shown)
+        Ok(self.carriers.show(list)?)
     }
 }
 
