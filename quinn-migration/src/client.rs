@@ -51,9 +51,17 @@ pub struct ClientBuilder {
     endpoint: EndpointConfig,
     runtime: Arc<dyn Runtime>,
     path_sockets: PathSockets,
+    offers: bool,
 }
 
 impl ClientBuilder {
+    /// Whether to tell servers that this client understands advertisements (enable_server_migration). Default `true`. With
+    /// `false` the handshake is that of stock quinn, and no server may move the client.
+    pub fn offer(mut self, offer: bool) -> Self {
+        self.offers = offer;
+        self
+    }
+
     /// Code points of the extension. Default [`Codepoints::default`]; the server must use the same.
     pub fn codepoints(mut self, codepoints: Codepoints) -> Self {
         self.codepoints = codepoints;
@@ -100,6 +108,7 @@ impl ClientBuilder {
         let crypto = Arc::new(ClientCrypto::new(
             self.tls,
             self.codepoints,
+            self.offers,
             handles.clone(),
             Arc::clone(&router),
         )?);
@@ -155,6 +164,7 @@ impl MigrationClient {
             endpoint: EndpointConfig::default(),
             runtime: Arc::new(TokioRuntime),
             path_sockets: PathSockets::default(),
+            offers: true,
         }
     }
 

@@ -22,6 +22,10 @@ use crate::wire::{
 
 /// Packets that carry one advertisement at most.
 const SENDS: u32 = 8;
+/// Transport parameter active_connection_id_limit (RFC 9000 section 18.2).
+const ACTIVE_CONNECTION_ID_LIMIT: u64 = 0x0e;
+/// The smallest one, and the default: one connection ID in use and one more.
+const SMALLEST_LIMIT: u64 = 2;
 
 #[derive(Debug)]
 pub(crate) struct ServerHook {
@@ -29,6 +33,8 @@ pub(crate) struct ServerHook {
     /// The client sent enable_server_migration.
     negotiated: bool,
     carriers: Carriers,
+    /// The client has room for a connection ID that it does not see and one to change its own path with.
+    has_room: bool,
     /// A connection ID that quinn issued and the client has not seen.
     reserve: Option<NewConnectionId>,
     /// Sequence numbers kept from NEW_CONNECTION_ID, until the client retires them.
@@ -108,6 +114,7 @@ impl ServerHook {
             codepoints,
             negotiated: false,
             carriers: Carriers::new(),
+            has_room: false,
             reserve: None,
             withheld: BTreeSet::new(),
             retire_prior_to: VarInt::default(),
@@ -232,7 +239,9 @@ impl ServerHook {
         };
         let again = self.withheld.contains(&new.sequence);
         // A frame that asks for more retirements than the client knows of must reach it.
-        let plain = new.retire_prior_to <= self.retire_prior_to && new.sequence > self.passed;
+        let plain = self.has_room
+            && new.retire_prior_to <= self.retire_prior_to
+            && new.sequence > self.passed;
         if again || (plain && self.reserve.is_none()) {
             if !overwrite(payload, frame.whole.clone(), PING_FRAME) || again {
                 return false;
@@ -458,6 +467,9 @@ impl Hook for ServerHook {
             Some([]) => self.negotiated = true,
             Some(_) => return Err(ParameterFault::NotEmpty),
         }
+        let limit = find_parameter(list, ACTIVE_CONNECTION_ID_LIMIT)?;
+        let limit = limit.and_then(|value| Reader::new(value).varint());
+        self.has_room = limit.is_some_and(|limit| limit > SMALLEST_LIMIT);
         Ok(self.carriers.show(list)?)
     }
 }

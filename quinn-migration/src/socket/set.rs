@@ -41,8 +41,12 @@ pub(super) struct Member {
     waker: Arc<MemberWaker>,
     sent: AtomicU64,
     received: AtomicU64,
+    /// Errors in a row at receiving.
+    errors: AtomicU64,
 }
 
+/// A socket with so many errors in a row at receiving is broken; fewer pass.
+const MOST_ERRORS: u64 = 16;
 /// Buffers that one member may fill at once while there are others. A packet that 128 later ones overtake is lost:
 /// quinn takes it for a duplicate. So a busy socket must not run ahead of the others.
 const FAIR_SHARE: usize = 4;
@@ -167,6 +171,7 @@ impl SocketSet {
             waker: Arc::clone(&waker),
             sent: AtomicU64::new(before.sent),
             received: AtomicU64::new(before.received),
+            errors: AtomicU64::new(0),
         };
         self.members.write().insert(id, Arc::new(member));
         self.refresh_segments();
@@ -301,8 +306,13 @@ impl SocketSet {
                     return Poll::Ready(Err(error));
                 }
                 Poll::Ready(Err(error)) => {
-                    tracing::warn!(%error, "socket dropped");
-                    self.remove(id);
+                    if member.errors.fetch_add(1, Ordering::Relaxed) < MOST_ERRORS {
+                        tracing::debug!(%error, "receiving failed; again");
+                        self.ready.requeue(id);
+                    } else {
+                        tracing::warn!(%error, "socket dropped");
+                        self.remove(id);
+                    }
                 }
             }
         }
@@ -311,6 +321,7 @@ impl SocketSet {
     }
 
     fn count(&self, member: &Member, meta: &[RecvMeta], count: usize) {
+        member.errors.store(0, Ordering::Relaxed);
         let packets = meta.iter().take(count);
         let packets = packets.map(|one| datagrams(one.len, one.stride)).sum();
         member.received.fetch_add(packets, Ordering::Relaxed);
@@ -411,6 +422,58 @@ mod tests {
         let mut meta = [RecvMeta::default(); 32];
         set.poll_recv(cx, &mut buffers, &mut meta)
             .map(Result::unwrap)
+    }
+
+    /// Fails at receiving as often as it is told to.
+    #[derive(Debug)]
+    struct Failing(Socket, AtomicU64);
+
+    impl AsyncUdpSocket for Failing {
+        fn create_io_poller(self: Arc<Self>) -> Pin<Box<dyn UdpPoller>> {
+            Arc::clone(&self.0).create_io_poller()
+        }
+
+        fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
+            self.0.try_send(transmit)
+        }
+
+        fn poll_recv(
+            &self,
+            cx: &mut Context<'_>,
+            buffers: &mut [IoSliceMut<'_>],
+            meta: &mut [RecvMeta],
+        ) -> Poll<io::Result<usize>> {
+            let less = |left: u64| left.checked_sub(1);
+            match self
+                .1
+                .fetch_update(Ordering::SeqCst, Ordering::SeqCst, less)
+            {
+                Ok(_) => Poll::Ready(Err(io::ErrorKind::NetworkDown.into())),
+                Err(_) => self.0.poll_recv(cx, buffers, meta),
+            }
+        }
+
+        fn local_addr(&self) -> io::Result<std::net::SocketAddr> {
+            self.0.local_addr()
+        }
+    }
+
+    #[tokio::test]
+    async fn an_error_at_receiving_passes_and_a_broken_socket_is_dropped() {
+        for (errors, stays) in [(1, true), (u64::MAX, false)] {
+            let set = SocketSet::default();
+            let (other, wrapped, _) = bound("127.0.0.3:0");
+            let failing = Failing(wrapped, AtomicU64::new(errors));
+            set.insert(PathId(1), Arc::new(failing), None);
+            let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
+            sender.send_to(b"x", other.local_addr().unwrap()).unwrap();
+            if stays {
+                assert_eq!(poll_fn(|cx| receive(&set, cx)).await, (PathId(1), 1));
+            } else {
+                assert!(receive(&set, &Context::from_waker(Waker::noop())).is_pending());
+            }
+            assert_eq!(set.len() == 1, stays);
+        }
     }
 
     /// The runtime reports no socket as readable while the task does not yield.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use quinn::crypto::rustls::{HandshakeData, QuicClientConfig, QuicServerConfig};
 use quinn::{Connection, Endpoint};
-use quinn_migration::{AdvertiseError, Alternate, Policy};
+use quinn_migration::{AdvertiseError, Alternate, MigrationClient, Policy};
 
 use crate::support::transfer::Transfer;
 use crate::support::{
@@ -347,4 +347,22 @@ async fn a_server_that_takes_small_datagrams_only_is_followed() {
         world.move_to(to).await;
         world.echo().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_need_not_offer_to_follow() {
+    let identity = Identity::new();
+    let server = Server::on(&identity, &["127.0.0.2:0", "127.0.0.3:0"]);
+    let client = MigrationClient::builder(Arc::new(identity.client_tls()), bind("0.0.0.0:0"))
+        .offer(false)
+        .bind()
+        .unwrap();
+    let (ours, theirs) = connect(client.endpoint(), &server, server.address(0)).await;
+    assert!(!server.inner.supports(&theirs));
+    let refused = server.inner.advertise(&theirs, server.id(1)).await;
+    assert!(
+        matches!(refused, Err(AdvertiseError::NotNegotiated)),
+        "{refused:?}"
+    );
+    echo(&ours, &theirs).await;
 }

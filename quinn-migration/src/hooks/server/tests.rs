@@ -27,6 +27,7 @@ impl Bench {
         let mut hook = ServerHook::new(Codepoints::default());
         let mut list = Vec::new();
         append_parameter(&mut list, Codepoints::default().parameter(), &[]);
+        append_parameter(&mut list, VarInt::from_u32(0x0e), &[5]);
         let shown = hook.on_peer_parameters(&list).unwrap();
         assert_eq!(find_parameter(&shown, 0x20), Ok(Some(&[0x7f, 0xff][..])));
         Self {
@@ -179,6 +180,24 @@ fn a_parameter_with_a_value_is_a_fault_of_the_client() {
         Err(ParameterFault::NotEmpty)
     );
     assert!(!hook.negotiated());
+}
+
+/// It could not change its own path any more (RFC 9000 section 9.5).
+#[test]
+fn a_client_with_room_for_two_connection_ids_keeps_its_only_spare() {
+    for limit in [Some(2), None, Some(3)] {
+        let mut list = Vec::new();
+        append_parameter(&mut list, Codepoints::default().parameter(), &[]);
+        if let Some(limit) = limit {
+            append_parameter(&mut list, VarInt::from_u32(0x0e), &[limit]);
+        }
+        let mut bench = Bench::negotiated();
+        bench.hook = ServerHook::new(Codepoints::default());
+        bench.hook.on_peer_parameters(&list).unwrap();
+        let issued = new_connection_id(1, 0);
+        let seen = bench.send(issued.clone()).1 == issued;
+        assert_eq!(seen, limit != Some(3), "{limit:?}");
+    }
 }
 
 #[test]
