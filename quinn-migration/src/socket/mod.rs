@@ -21,7 +21,7 @@ pub(crate) use router::{Router, Routes};
 pub(crate) use server::ServerSocket;
 
 /// One socket of a set.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct PathId(u32);
 
 impl PathId {

@@ -398,5 +398,40 @@ impl Drop for Routes {
         self.release(None);
         let paths = std::mem::take(&mut self.own.get_mut().paths);
         paths.into_iter().for_each(|path| self.close(path));
+        // Those on the endpoint's own path.
+        let keys = std::mem::take(&mut self.own.get_mut().keys);
+        let mut table = self.router.table.write();
+        keys.iter().for_each(|(key, _)| table.remove(key));
+        self.router
+            .any
+            .store(!table.routes.is_empty(), Ordering::Release);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use quinn::TokioRuntime;
+
+    #[tokio::test]
+    async fn a_connection_leaves_no_route_behind_wherever_it_ends() {
+        let first = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let runtime = Arc::new(TokioRuntime);
+        let router = Router::new(&first, PathSockets::default(), runtime).unwrap();
+        let router = Arc::new(router);
+        let (server, believed) = (
+            "127.0.0.3:9".parse().unwrap(),
+            "127.0.0.2:9".parse().unwrap(),
+        );
+        for round in 0..20 {
+            let routes = router.routes();
+            let path = routes.open(server, believed).unwrap();
+            routes.set(ConnectionId::new(&[round; 8]), path);
+            routes.set(ConnectionId::new(&[round + 100; 8]), PathId::FIRST);
+            assert_eq!(router.route_count(), 2);
+            drop(routes);
+            assert_eq!((router.route_count(), router.open_sockets()), (0, 1));
+            assert!(router.is_empty());
+        }
     }
 }

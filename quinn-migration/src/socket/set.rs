@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::io::{self, IoSliceMut};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::ops::Bound;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -30,6 +31,10 @@ pub(super) struct SocketSet {
     blocked: Mutex<BTreeSet<PathId>>,
     /// Packets received since all members were asked.
     run: AtomicU64,
+    /// The member that was asked last without a signal.
+    turn: Mutex<PathId>,
+    #[cfg(test)]
+    asked: AtomicU64,
     /// Segments that every member can send in one batch; 0 before there is one.
     segments: AtomicUsize,
 }
@@ -53,6 +58,8 @@ const FAIR_SHARE: usize = 4;
 /// After this many packets in a row the sockets that have not signalled are asked too: on a busy host the signal itself
 /// may be late.
 const RUN: u64 = 32;
+/// So many of them.
+const ASKED: usize = 2;
 
 /// Another way to a member's socket, which needs no signal.
 #[derive(Debug)]
@@ -328,7 +335,8 @@ impl SocketSet {
         self.run.fetch_add(packets, Ordering::Relaxed);
     }
 
-    /// After a long run on some sockets, receives from one of the others.
+    /// After a long run on some sockets, receives from one of the others. Asks a few of them, in turns, however many there
+    /// are: their signal comes too, only later.
     fn receive_unsignalled(
         &self,
         buffers: &mut [IoSliceMut<'_>],
@@ -339,17 +347,27 @@ impl SocketSet {
         }
         self.run.store(0, Ordering::Relaxed);
         let members = self.members.read();
-        members.iter().find_map(|(id, member)| {
-            let direct = member.direct.as_ref()?;
+        let mut turn = self.turn.lock();
+        for _ in 0..ASKED.min(members.len()) {
+            let next = members.range((Bound::Excluded(*turn), Bound::Unbounded));
+            let (id, member) = next.chain(members.iter()).next()?;
+            *turn = *id;
+            let Some(direct) = member.direct.as_ref() else {
+                continue;
+            };
             if self.ready.is_queued(*id) {
-                return None;
+                continue;
             }
+            #[cfg(test)]
+            self.asked.fetch_add(1, Ordering::Relaxed);
             // An error shows when the socket signals.
-            let count = direct.receive(buffers, meta).ok()?;
-            self.count(member, meta, count);
-            self.ready.requeue(*id);
-            Some((*id, count))
-        })
+            if let Ok(count) = direct.receive(buffers, meta) {
+                self.count(member, meta, count);
+                self.ready.requeue(*id);
+                return Some((*id, count));
+            }
+        }
+        None
     }
 
     pub(super) fn poller(self: &Arc<Self>) -> Pin<Box<dyn UdpPoller>> {
@@ -422,6 +440,29 @@ mod tests {
         let mut meta = [RecvMeta::default(); 32];
         set.poll_recv(cx, &mut buffers, &mut meta)
             .map(Result::unwrap)
+    }
+
+    /// What a busy socket costs does not grow with the idle ones.
+    #[tokio::test]
+    async fn idle_sockets_are_asked_twice_in_32_packets_however_many_there_are() {
+        for idle in [0, 4, 256] {
+            let set = SocketSet::default();
+            let (busy, wrapped, direct) = bound("127.0.0.2:0");
+            set.insert(PathId::FIRST, wrapped, Some(direct));
+            for number in 1..=idle {
+                let (_, wrapped, direct) = bound("127.0.0.3:0");
+                set.insert(PathId(number), wrapped, Some(direct));
+            }
+            let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
+            let (mut packets, mut calls) = (0, 0);
+            while packets < 640 {
+                sender.send_to(b"x", busy.local_addr().unwrap()).unwrap();
+                packets += poll_fn(|cx| receive(&set, cx)).await.1;
+                calls += 1;
+            }
+            let asked = set.asked.load(Ordering::Relaxed);
+            assert!(calls <= 640 && asked <= 2 * 640 / 32, "{idle}: {asked}");
+        }
     }
 
     /// Fails at receiving as often as it is told to.
