@@ -46,6 +46,7 @@
 //! | all of them | [`Event::Failed`]; the connection ID is given back, and the next advertisement can use another one |
 //! | the path after the move | after 3 times 3 RTT + 50 ms without an answer: challenges to the path before and to the first address in turns, each with a connection ID of its own; back to the one that answers: [`Event::FellBack`] |
 //! | the path right after the move, before the server has issued another connection ID | the same, with the connection ID of the path before, which is given back only when the new path has worked |
+//! | the path, while the client only listens | when what came has stopped for a second, PING asks once |
 //! | that too, or no connection ID is left | [`Event::Stranded`]; both paths are tried on until quinn's idle timeout, and the one in use is kept when it comes back |
 //!
 //! # Limits
@@ -56,8 +57,9 @@
 //!   the old path in quinn's congestion control and black hole detection. Challenges are repeated sooner than RFC 9000
 //!   section 8.2.1 recommends, but only [`Policy::challenges`] times.
 //! - The client's congestion window and RTT estimate are not reset by a move (RFC 9000 section 9.4); the server's are.
-//! - A challenge has the size of the old path's MTU, up to 1452 bytes. A new path with a smaller MTU looks unreachable;
-//!   lower `TransportConfig::mtu_discovery_config` where that can happen.
+//! - The first challenge has the size of the old path's MTU, up to 1452 bytes. The next ones have 1200 while the client has
+//!   nothing to send, so that a new path with a smaller MTU is found; for a busy upload lower
+//!   `TransportConfig::mtu_discovery_config` where such paths are.
 //! - On a silent path quinn sends two packets at each probe timeout, and each timeout is twice as long as the one before
 //!   (RFC 9002 section 6.2.1); a busy connection's congestion window lets nothing else out. Challenges to an earlier path
 //!   leave in these packets, beside the control frames that quinn repeats in them, so a return takes one or two of these

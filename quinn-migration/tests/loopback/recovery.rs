@@ -461,3 +461,54 @@ async fn a_busy_download_moves_to_a_clearly_slower_path() {
         busy_move_to_a_slower_path(delay, false, true).await;
     }
 }
+
+/// quinn's datagrams have 1452 bytes on the old path.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_path_that_takes_smaller_datagrams_only_is_moved_to() {
+    for download in [false, true] {
+        let (mut world, _old, new) = relayed(Duration::ZERO, Duration::ZERO).await;
+        for line in [&new.up, &new.down] {
+            line.largest.store(1350, Ordering::SeqCst);
+        }
+        if download {
+            flood(&world.theirs, &world.ours).await;
+        }
+        world.move_to(new.address).await;
+        let before = new.down.passed.load(Ordering::SeqCst);
+        world.echo().await;
+        if download {
+            until("the download goes on", || {
+                new.down.passed.load(Ordering::SeqCst) > before + 500
+            })
+            .await;
+        }
+    }
+}
+
+/// Its packets need no answer, so their silence tells nothing by itself.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_only_listens_notices_a_dead_path() {
+    let (mut world, old, new) = relayed(Duration::ZERO, Duration::ZERO).await;
+    world.move_to(new.address).await;
+    world.echo().await;
+    for number in 0..20 {
+        world
+            .theirs
+            .send_datagram(vec![number; 100].into())
+            .unwrap();
+        within(world.ours.read_datagram()).await.unwrap();
+    }
+    new.silence();
+    let event = returned(&mut world.migrator).await;
+    assert!(
+        matches!(event, Event::FellBack { to, .. } if to == old.address),
+        "{event:?}"
+    );
+    // The server learns of it by the client's packets.
+    world.echo().await;
+    world.theirs.send_datagram(b"there"[..].into()).unwrap();
+    assert_eq!(
+        within(world.ours.read_datagram()).await.unwrap(),
+        &b"there"[..]
+    );
+}

@@ -211,7 +211,14 @@ impl ClientHook {
                     contents.carriers_last = false;
                 }
                 Found::Other => {
-                    let dispensable = [kind::PADDING, kind::PING, kind::IMMEDIATE_ACK];
+                    // The next ACK frame says it all again.
+                    let dispensable = [
+                        kind::PADDING,
+                        kind::PING,
+                        kind::ACK,
+                        kind::ACK_ECN,
+                        kind::IMMEDIATE_ACK,
+                    ];
                     contents.carriers_alone &= dispensable.contains(&frame.kind);
                     contents.carriers_last &= frame.kind == kind::PADDING
                         || contents.first_carrier.is_none() && !frame.is_application_data();
@@ -352,7 +359,7 @@ impl ClientHook {
 struct Contents {
     first_carrier: Option<Frame>,
     carriers: usize,
-    /// There is nothing but carriers, PADDING, PING and IMMEDIATE_ACK, none of which is missed when it does not leave.
+    /// There is nothing but carriers, PADDING, PING, ACK and IMMEDIATE_ACK, none of which is missed when it does not leave.
     carriers_alone: bool,
     /// The carriers come after all other frames, and none of those has application data.
     carriers_last: bool,

@@ -40,6 +40,8 @@ pub(super) struct Probe {
     carriers: usize,
     /// Packets that left on the path in use since the last challenge.
     overtaking: u32,
+    /// The last attempt was of the smallest size.
+    small: bool,
     /// Bytes of other frames that quinn puts before the carriers: what came last.
     before: usize,
     /// The next attempt expects them in its second packet too.
@@ -92,6 +94,7 @@ impl Probe {
             attempts: Attempts::open_until(challenges, now + time).within(LONGEST_EXCHANGE),
             carriers: 0,
             overtaking: 0,
+            small: false,
             before: 0,
             in_both: false,
         }
@@ -131,7 +134,11 @@ impl Probe {
     pub(super) fn next_room(&mut self, mtu: usize, overhead: usize) -> Room {
         let in_second = if self.in_both { self.before } else { 0 };
         self.in_both = !self.in_both;
+        // The new path may take smaller datagrams only. quinn fills up what has room, so this works while it has nothing
+        // else to send; when it has, the next one is full again.
+        self.small = self.sent() > 0 && !self.small;
         let size = match self.purpose {
+            Purpose::Advertised if self.small => SMALLEST_DATAGRAM.min(mtu),
             // Full, so that quinn puts nothing else into it.
             Purpose::Advertised => mtu,
             // The path in use is silent: what quinn sends then has this size, and is often all that it may send.
@@ -176,6 +183,8 @@ impl Probe {
         {
             self.challenges.push(data);
             self.attempts.on_sent();
+            // The next one may be small again.
+            self.small = false;
             return Filling::Challenge(self.hold());
         }
         if !due {

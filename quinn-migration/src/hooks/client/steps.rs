@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use super::super::attempts::Step;
 use super::super::patience;
-use super::super::watch::Look;
+use super::super::watch::{Listening, Look};
 use super::probe::Purpose;
 use super::{ClientHook, Driven, Path, Phase, Probe};
 use crate::event::{Event, Failure};
@@ -248,7 +248,15 @@ impl ClientHook {
             Some(Step::Send | Step::GiveUp) | None => None,
         };
         let look = match self.look(now, rtt) {
-            Look::Quiet => None,
+            Look::Quiet => match self.listen(now, rtt) {
+                // A carrier that nothing is due for becomes PING.
+                Listening::Ask if sizes.datagram > 0 => {
+                    let carrier = self.carriers.small();
+                    return self.send(carrier.map(|carrier| vec![carrier]));
+                }
+                Listening::Again(at) => Some(at),
+                Listening::Ask | Listening::Idle => None,
+            },
             Look::Again(at) => Some(at),
             Look::Dead(silence) => {
                 self.on_silence(silence, now);
@@ -263,6 +271,14 @@ impl ClientHook {
             self.watch.look(now, patience(rtt))
         } else {
             Look::Quiet
+        }
+    }
+
+    fn listen(&mut self, now: Instant, rtt: Duration) -> Listening {
+        if self.is_watching() && matches!(self.phase, Phase::Settled) {
+            self.watch.listen(now, patience(rtt))
+        } else {
+            Listening::Idle
         }
     }
 

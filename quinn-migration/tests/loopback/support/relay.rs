@@ -24,6 +24,8 @@ pub struct Line {
     silent: AtomicBool,
     /// What kills both lines of a relay; absent unless a test asks for it.
     fuse: Mutex<Option<Fuse>>,
+    /// Largest datagram that passes, in bytes; 0 for any size.
+    pub largest: AtomicU32,
     /// Bytes in a second; 0 for any number.
     rate: AtomicU32,
     /// Bytes that wait for the rate.
@@ -69,7 +71,8 @@ impl Line {
         let length = length as u32;
         let waiting = self.waiting.load(Ordering::SeqCst);
         let full = self.rate.load(Ordering::SeqCst) > 0 && waiting + length > QUEUE;
-        if full || self.loses_one() {
+        let largest = self.largest.load(Ordering::SeqCst);
+        if full || (largest > 0 && length > largest) || self.loses_one() {
             return true;
         }
         self.waiting.fetch_add(length, Ordering::SeqCst);
