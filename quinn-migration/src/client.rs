@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use quinn::{EndpointConfig, Runtime, TokioRuntime};
 
+use crate::congestion::PerPathCongestion;
 use crate::error::{AttachError, BindError};
 use crate::hooks::client::ClientHook;
 use crate::migrator::Migrator;
@@ -119,13 +120,14 @@ impl ClientBuilder {
             socket,
             Arc::clone(&self.runtime),
         )?;
-        endpoint.set_default_client_config(quinn::ClientConfig::new(crypto.clone()));
-        Ok(MigrationClient {
+        let client = MigrationClient {
             crypto,
             handles,
             router,
-            endpoint,
-        })
+            endpoint: endpoint.clone(),
+        };
+        endpoint.set_default_client_config(client.client_config());
+        Ok(MigrationClient { endpoint, ..client })
     }
 }
 
@@ -173,9 +175,13 @@ impl MigrationClient {
         &self.endpoint
     }
 
-    /// A quinn configuration with this client's crypto and quinn's defaults.
+    /// A quinn configuration with this client's crypto, [`PerPathCongestion`] and quinn's defaults.
     pub fn client_config(&self) -> quinn::ClientConfig {
-        quinn::ClientConfig::new(self.crypto.clone())
+        let mut transport = quinn::TransportConfig::default();
+        transport.congestion_controller_factory(Arc::new(PerPathCongestion::default()));
+        let mut config = quinn::ClientConfig::new(self.crypto.clone());
+        config.transport_config(Arc::new(transport));
+        config
     }
 
     /// Moves the endpoint to another local socket, for example after the network changed. Connections that have

@@ -56,7 +56,8 @@
 //! - The frame is repeated on the crate's own timer, not by quinn's loss detection. Lost challenges count as losses of
 //!   the old path in quinn's congestion control and black hole detection. Challenges are repeated sooner than RFC 9000
 //!   section 8.2.1 recommends, but only [`Policy::challenges`] times.
-//! - The client's congestion window and RTT estimate are not reset by a move (RFC 9000 section 9.4); the server's are.
+//! - The client's RTT estimate is not reset by a move (RFC 9000 section 9.4). Its congestion window is, by
+//!   [`PerPathCongestion`], which a `TransportConfig` of your own must name; the server resets both.
 //! - The first challenge has the size of the old path's MTU, up to 1452 bytes. The next ones have 1200 while the client has
 //!   nothing to send, so that a new path with a smaller MTU is found; for a busy upload lower
 //!   `TransportConfig::mtu_discovery_config` where such paths are.
@@ -103,6 +104,7 @@
 #![forbid(unsafe_code)]
 
 mod client;
+mod congestion;
 mod error;
 mod event;
 #[cfg(fuzzing)]
@@ -116,6 +118,7 @@ mod socket;
 pub mod wire;
 
 pub use client::{ClientBuilder, MigrationClient};
+pub use congestion::PerPathCongestion;
 pub use error::{AddressError, AdvertiseError, AttachError, BindError, ConfigError};
 pub use event::{Event, Failure};
 pub use hooks::server::Outcome;

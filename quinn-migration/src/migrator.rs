@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 use tokio::time::sleep_until;
 
+use crate::congestion::PerPathCongestion;
 use crate::event::{Event, Failure};
 use crate::hooks::client::{Action, ClientHook, Sizes};
 use crate::session::Handle;
@@ -145,6 +146,9 @@ impl Driver {
 
     fn report(&mut self, event: Event) {
         let event = self.corrected(event);
+        if matches!(event, Event::Migrated { .. } | Event::FellBack { .. }) {
+            PerPathCongestion::reset(&self.connection);
+        }
         tracing::debug!(?event);
         if self.missed > 0 && self.events.try_send(Event::Missed(self.missed)).is_ok() {
             self.missed = 0;

@@ -10,7 +10,9 @@ use quinn_migration::{
 use tokio::task::JoinSet;
 
 use crate::support::transfer::Transfer;
-use crate::support::{Identity, Server, World, client, connect, echo, settled, tireless, within};
+use crate::support::{
+    Identity, Server, World, client, connect, echo, settled, tireless, until, within,
+};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_idle_connection_moves_and_leaves_the_old_address_silent() {
@@ -262,4 +264,24 @@ async fn an_address_from_which_the_server_does_not_answer_is_not_advertised() {
         );
         echo(&ours, &theirs).await;
     }
+}
+
+/// RFC 9000 section 9.4: the window of one path says nothing about another one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_clients_congestion_window_begins_anew_on_a_new_path() {
+    let mut world = World::new().await;
+    let window = |world: &World| world.ours.congestion_state().window();
+    let initial = window(&world);
+    let transfer = Transfer::at_full_speed(&world.ours, &world.theirs).await;
+    until("the window has grown", || window(&world) > 10 * initial).await;
+    transfer.check().await;
+    let grown = window(&world);
+    let to = world.server.address(1);
+    world.move_to(to).await;
+    let after = window(&world);
+    assert!(after <= initial + 3000, "{initial}, {grown}, {after}");
+    Transfer::start(&world.ours, &world.theirs)
+        .await
+        .check()
+        .await;
 }
