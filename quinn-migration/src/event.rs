@@ -23,6 +23,14 @@ pub enum Event {
         /// IPv6 address in it.
         v6: Option<SocketAddrV6>,
     },
+    /// An advertisement is kept for when the path in use falls silent
+    /// ([`FollowPolicy::OnSilence`](crate::FollowPolicy::OnSilence)).
+    Kept {
+        /// Sequence number of the advertisement.
+        sequence: VarInt,
+        /// The address that it will lead to.
+        target: SocketAddr,
+    },
     /// An advertisement is not followed.
     Refused {
         /// Sequence number, when the frame was readable.

@@ -47,6 +47,7 @@
 //! | the path after the move | after 3 times 3 RTT + 50 ms without an answer: challenges to the path before and to the first address in turns, each with a connection ID of its own; back to the one that answers: [`Event::FellBack`] |
 //! | the path right after the move, before the server has issued another connection ID | the same, with the connection ID of the path before, which is given back only when the new path has worked |
 //! | the path, while the client only listens | when what came has stopped for a second, PING asks once |
+//! | the path, with [`FollowPolicy::OnSilence`] | the kept advertisements are followed, one after the other, in turns with earlier paths |
 //! | that too, or no connection ID is left | [`Event::Stranded`]; both paths are tried on until quinn's idle timeout, and the one in use is kept when it comes back |
 //!
 //! # Limits
@@ -123,7 +124,7 @@ pub use error::{AddressError, AdvertiseError, AttachError, BindError, ConfigErro
 pub use event::{Event, Failure};
 pub use hooks::server::Outcome;
 pub use migrator::Migrator;
-pub use policy::{AddressClass, Family, Policy, Refusal};
+pub use policy::{AddressClass, Family, FollowPolicy, Policy, Refusal};
 pub use server::{AddressId, Advertised, Alternate, ClientAddress, MigrationServer, ServerBuilder};
 pub use socket::{NewPath, Traffic};
 pub use wire::{Codepoints, CodepointsError};

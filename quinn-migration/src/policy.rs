@@ -27,6 +27,19 @@ pub struct Policy {
     pub window: Duration,
     /// Which address of an advertisement is used. Default [`Family::CurrentOnly`].
     pub family: Family,
+    /// When an advertisement is followed. Default [`FollowPolicy::AtOnce`].
+    pub follow: FollowPolicy,
+}
+
+/// When a client follows an advertisement.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum FollowPolicy {
+    /// When it arrives.
+    AtOnce,
+    /// When the path in use falls silent: a way around a block. Four advertisements are kept at most, each with its
+    /// connection ID; the oldest one is given back first.
+    OnSilence,
 }
 
 impl Default for Policy {
@@ -36,6 +49,7 @@ impl Default for Policy {
             moves: 5,
             window: Duration::from_secs(300),
             family: Family::CurrentOnly,
+            follow: FollowPolicy::AtOnce,
         }
     }
 }
@@ -114,12 +128,27 @@ impl Gate {
         self.policy.challenges
     }
 
+    pub(crate) fn follow(&self) -> FollowPolicy {
+        self.policy.follow
+    }
+
     /// The address to validate, or why none. Counts against the limit only when it answers with an address.
     pub(crate) fn judge(
         &mut self,
         current: SocketAddr,
         offer: &AlternateAddress,
         now: Instant,
+    ) -> Result<SocketAddr, Refusal> {
+        let target = self.check(current, offer)?;
+        self.count(now)?;
+        Ok(target)
+    }
+
+    /// The address to validate now or later, or why none.
+    pub(crate) fn check(
+        &self,
+        current: SocketAddr,
+        offer: &AlternateAddress,
     ) -> Result<SocketAddr, Refusal> {
         let target = canonical(self.choose(current, offer).ok_or(Refusal::NoUsableFamily)?);
         let current = canonical(current);
@@ -136,7 +165,6 @@ impl Gate {
                 target: to,
             });
         }
-        self.count(now)?;
         Ok(target)
     }
 

@@ -16,8 +16,8 @@ use super::packet::Largest;
 use super::peer_ids::PeerIds;
 use super::{Effects, Hook, Incoming, LONGEST_EXCHANGE, Outgoing, ParameterFault, patience};
 use crate::wire::{
-    AlternateAddress, Codepoints, Frame, NewConnectionId, PING_FRAME, Reader, ack_covers,
-    find_parameter, kind, next_frame, overwrite, retire_connection_id,
+    AlternateAddress, Codepoints, Frame, INITIAL_SOURCE_CONNECTION_ID, NewConnectionId, PING_FRAME,
+    Reader, ack_covers, find_parameter, kind, next_frame, overwrite, retire_connection_id,
 };
 
 /// Packets that carry one advertisement at most.
@@ -469,7 +469,9 @@ impl Hook for ServerHook {
         }
         let limit = find_parameter(list, ACTIVE_CONNECTION_ID_LIMIT)?;
         let limit = limit.and_then(|value| Reader::new(value).varint());
-        self.has_room = limit.is_some_and(|limit| limit > SMALLEST_LIMIT);
+        // quinn's clients without connection IDs have the smallest limit too, and hide nothing on another path anyway.
+        let unnamed = find_parameter(list, INITIAL_SOURCE_CONNECTION_ID)? == Some(&[]);
+        self.has_room = unnamed || limit.is_some_and(|limit| limit > SMALLEST_LIMIT);
         Ok(self.carriers.show(list)?)
     }
 }

@@ -14,10 +14,9 @@ use super::{Handles, Session, encoded, initial_suite, version};
 use crate::error::ConfigError;
 use crate::hooks::server::ServerHook;
 use crate::socket::Homes;
-use crate::wire::{Codepoints, LONGEST_CONNECTION_ID, find_parameter};
-
-/// Transport parameter initial_source_connection_id (RFC 9000 section 18.2).
-const INITIAL_SOURCE_CONNECTION_ID: u64 = 0x0f;
+use crate::wire::{
+    Codepoints, INITIAL_SOURCE_CONNECTION_ID, LONGEST_CONNECTION_ID, find_parameter,
+};
 
 pub(crate) struct ServerCrypto {
     tls: Arc<rustls::ServerConfig>,

@@ -47,5 +47,8 @@ pub(crate) mod kind {
 /// The transport parameter `max_datagram_frame_size` (RFC 9221 section 3).
 pub(crate) const MAX_DATAGRAM_FRAME_SIZE: VarInt = VarInt::from_u32(0x20);
 
+/// The transport parameter `initial_source_connection_id` (RFC 9000 section 18.2).
+pub(crate) const INITIAL_SOURCE_CONNECTION_ID: u64 = 0x0f;
+
 /// One PING frame: what a removed frame leaves behind, so that its packet stays ack-eliciting.
 pub(crate) const PING_FRAME: &[u8] = &[0x01];

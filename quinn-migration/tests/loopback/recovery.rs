@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use quinn_migration::{Alternate, Event, Failure, Migrator, Outcome};
+use quinn_migration::{Alternate, Event, Failure, FollowPolicy, Migrator, Outcome};
 
 use crate::support::relay::Relay;
 use crate::support::transfer::Transfer;
@@ -511,4 +511,65 @@ async fn a_client_that_only_listens_notices_a_dead_path() {
         within(world.ours.read_datagram()).await.unwrap(),
         &b"there"[..]
     );
+}
+
+/// Moves after the block: the alternate waits until the path in use is silent.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_kept_alternate_is_followed_when_the_path_falls_silent() {
+    for busy in [false, true] {
+        let (mut world, old, new) = relayed(Duration::ZERO, Duration::ZERO).await;
+        drop(world.migrator);
+        let mut policy = tireless();
+        policy.follow = FollowPolicy::OnSilence;
+        world.migrator = loop {
+            if let Ok(migrator) = world.client.attach(&world.ours, policy.clone()) {
+                break migrator;
+            }
+            tokio::task::yield_now().await;
+        };
+        let transfer = if busy {
+            Some(Transfer::start(&world.ours, &world.theirs).await)
+        } else {
+            None
+        };
+        let advertised = world
+            .advertise(Alternate::forwarded(new.address))
+            .await
+            .unwrap();
+        let event = settled(&mut world.migrator).await;
+        assert!(
+            matches!(event, Event::Kept { target, .. } if target == new.address),
+            "{event:?}"
+        );
+        for _ in 0..3 {
+            world.echo().await;
+        }
+        assert_eq!(
+            new.up.passed.load(Ordering::SeqCst),
+            0,
+            "not even a challenge"
+        );
+        old.silence();
+        let event = async {
+            if busy {
+                return returned(&mut world.migrator).await;
+            }
+            // An idle client notices when it has something to say.
+            let (ours, theirs) = (world.ours.clone(), world.theirs.clone());
+            tokio::join!(returned(&mut world.migrator), async move {
+                crate::support::echo(&ours, &theirs).await
+            })
+            .0
+        }
+        .await;
+        assert!(
+            matches!(event, Event::Migrated { to, .. } if to == new.address),
+            "{event:?}"
+        );
+        assert_eq!(within(advertised.outcome()).await.unwrap(), Outcome::Moved);
+        if let Some(transfer) = transfer {
+            transfer.check().await;
+        }
+        world.echo().await;
+    }
 }

@@ -5,6 +5,7 @@
 //! Never sends anything but challenges to an address that has never answered one.
 
 mod adoption;
+mod alternates;
 mod inbox;
 mod kept;
 mod probe;
@@ -33,7 +34,9 @@ use super::{Effects, Hook, Incoming, Outgoing, ParameterFault};
 use crate::event::Event;
 use crate::policy::Gate;
 use crate::socket::PathId;
-use crate::wire::{Codepoints, Frame, NewConnectionId, PING_FRAME, kind, next_frame, overwrite};
+use crate::wire::{
+    AlternateAddress, Codepoints, Frame, NewConnectionId, PING_FRAME, kind, next_frame, overwrite,
+};
 
 pub(crate) use steps::{Action, Sizes};
 
@@ -73,6 +76,8 @@ pub(crate) struct ClientHook {
     unanswered: VecDeque<Probe>,
     /// The connection ID of the path that was left last, which is not given back yet.
     kept: Option<Kept>,
+    /// Advertisements for when the path in use falls silent.
+    alternates: VecDeque<AlternateAddress>,
     /// Connection IDs that went to an earlier path: each goes to one path only (RFC 9000 section 9.5).
     assigned: Vec<(PathId, VarInt)>,
     /// Present while a task drives this hook.
@@ -111,7 +116,7 @@ impl Driven {
 enum Phase {
     Settled,
     /// The task opens a socket for this.
-    Opening(crate::wire::AlternateAddress, SocketAddr),
+    Opening(AlternateAddress, SocketAddr),
     Probing(Probe),
     Adopting(Adoption),
 }
@@ -134,6 +139,7 @@ impl ClientHook {
             phase: Phase::Settled,
             unanswered: VecDeque::new(),
             kept: None,
+            alternates: VecDeque::new(),
             assigned: Vec::new(),
             watch: Watch::default(),
             driven: None,
@@ -161,9 +167,8 @@ impl ClientHook {
     }
 
     fn is_watching(&self) -> bool {
-        self.driven
-            .as_ref()
-            .is_some_and(|driven| driven.active != driven.first)
+        let moved = |driven: &Driven| driven.active != driven.first;
+        self.has_alternates() || self.driven.as_ref().is_some_and(moved)
     }
 
     /// Walks an outgoing packet: finds a carrier, drops DATAGRAM frames that the peer would not accept.

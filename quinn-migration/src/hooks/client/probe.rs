@@ -42,6 +42,8 @@ pub(super) struct Probe {
     overtaking: u32,
     /// The last attempt was of the smallest size.
     small: bool,
+    /// The path in use is silent.
+    silent: bool,
     /// Bytes of other frames that quinn puts before the carriers: what came last.
     before: usize,
     /// The next attempt expects them in its second packet too.
@@ -95,9 +97,16 @@ impl Probe {
             carriers: 0,
             overtaking: 0,
             small: false,
+            silent: false,
             before: 0,
             in_both: false,
         }
+    }
+
+    /// The path in use is silent: what quinn sends on it then is of the smallest size.
+    pub(super) fn on_silence(mut self) -> Self {
+        self.silent = true;
+        self
     }
 
     /// Leaves room for so many bytes of control frames in the first packet.
@@ -136,7 +145,7 @@ impl Probe {
         self.in_both = !self.in_both;
         // The new path may take smaller datagrams only. quinn fills up what has room, so this works while it has nothing
         // else to send; when it has, the next one is full again.
-        self.small = self.sent() > 0 && !self.small;
+        self.small = self.silent || (self.sent() > 0 && !self.small);
         let size = match self.purpose {
             Purpose::Advertised if self.small => SMALLEST_DATAGRAM.min(mtu),
             // Full, so that quinn puts nothing else into it.

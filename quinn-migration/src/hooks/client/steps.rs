@@ -13,7 +13,7 @@ use super::super::watch::{Listening, Look};
 use super::probe::Purpose;
 use super::{ClientHook, Driven, Path, Phase, Probe};
 use crate::event::{Event, Failure};
-use crate::policy::{Gate, Policy, Refusal};
+use crate::policy::{FollowPolicy, Gate, Policy, Refusal};
 use crate::socket::PathId;
 
 /// The next thing for the driving task.
@@ -79,6 +79,7 @@ impl ClientHook {
 
     pub(crate) fn poll(&mut self, now: Instant, rtt: Duration, sizes: Sizes) -> Action {
         self.on_overtaken();
+        self.drop_past_alternates();
         while let Some(path) = self.closing.pop_front() {
             if path != PathId::FIRST {
                 return Action::Close(path);
@@ -89,6 +90,9 @@ impl ClientHook {
         }
         if !self.confirmed {
             return Action::Wait(None);
+        }
+        if let Phase::Opening(_, target) = &self.phase {
+            return Action::Open(*target);
         }
         if matches!(self.phase, Phase::Settled) && self.inbox.has_mail() {
             return self.consider(now, rtt, sizes);
@@ -119,6 +123,10 @@ impl ClientHook {
         let (Some(offer), Some(driven)) = (self.inbox.take(), &mut self.driven) else {
             return Action::Wait(None);
         };
+        if driven.gate.follow() == FollowPolicy::OnSilence {
+            self.keep_alternate(offer);
+            return self.poll(now, rtt, sizes);
+        }
         match driven.gate.judge(driven.active.server, &offer, now) {
             Ok(target) => {
                 self.phase = Phase::Opening(offer, target);
@@ -149,6 +157,11 @@ impl ClientHook {
         let path = Path { id, server };
         let purpose = Purpose::Advertised;
         let probe = Probe::new(offer.connection_id(), path, purpose, challenges, now);
+        let probe = if self.watch.is_alive() {
+            probe
+        } else {
+            probe.on_silence()
+        };
         self.phase = Phase::Probing(probe);
     }
 
@@ -285,7 +298,7 @@ impl ClientHook {
     /// The path in use does not answer: asks an earlier one. Says once for each silence that none answers.
     fn on_silence(&mut self, silence: Duration, now: Instant) {
         let round = self.watch.on_silence();
-        let begun = self.begin_return(silence, round, now);
+        let begun = self.leave_silent_path(silence, round, now);
         let Some(driven) = &self.driven else { return };
         let asked_all = usize::try_from(round).is_ok_and(|round| round > driven.earlier_paths());
         let on = driven.active.server;
@@ -359,6 +372,9 @@ impl ClientHook {
         }
         if !matches!(self.phase, Phase::Adopting(_)) {
             self.phase = Phase::Settled;
+        }
+        for offer in std::mem::take(&mut self.alternates) {
+            self.refuse(offer.sequence, Refusal::Superseded);
         }
         if let Some(offer) = self.inbox.take() {
             self.refuse(offer.sequence, Refusal::Superseded);

@@ -4,6 +4,7 @@
     reason = "a test wants one variant and fails on all others"
 )]
 
+mod alternates;
 mod hostile;
 mod moving;
 mod properties;
