@@ -28,8 +28,13 @@ pub(crate) trait Hook: Send + 'static {
     /// A 1-RTT packet was opened; quinn reads it next.
     fn on_receive(&mut self, packet: Incoming<'_>) -> Effects;
 
-    /// The peer's transport parameters arrived. Answers with the list that quinn is to read.
-    fn on_peer_parameters(&mut self, list: &[u8]) -> Result<Vec<u8>, ParameterFault>;
+    /// The peer's transport parameters arrived, or those that were `remembered` with a session ticket (RFC 9000 section
+    /// 7.4.1). Answers with the list that quinn is to read.
+    fn on_peer_parameters(
+        &mut self,
+        list: &[u8],
+        remembered: bool,
+    ) -> Result<Vec<u8>, ParameterFault>;
 }
 
 /// What has to happen outside of a hook.

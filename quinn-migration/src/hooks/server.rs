@@ -461,7 +461,7 @@ impl Hook for ServerHook {
         }
     }
 
-    fn on_peer_parameters(&mut self, list: &[u8]) -> Result<Vec<u8>, ParameterFault> {
+    fn on_peer_parameters(&mut self, list: &[u8], _: bool) -> Result<Vec<u8>, ParameterFault> {
         match find_parameter(list, self.codepoints.parameter().into_inner())? {
             None => return Ok(list.to_vec()),
             Some([]) => self.negotiated = true,

@@ -130,7 +130,12 @@ impl<H: Hook> crypto::Session for Session<H> {
         else {
             return Ok(None);
         };
-        let shown = match self.handle.with_hook(|hook| hook.on_peer_parameters(list)) {
+        // Before the end of the handshake a client has those that came with its ticket.
+        let remembered = self.side.is_client() && self.is_handshaking();
+        let shown = self
+            .handle
+            .with_hook(|hook| hook.on_peer_parameters(list, remembered));
+        let shown = match shown {
             Ok(shown) => shown,
             // quinn names the fault better.
             Err(ParameterFault::Malformed(_)) => list.to_vec(),

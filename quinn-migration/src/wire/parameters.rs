@@ -47,6 +47,17 @@ pub fn replace_parameter<const N: usize>(
     id: VarInt,
     value: &[u8; N],
 ) -> Result<Vec<u8>, ParametersError> {
+    let mut copy = remove_parameter(list, id)?;
+    append_parameter(&mut copy, id, value);
+    Ok(copy)
+}
+
+/// A copy of the list without parameter `id`.
+///
+/// # Errors
+///
+/// [`ParametersError`] when the list is cut short.
+pub fn remove_parameter(list: &[u8], id: VarInt) -> Result<Vec<u8>, ParametersError> {
     let mut copy = Vec::with_capacity(list.len());
     let mut reader = Reader::new(list);
     while !reader.is_empty() {
@@ -57,7 +68,6 @@ pub fn replace_parameter<const N: usize>(
             copy.extend_from_slice(list.get(start..reader.position()).unwrap_or_default());
         }
     }
-    append_parameter(&mut copy, id, value);
     Ok(copy)
 }
 

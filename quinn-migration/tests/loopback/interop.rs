@@ -1,15 +1,20 @@
 //! Stock quinn on one side: nothing changes for it. And what the rest of QUIC has to keep doing: Retry, resumption,
 //! 0-RTT, application datagrams.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use quinn::crypto::rustls::{HandshakeData, QuicClientConfig, QuicServerConfig};
 use quinn::{Connection, Endpoint};
-use quinn_migration::{AdvertiseError, Alternate, MigrationClient, Policy};
+use quinn_migration::{AdvertiseError, Alternate, Event, MigrationClient, Policy};
 
+use crate::support::relay::Relay;
 use crate::support::transfer::Transfer;
 use crate::support::{
-    ALPN, Identity, Server, World, accept, bind, client, connect, echo, tireless, until, within,
+    ALPN, Identity, Server, World, accept, bind, client, connect, echo, settled, tireless, until,
+    within,
 };
 
 fn stock_server(identity: &Identity) -> Endpoint {
@@ -365,4 +370,82 @@ async fn a_client_need_not_offer_to_follow() {
         "{refused:?}"
     );
     echo(&ours, &theirs).await;
+}
+
+/// RFC 9000 section 9.6: the frame of a stock server, so to speak.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_preferred_address_of_a_stock_server_is_followed_and_not_taken_from_a_ticket() {
+    let identity = Identity::new();
+    let endpoint = stock_server(&identity);
+    let crypto = Arc::new(QuicServerConfig::try_from(identity.server_tls()).unwrap());
+    let server = endpoint.local_addr().unwrap();
+    let preferred = Relay::start("127.0.1.3:0", server, Duration::ZERO).await;
+    let client = client(&identity);
+    for (round, prefers) in [true, true, false].into_iter().enumerate() {
+        let mut config = quinn::ServerConfig::with_crypto(crypto.clone());
+        if let (SocketAddr::V4(v4), true) = (preferred.address, prefers) {
+            config.preferred_address_v4(Some(v4));
+        }
+        endpoint.set_server_config(Some(config));
+        let connecting = client.endpoint().connect(server, "localhost").unwrap();
+        let accepting = accept(&endpoint);
+        let (ours, theirs) = if round == 0 {
+            let (ours, theirs) = tokio::join!(connecting, accepting);
+            (ours.unwrap(), theirs)
+        } else {
+            let (ours, accepted) = connecting
+                .into_0rtt()
+                .unwrap_or_else(|_| panic!("no ticket"));
+            let theirs = accepting.await;
+            assert!(within(accepted).await, "early data was rejected");
+            (ours, theirs)
+        };
+        let mut migrator = client.attach(&ours, tireless()).unwrap();
+        if prefers {
+            let event = settled(&mut migrator).await;
+            assert!(
+                matches!(event, Event::Migrated { to, .. } if to == preferred.address),
+                "{event:?}"
+            );
+        }
+        let before = preferred.up.passed.load(Ordering::SeqCst);
+        Transfer::start(&ours, &theirs).await.check().await;
+        let used = preferred.up.passed.load(Ordering::SeqCst) - before > 100;
+        assert_eq!(used, prefers, "round {round}");
+        ours.close(0u32.into(), b"");
+        while let Some(event) = within(migrator.next()).await {
+            assert!(!matches!(event, Event::FellBack { .. }), "{event:?}");
+        }
+    }
+}
+
+/// A client that does not want to go there gives its connection ID back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_preferred_address_that_the_policy_refuses_is_not_contacted() {
+    let identity = Identity::new();
+    let endpoint = stock_server(&identity);
+    let mut config = quinn::ServerConfig::with_crypto(Arc::new(
+        QuicServerConfig::try_from(identity.server_tls()).unwrap(),
+    ));
+    config.preferred_address_v4(Some("10.0.0.1:443".parse().unwrap()));
+    endpoint.set_server_config(Some(config));
+    let client = client(&identity);
+    let connecting = client
+        .endpoint()
+        .connect(endpoint.local_addr().unwrap(), "localhost")
+        .unwrap();
+    let (ours, theirs) = tokio::join!(connecting, accept(&endpoint));
+    let (ours, mut migrator) = {
+        let ours = ours.unwrap();
+        let migrator = client.attach(&ours, tireless()).unwrap();
+        (ours, migrator)
+    };
+    let event = settled(&mut migrator).await;
+    assert!(matches!(event, Event::Refused { .. }), "{event:?}");
+    until("its connection ID is given back", || {
+        theirs.stats().frame_rx.retire_connection_id > 0
+    })
+    .await;
+    Transfer::start(&ours, &theirs).await.check().await;
+    assert_eq!(client.open_sockets(), 1);
 }

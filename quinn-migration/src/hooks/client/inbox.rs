@@ -103,7 +103,7 @@ impl ClientHook {
         }
     }
 
-    fn on_offer(&mut self, offer: AlternateAddress) {
+    pub(super) fn on_offer(&mut self, offer: AlternateAddress) {
         let AlternateAddress {
             sequence, v4, v6, ..
         } = offer;

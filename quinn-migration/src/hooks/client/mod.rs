@@ -35,7 +35,8 @@ use crate::event::Event;
 use crate::policy::Gate;
 use crate::socket::PathId;
 use crate::wire::{
-    AlternateAddress, Codepoints, Frame, NewConnectionId, PING_FRAME, kind, next_frame, overwrite,
+    AlternateAddress, Codepoints, Frame, NewConnectionId, PING_FRAME, PREFERRED_ADDRESS,
+    find_parameter, kind, next_frame, overwrite, remove_parameter,
 };
 
 pub(crate) use steps::{Action, Sizes};
@@ -437,8 +438,25 @@ impl Hook for ClientHook {
         effects
     }
 
-    fn on_peer_parameters(&mut self, list: &[u8]) -> Result<Vec<u8>, ParameterFault> {
-        Ok(self.carriers.show(list)?)
+    fn on_peer_parameters(
+        &mut self,
+        list: &[u8],
+        remembered: bool,
+    ) -> Result<Vec<u8>, ParameterFault> {
+        // quinn would take its connection ID for one to use anywhere.
+        let shown = remove_parameter(list, PREFERRED_ADDRESS)?;
+        if let Some(preferred) = find_parameter(list, PREFERRED_ADDRESS.into_inner())? {
+            let preferred = AlternateAddress::from_preferred_address(preferred);
+            // quinn names the fault better.
+            let Ok(preferred) = preferred else {
+                return Ok(list.to_vec());
+            };
+            // What is remembered is not for this connection (RFC 9000 section 7.4.1).
+            if !remembered {
+                self.on_offer(preferred);
+            }
+        }
+        Ok(self.carriers.show(&shown)?)
     }
 }
 

@@ -61,7 +61,7 @@ impl Bench {
 
     fn attached(policy: Policy, server: &str) -> Self {
         let mut hook = ClientHook::new(Codepoints::default());
-        hook.on_peer_parameters(&[]).unwrap();
+        hook.on_peer_parameters(&[], false).unwrap();
         hook.attach(policy, server.parse().unwrap());
         Self {
             received: 0,
