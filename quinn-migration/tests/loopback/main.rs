@@ -22,6 +22,7 @@ mod interop;
 mod lifecycle;
 mod moving;
 mod opened;
+mod paths;
 mod rebinding;
 mod recovery;
 mod segmentation;

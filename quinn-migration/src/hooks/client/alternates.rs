@@ -55,19 +55,19 @@ impl ClientHook {
         if has_earlier && !round.is_multiple_of(2) {
             return false;
         }
-        while let Some(offer) = self.alternates.pop_front() {
-            match driven.gate.judge(driven.active.server, &offer, now) {
-                Ok(target) => {
-                    self.phase = Phase::Opening(offer, target);
-                    return true;
-                }
-                Err(reason) => {
-                    self.refuse(offer.sequence, reason);
-                    return self.follow_alternate(round, now);
-                }
+        let Some(offer) = self.alternates.pop_front() else {
+            return false;
+        };
+        match driven.gate.judge(driven.active.server, &offer, now) {
+            Ok(target) => {
+                self.phase = Phase::Opening(offer, target);
+                true
+            }
+            Err(reason) => {
+                self.refuse(offer.sequence, reason);
+                self.follow_alternate(round, now)
             }
         }
-        false
     }
 
     /// Asks an earlier path or follows an advertisement. Answers `false` when there is nothing to try.

@@ -25,6 +25,8 @@ pub const ALPN: &[u8] = b"migration-test";
 pub struct Identity {
     certificate: CertificateDer<'static>,
     key: PrivatePkcs8KeyDer<'static>,
+    /// Both as PEM.
+    pem: [String; 2],
 }
 
 impl Identity {
@@ -33,7 +35,17 @@ impl Identity {
         Self {
             certificate: made.cert.der().clone(),
             key: PrivatePkcs8KeyDer::from(made.signing_key.serialize_der()),
+            pem: [made.cert.pem(), made.signing_key.serialize_pem()],
         }
+    }
+
+    /// The certificate and its key as PEM files in `directory`.
+    pub fn write_to(&self, directory: &std::path::Path) -> [std::path::PathBuf; 2] {
+        let files = [directory.join("certificate.pem"), directory.join("key.pem")];
+        for (file, pem) in files.iter().zip(&self.pem) {
+            std::fs::write(file, pem).unwrap();
+        }
+        files
     }
 
     pub fn server_tls(&self) -> rustls::ServerConfig {
