@@ -62,6 +62,8 @@
 //! - The first challenge has the size of the old path's MTU, up to 1452 bytes. The next ones have 1200 while the client has
 //!   nothing to send, so that a new path with a smaller MTU is found; for a busy upload lower
 //!   `TransportConfig::mtu_discovery_config` where such paths are.
+//! - quinn answers a PATH_CHALLENGE on the path in use. One that a server sends to a new path in a datagram of its own, before
+//!   the client has moved there, is answered on the old path (RFC 9000 section 8.2.2 wants it on the new one).
 //! - On a silent path quinn sends two packets at each probe timeout, and each timeout is twice as long as the one before
 //!   (RFC 9002 section 6.2.1); a busy connection's congestion window lets nothing else out. Challenges to an earlier path
 //!   leave in these packets, beside the control frames that quinn repeats in them, so a return takes one or two of these

@@ -6,6 +6,7 @@ use std::time::Duration;
 use quinn_migration::{Alternate, Event, FollowPolicy, Outcome};
 
 use crate::recovery::{relayed, returned};
+use crate::support::relay::Relay;
 use crate::support::transfer::Transfer;
 use crate::support::{settled, tireless, until, within};
 
@@ -170,4 +171,34 @@ async fn a_kept_alternate_is_followed_when_the_path_falls_silent() {
         }
         world.echo().await;
     }
+}
+
+/// A censor that lets every new address live for a while.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_transfer_survives_one_dying_path_after_another() {
+    let (mut world, old, _) = relayed(Duration::ZERO, Duration::ZERO).await;
+    let transfer = Transfer::start(&world.ours, &world.theirs).await;
+    let server = world.server.address(1);
+    for number in 0..8 {
+        let listen = format!("127.0.1.{}:0", 10 + number);
+        let doomed = Relay::start(&listen, server, Duration::ZERO).await;
+        doomed.die_after(400 + 100 * number);
+        world
+            .advertise(Alternate::forwarded(doomed.address))
+            .await
+            .unwrap();
+        let event = settled(&mut world.migrator).await;
+        assert!(
+            matches!(event, Event::Migrated { to, .. } if to == doomed.address),
+            "{number}: {event:?}"
+        );
+        let event = returned(&mut world.migrator).await;
+        assert!(
+            matches!(event, Event::FellBack { from, to, .. } if from == doomed.address && to == old.address),
+            "{number}: {event:?}"
+        );
+        transfer.progress(256 << 10).await;
+    }
+    transfer.check().await;
+    assert_eq!(world.client.open_sockets(), 1);
 }
