@@ -82,7 +82,7 @@ pub enum AddressError {
     /// Bound to 0.0.0.0 or `[::]`: answers could leave from another address.
     #[error("an added address must be a specific one, not 0.0.0.0 or [::]")]
     Unspecified,
-    /// 65,535 addresses have been added in the life of this server.
+    /// 2,147,483,647 addresses have been added in the life of this server.
     #[error("no address number is left")]
     TooMany,
     /// The operating system refused.

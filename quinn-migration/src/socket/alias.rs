@@ -8,9 +8,9 @@ use std::net::{SocketAddr, SocketAddrV6};
 
 use super::PathId;
 
-/// Marks an alias; above it there are 16 bits for the number. quinn and the kernel leave flow information at 0.
-const MARK: u32 = 0x000a_0000;
-const NUMBER: u32 = 0x0000_ffff;
+/// Marks an alias; the other 31 bits are the number. quinn and the kernel leave flow information at 0.
+const MARK: u32 = 0x8000_0000;
+const NUMBER: u32 = 0x7fff_ffff;
 /// Highest number of an address.
 pub(super) const HIGHEST: u32 = NUMBER;
 

@@ -25,6 +25,10 @@ struct Table {
     /// The local address that quinn is told for each added address.
     tags: HashMap<IpAddr, PathId>,
     told: HashMap<PathId, IpAddr>,
+    /// How many sessions are at home at an added address.
+    residents: HashMap<PathId, usize>,
+    /// Removed addresses that sessions are still at home at: nothing leaves from another address in their place.
+    gone: HashSet<PathId>,
     /// Sessions by the connection ID that the server chose first, and their home when it is an added address.
     sessions: HashMap<ConnectionId, Option<Home>>,
     /// How many sessions are at home there.
@@ -53,9 +57,18 @@ impl Homes {
         let (high, low) = (path.0 >> 16, path.0 & 0xffff);
         let short = |part: u32| u16::try_from(part).unwrap_or_default();
         let made_up = Ipv6Addr::new(a, b, c, d, e, f, short(high), short(low));
-        let tag = if alone { ip } else { made_up.into() };
+        // Sessions may still be at home at a removed address with this IP.
+        let free = alone && !table.tags.contains_key(&ip);
+        let tag = if free { ip } else { made_up.into() };
         table.tags.insert(tag, path);
         table.told.insert(path, tag);
+    }
+
+    /// An address is served no more.
+    pub(super) fn remove(&self, path: PathId) {
+        let mut table = self.0.write();
+        table.gone.insert(path);
+        table.forget(path);
     }
 
     /// The local address to show quinn for an added address.
@@ -114,6 +127,7 @@ impl Table {
         if id.is_empty() {
             if self.unnamed > 0 && self.unnamed_homes.insert(home) {
                 *self.addresses.entry(home.0).or_default() += 1;
+                *self.residents.entry(home.1).or_default() += 1;
             }
             return;
         }
@@ -121,6 +135,7 @@ impl Table {
             *free = Some(home);
             *self.clients.entry(home).or_default() += 1;
             *self.addresses.entry(home.0).or_default() += 1;
+            *self.residents.entry(home.1).or_default() += 1;
         }
     }
 
@@ -128,13 +143,29 @@ impl Table {
         if id.is_empty() {
             self.unnamed = self.unnamed.saturating_sub(1);
             if self.unnamed == 0 {
-                for (client, _) in std::mem::take(&mut self.unnamed_homes) {
+                for (client, path) in std::mem::take(&mut self.unnamed_homes) {
                     one_less(&mut self.addresses, &client);
+                    one_less(&mut self.residents, &path);
+                    self.forget(path);
                 }
             }
         } else if let Some(Some(home)) = self.sessions.remove(id) {
             one_less(&mut self.clients, &home);
             one_less(&mut self.addresses, &home.0);
+            one_less(&mut self.residents, &home.1);
+            self.forget(home.1);
+        }
+    }
+
+    /// Forgets an address that is gone, once nobody is at home there.
+    fn forget(&mut self, path: PathId) {
+        if self.residents.contains_key(&path) || !self.gone.remove(&path) {
+            return;
+        }
+        if let Some(tag) = self.told.remove(&path)
+            && self.tags.get(&tag) == Some(&path)
+        {
+            self.tags.remove(&tag);
         }
     }
 }
@@ -199,6 +230,28 @@ mod tests {
             assert!(!homes.is_home((client, path)) && !homes.is_known(client));
             let table = homes.0.read();
             assert!(table.sessions.is_empty() && table.addresses.is_empty());
+        }
+    }
+
+    #[test]
+    fn a_removed_address_is_forgotten_when_nobody_is_at_home_there() {
+        for id in [&[5; 8][..], &[]] {
+            let homes = Arc::new(Homes::default());
+            for number in 1..1000 {
+                homes.add(PathId(number), IpAddr::from([192, 0, 2, 1]), true);
+                homes.remove(PathId(number));
+            }
+            assert!(homes.0.read().tags.is_empty() && homes.0.read().told.is_empty());
+            let (client, path) = ("192.0.2.9:99".parse().unwrap(), PathId(1000));
+            homes.add(path, IpAddr::from([192, 0, 2, 1]), true);
+            let resident = homes.session(ConnectionId::new(id));
+            homes.on_handshake((client, path), &long(id));
+            homes.remove(path);
+            let tag = homes.tag(path);
+            assert_eq!(homes.at(tag), Some(path), "its packets go nowhere");
+            drop(resident);
+            let table = homes.0.read();
+            assert!(table.tags.is_empty() && table.told.is_empty() && table.gone.is_empty());
         }
     }
 

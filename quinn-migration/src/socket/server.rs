@@ -82,7 +82,11 @@ impl ServerSocket {
     }
 
     pub(crate) fn remove(&self, id: PathId) -> bool {
-        self.sockets.remove(id)
+        let removed = self.sockets.remove(id);
+        if removed && id != PathId::FIRST {
+            self.homes.remove(id);
+        }
+        removed
     }
 
     /// The local address of a socket; `None` when it was removed.

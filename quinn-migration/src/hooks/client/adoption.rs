@@ -169,7 +169,11 @@ impl ClientHook {
             let mut all = self.assigned.iter();
             all.any(|(path, sequence)| *sequence == id.sequence && to(*path, back.id))
         };
-        let unused = || self.server_ids.unused().chain(self.held.all());
+        let unused = || {
+            self.server_ids
+                .unused()
+                .chain(self.held.unused(&self.server_ids))
+        };
         let own = unused().find(|id| assigned(id, |path, back| path == back));
         let fresh = || unused().find(|id| !assigned(id, |_, _| true));
         let kept = self.kept.as_ref().filter(|kept| kept.is_for(back));
@@ -240,9 +244,11 @@ impl HeldIds {
         self.0.retain(|held| held.sequence != sequence);
     }
 
-    /// All of them, for a path change that makes room by itself; the last one first.
-    pub(super) fn all(&self) -> impl Iterator<Item = &NewConnectionId> {
-        self.0.iter().rev()
+    /// Those that quinn may go over to, for a path change that makes room by itself; the last one first.
+    pub(super) fn unused(&self, known: &PeerIds) -> impl Iterator<Item = &NewConnectionId> {
+        let current = known.current();
+        let above = move |held: &&NewConnectionId| held.sequence > current;
+        self.0.iter().rev().filter(above)
     }
 }
 

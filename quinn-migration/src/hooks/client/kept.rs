@@ -172,10 +172,15 @@ impl ClientHook {
     pub(super) fn renew_id(&mut self) {
         let in_use = self.kept.as_ref().filter(|kept| kept.in_use);
         if let (Some(kept), Phase::Settled) = (in_use, &self.phase)
-            && let Some(fresh) = self.server_ids.next().or_else(|| self.held.all().next())
+            && let Some(fresh) = self.next_unused()
         {
             self.phase = Phase::Adopting(Adoption::renewal(fresh.clone(), kept.path));
         }
+    }
+
+    fn next_unused(&self) -> Option<&NewConnectionId> {
+        let held = || self.held.unused(&self.server_ids).next();
+        self.server_ids.next().or_else(held)
     }
 
     /// A packet leaves on the path in use. Puts the kept connection ID into it while that is in use.

@@ -361,3 +361,22 @@ fn a_second_move_gives_back_what_the_first_one_kept() {
     bench.send_with(&second.id, vec![1]);
     assert!(gives_back(&bench.receive(&[0x01]), 0));
 }
+
+#[test]
+fn a_connection_id_that_waits_to_be_given_back_is_no_spare() {
+    let (mut bench, id) = moved(&[]);
+    let ack = bench.ack();
+    bench.receive(&ack);
+    bench.events();
+    bench.now += Duration::from_secs(11);
+    // Given back, but no packet has come to tell quinn with.
+    bench.events();
+    for _ in 0..50 {
+        bench.send_with(&id, vec![1]);
+        let (_, action) = bench.events();
+        if let Action::Send(carriers) = action {
+            assert_eq!(carriers.len(), 1, "an earlier path is asked with it");
+        }
+        bench.now += Duration::from_millis(100);
+    }
+}
