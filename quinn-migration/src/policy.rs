@@ -168,6 +168,22 @@ impl Gate {
         Ok(target)
     }
 
+    /// The address of the other family, when there is no socket for `target`. It counts as the same move. Once a packet has
+    /// gone to `target` there is none: a connection ID goes to one address only (RFC 9000 section 9.5).
+    pub(crate) fn instead(
+        &self,
+        current: SocketAddr,
+        offer: &AlternateAddress,
+        target: SocketAddr,
+    ) -> Option<SocketAddr> {
+        let other = AlternateAddress {
+            v4: offer.v4.filter(|_| target.is_ipv6()),
+            v6: offer.v6.filter(|_| target.is_ipv4()),
+            ..offer.clone()
+        };
+        self.check(current, &other).ok()
+    }
+
     fn choose(&self, current: SocketAddr, offer: &AlternateAddress) -> Option<SocketAddr> {
         let v4 = offer.v4.map(SocketAddr::V4);
         let v6 = offer.v6.map(SocketAddr::V6);

@@ -7,6 +7,7 @@
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::RwLock;
 use quinn_proto::ConnectionId;
@@ -18,7 +19,11 @@ use crate::wire::{LONGEST_CONNECTION_ID, Reader};
 const TAG_PREFIX: [u16; 6] = [0x0100, 0, 0, 0, 0x05aa, 0];
 
 #[derive(Debug, Default)]
-pub(crate) struct Homes(RwLock<Table>);
+pub(crate) struct Homes {
+    table: RwLock<Table>,
+    /// Saves a look at the table in a server that has never had a second address.
+    any: AtomicBool,
+}
 
 #[derive(Debug, Default)]
 struct Table {
@@ -52,7 +57,8 @@ pub(crate) struct Resident {
 impl Homes {
     /// An address is served from now on. `alone`: no other socket receives for its IP.
     pub(super) fn add(&self, path: PathId, ip: IpAddr, alone: bool) {
-        let mut table = self.0.write();
+        self.any.store(true, Ordering::Release);
+        let mut table = self.table.write();
         let [a, b, c, d, e, f] = TAG_PREFIX;
         let (high, low) = (path.0 >> 16, path.0 & 0xffff);
         let short = |part: u32| u16::try_from(part).unwrap_or_default();
@@ -66,24 +72,27 @@ impl Homes {
 
     /// An address is served no more.
     pub(super) fn remove(&self, path: PathId) {
-        let mut table = self.0.write();
+        let mut table = self.table.write();
         table.gone.insert(path);
         table.forget(path);
     }
 
     /// The local address to show quinn for an added address.
     pub(super) fn tag(&self, path: PathId) -> Option<IpAddr> {
-        self.0.read().told.get(&path).copied()
+        self.table.read().told.get(&path).copied()
     }
 
     /// The added address that quinn means by a local address.
     pub(super) fn at(&self, local: Option<IpAddr>) -> Option<PathId> {
-        self.0.read().tags.get(&local?).copied()
+        if !self.any.load(Ordering::Acquire) {
+            return None;
+        }
+        self.table.read().tags.get(&local?).copied()
     }
 
     /// quinn has made a session for an attempt; `id` is the server's first connection ID.
     pub(crate) fn session(self: &Arc<Self>, id: ConnectionId) -> Resident {
-        let mut table = self.0.write();
+        let mut table = self.table.write();
         if id.is_empty() {
             table.unnamed = table.unnamed.saturating_add(1);
         } else {
@@ -99,26 +108,26 @@ impl Homes {
     pub(super) fn on_handshake(&self, home: Home, packet: &[u8]) {
         let Some(id) = source(packet) else { return };
         let news = {
-            let table = self.0.read();
+            let table = self.table.read();
             match table.sessions.get(&id) {
                 Some(known) => known.is_none(),
                 None => id.is_empty() && !table.unnamed_homes.contains(&home),
             }
         };
         if news {
-            self.0.write().settle(id, home);
+            self.table.write().settle(id, home);
         }
     }
 
     /// Whether a connection began there.
     pub(super) fn is_home(&self, home: Home) -> bool {
-        let table = self.0.read();
+        let table = self.table.read();
         table.clients.contains_key(&home) || table.unnamed_homes.contains(&home)
     }
 
     /// Whether a connection of this client began at any added address.
     pub(super) fn is_known(&self, client: SocketAddr) -> bool {
-        self.0.read().addresses.contains_key(&client)
+        self.any.load(Ordering::Acquire) && self.table.read().addresses.contains_key(&client)
     }
 }
 
@@ -181,7 +190,7 @@ fn one_less<K: std::hash::Hash + Eq>(counts: &mut HashMap<K, usize>, key: &K) {
 
 impl Drop for Resident {
     fn drop(&mut self) {
-        self.homes.0.write().leave(&self.id);
+        self.homes.table.write().leave(&self.id);
     }
 }
 
@@ -219,6 +228,7 @@ mod tests {
         for id in [&[5; 8][..], &[]] {
             let homes = Arc::new(Homes::default());
             let (client, path) = ("192.0.2.9:99".parse().unwrap(), PathId(3));
+            homes.add(path, IpAddr::from([192, 0, 2, 1]), true);
             // Retry and refusals come from no session.
             homes.on_handshake((client, path), &long(id));
             assert!(!homes.is_home((client, path)));
@@ -228,7 +238,7 @@ mod tests {
             assert!(!homes.is_home((client, PathId(4))));
             drop(resident);
             assert!(!homes.is_home((client, path)) && !homes.is_known(client));
-            let table = homes.0.read();
+            let table = homes.table.read();
             assert!(table.sessions.is_empty() && table.addresses.is_empty());
         }
     }
@@ -241,7 +251,7 @@ mod tests {
                 homes.add(PathId(number), IpAddr::from([192, 0, 2, 1]), true);
                 homes.remove(PathId(number));
             }
-            assert!(homes.0.read().tags.is_empty() && homes.0.read().told.is_empty());
+            assert!(homes.table.read().tags.is_empty() && homes.table.read().told.is_empty());
             let (client, path) = ("192.0.2.9:99".parse().unwrap(), PathId(1000));
             homes.add(path, IpAddr::from([192, 0, 2, 1]), true);
             let resident = homes.session(ConnectionId::new(id));
@@ -250,7 +260,7 @@ mod tests {
             let tag = homes.tag(path);
             assert_eq!(homes.at(tag), Some(path), "its packets go nowhere");
             drop(resident);
-            let table = homes.0.read();
+            let table = homes.table.read();
             assert!(table.tags.is_empty() && table.told.is_empty() && table.gone.is_empty());
         }
     }

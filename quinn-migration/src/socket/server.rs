@@ -124,9 +124,9 @@ impl ServerSocket {
         self.homes.at(local).unwrap_or(PathId::FIRST)
     }
 
-    /// Where a packet leaves that quinn sends to a plain client address.
-    fn departure(&self, transmit: &Transmit<'_>) -> PathId {
-        let Some(home) = self.homes.at(transmit.src_ip) else {
+    /// Where a packet leaves that quinn sends to a plain client address, for a connection that began at `home`.
+    fn departure(&self, transmit: &Transmit<'_>, home: Option<PathId>) -> PathId {
+        let Some(home) = home else {
             return PathId::FIRST;
         };
         if is_long(transmit.contents) {
@@ -164,13 +164,14 @@ impl AsyncUdpSocket for ServerSocket {
 
     fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
         let (client, moved_to) = unalias(transmit.destination);
-        let id = moved_to.unwrap_or_else(|| self.departure(transmit));
+        let home = self.homes.at(transmit.src_ip);
+        let id = moved_to.unwrap_or_else(|| self.departure(transmit, home));
         let part = Transmit {
             destination: client,
             // The source that quinn remembers is that of the address where the connection began.
             src_ip: transmit
                 .src_ip
-                .filter(|ip| id == PathId::FIRST && self.homes.at(Some(*ip)).is_none()),
+                .filter(|_| id == PathId::FIRST && home.is_none()),
             ..transmit.clone()
         };
         self.sockets.try_send(id, &part)

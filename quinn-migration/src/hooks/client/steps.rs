@@ -15,6 +15,7 @@ use super::{ClientHook, Driven, Path, Phase, Probe};
 use crate::event::{Event, Failure};
 use crate::policy::{FollowPolicy, Gate, Policy, Refusal};
 use crate::socket::PathId;
+use crate::wire::AlternateAddress;
 
 /// The next thing for the driving task.
 #[derive(Debug)]
@@ -167,14 +168,28 @@ impl ClientHook {
 
     /// There is no socket for [`Action::Open`].
     pub(crate) fn not_opened(&mut self, error: std::io::ErrorKind) {
-        if let Phase::Opening(offer, target) = std::mem::replace(&mut self.phase, Phase::Settled) {
-            self.retirement.add(offer.sequence);
-            self.report(Event::Failed {
-                sequence: offer.sequence,
-                target,
-                reason: Failure::Socket(error),
-            });
+        let Phase::Opening(offer, target) = std::mem::replace(&mut self.phase, Phase::Settled)
+        else {
+            return;
+        };
+        let driven = self.driven.as_ref();
+        let other =
+            driven.and_then(|driven| driven.gate.instead(driven.active.server, &offer, target));
+        if let Some(other) = other {
+            let offer = AlternateAddress {
+                v4: offer.v4.filter(|_| other.is_ipv4()),
+                v6: offer.v6.filter(|_| other.is_ipv6()),
+                ..offer
+            };
+            self.phase = Phase::Opening(offer, other);
+            return;
         }
+        self.retirement.add(offer.sequence);
+        self.report(Event::Failed {
+            sequence: offer.sequence,
+            target,
+            reason: Failure::Socket(error),
+        });
     }
 
     fn poll_probe(&mut self, now: Instant, rtt: Duration, sizes: Sizes) -> Option<Step> {
