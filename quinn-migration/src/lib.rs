@@ -62,8 +62,6 @@
 //! - The first challenge has the size of the old path's MTU, up to 1452 bytes. The next ones have 1200 while the client has
 //!   nothing to send, so that a new path with a smaller MTU is found; for a busy upload lower
 //!   `TransportConfig::mtu_discovery_config` where such paths are.
-//! - quinn answers a PATH_CHALLENGE on the path in use. One that a server sends to a new path in a datagram of its own, before
-//!   the client has moved there, is answered on the old path (RFC 9000 section 8.2.2 wants it on the new one).
 //! - On a silent path quinn sends two packets at each probe timeout, and each timeout is twice as long as the one before
 //!   (RFC 9002 section 6.2.1); a busy connection's congestion window lets nothing else out. Challenges to an earlier path
 //!   leave in these packets, beside the control frames that quinn repeats in them, so a return takes one or two of these
@@ -91,6 +89,8 @@
 //!
 //! - The answer to a challenge carries a fresh connection ID of the client instead of the old path's, so the two paths
 //!   share no connection ID in either direction.
+//! - The server's own challenge to a path under validation is answered there (RFC 9000 section 8.2.2): it waits until the
+//!   client has moved. When the validation fails it is answered on the old path.
 //! - Challenges and their answers have packet numbers of four bytes, so that packets on the other path may overtake them
 //!   (RFC 9000 section 17.1), and at least 1200 bytes whatever quinn's path MTU is.
 //!

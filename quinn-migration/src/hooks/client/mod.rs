@@ -6,6 +6,7 @@
 
 mod adoption;
 mod alternates;
+mod challenges;
 mod inbox;
 mod kept;
 mod probe;
@@ -77,6 +78,8 @@ pub(crate) struct ClientHook {
     unanswered: VecDeque<Probe>,
     /// The connection ID of the path that was left last, which is not given back yet.
     kept: Option<Kept>,
+    /// Challenges of the server that wait for the end of a validation.
+    challenges: Vec<[u8; 8]>,
     /// Advertisements for when the path in use falls silent.
     alternates: VecDeque<AlternateAddress>,
     /// Connection IDs that went to an earlier path: each goes to one path only (RFC 9000 section 9.5).
@@ -140,6 +143,7 @@ impl ClientHook {
             phase: Phase::Settled,
             unanswered: VecDeque::new(),
             kept: None,
+            challenges: Vec::new(),
             alternates: VecDeque::new(),
             assigned: Vec::new(),
             watch: Watch::default(),
@@ -299,6 +303,10 @@ impl ClientHook {
                 self.is_overtaken()
             }
             kind::PATH_RESPONSE => self.on_path_response(payload, frame),
+            kind::PATH_CHALLENGE => {
+                self.on_path_challenge(payload, frame);
+                false
+            }
             kind::HANDSHAKE_DONE => !std::mem::replace(&mut self.confirmed, true),
             other if other == self.codepoints.frame().into_inner() => {
                 self.on_advertisement(payload, frame);
@@ -354,6 +362,7 @@ impl ClientHook {
         {
             adoption.new.encode(&mut injected);
         }
+        self.return_challenges(&mut injected);
         if !injected.is_empty() {
             injected.extend_from_slice(payload);
             *payload = BytesMut::from(injected.as_slice());
