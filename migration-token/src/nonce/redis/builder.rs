@@ -1,13 +1,15 @@
 //! How a store is told where its server is and what limits hold. Nothing is asked of the server yet.
 
-use std::sync::atomic::AtomicI64;
+use std::sync::Arc;
 use std::time::Duration;
 
 use redis::{Client, IntoConnectionInfo as _};
 
 use super::connection::{Connector, pool};
-use super::script::Scripts;
+use super::life::KnownLife;
+use super::script::{SERVER_TIME, Scripts};
 use super::{RedisNonceStore, RedisStoreError};
+use crate::nonce::{Monotonic, SystemMonotonic};
 
 /// Builds a [`RedisNonceStore`]. Nodes that share a server must use the same prefix and margin.
 #[derive(Clone)]
@@ -21,6 +23,8 @@ pub struct RedisNonceStoreBuilder {
     clock_margin: Duration,
     replicas: usize,
     survives_restarts: bool,
+    monotonic: Arc<dyn Monotonic>,
+    server_time: &'static str,
 }
 
 impl RedisNonceStoreBuilder {
@@ -34,6 +38,8 @@ impl RedisNonceStoreBuilder {
             clock_margin: Duration::from_secs(2),
             replicas: 0,
             survives_restarts: false,
+            monotonic: Arc::new(SystemMonotonic::new()),
+            server_time: SERVER_TIME,
         }
     }
 
@@ -64,8 +70,7 @@ impl RedisNonceStoreBuilder {
     }
 
     /// The largest difference between the server's clock and this node's, by default 2 s. Claims are refused when
-    /// it is larger. Nonces are kept for that much longer, and after the server has lost its memory, tokens are
-    /// refused that were issued up to that much later.
+    /// it is larger. Nonces are kept for that much longer.
     pub fn clock_margin(mut self, margin: Duration) -> Self {
         self.clock_margin = margin;
         self
@@ -85,6 +90,19 @@ impl RedisNonceStoreBuilder {
     /// not believed. That the file is the one it wrote last cannot be checked.
     pub fn survives_restarts(mut self) -> Self {
         self.survives_restarts = true;
+        self
+    }
+
+    /// Another clock than the system's beside that of the claims.
+    pub fn monotonic(mut self, monotonic: Arc<dyn Monotonic>) -> Self {
+        self.monotonic = monotonic;
+        self
+    }
+
+    /// Another piece of Lua that tells the server's time.
+    #[cfg(test)]
+    pub(super) fn server_time(mut self, lua: &'static str) -> Self {
+        self.server_time = lua;
         self
     }
 
@@ -110,12 +128,17 @@ impl RedisNonceStoreBuilder {
         let connector = Connector::new(client, self.survives_restarts);
         Ok(RedisNonceStore {
             pool: pool(connector, self.connections, self.timeout / 2)?,
-            scripts: Scripts::new(self.prefix, self.clock_margin, self.survives_restarts),
+            scripts: Scripts::new(
+                &self.prefix,
+                self.clock_margin,
+                self.survives_restarts,
+                self.server_time,
+            ),
             waiting: self.waiting,
             timeout: self.timeout,
             clock_margin: self.clock_margin,
             replicas: self.replicas,
-            born_ms: AtomicI64::new(0),
+            life: KnownLife::new(self.monotonic),
         })
     }
 }

@@ -26,7 +26,7 @@ pub enum RedisStoreError {
     #[error("cannot connect to the redis server: {0}")]
     Connect(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The server broke off, or refused a command: it needs redis 6.2 or later, and EVALSHA, SCRIPT LOAD, INFO, TIME,
-    /// GET, SET and, where configured, WAIT and CONFIG GET allowed.
+    /// HGET, HMGET, HLEN, HSET, HDEL and, where configured, WAIT and CONFIG GET allowed, on keys that begin with the prefix.
     #[error("the redis server did not carry out a command: {0}")]
     Command(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// There was no answer in time.
@@ -52,9 +52,8 @@ pub enum RedisStoreError {
         /// What it is.
         is: String,
     },
-    /// The server's clock is further from ours than the margin, or the nonce's time is over.
-    #[error("the clocks of the redis server and of this node differ by more than {} ms, or a nonce came too late",
-        .margin.as_millis())]
+    /// The server's clock is further from ours than the margin. Nothing was written.
+    #[error("the clocks of the redis server and of this node differ by more than {} ms", .margin.as_millis())]
     Clock {
         /// The allowed difference.
         margin: Duration,
@@ -62,10 +61,6 @@ pub enum RedisStoreError {
     /// The server is a replica, or does not tell its replication id.
     #[error("the redis server is not a primary: connect to the one that takes writes")]
     NotPrimary,
-    /// The server may have forgotten what was spent when this token was issued: it restarted, failed over or was
-    /// flushed. Younger tokens are not affected.
-    #[error("the redis server's memory may begin after the token was issued")]
-    Forgotten,
     /// Too few replicas have the write.
     #[error("{acknowledged} of {wanted} replicas acknowledged in time")]
     Replicas {
