@@ -46,18 +46,18 @@ end
 local held = redis.call('HGET', hash, ARGV[8])
 if not held then
     if last <= forgotten or last <= before then
-        return {'forgotten', since, history}
+        return {'forgotten', since, name}
     end
     local bucket = 't' .. last
     local head = redis.call('HGET', hash, bucket) or ''
     redis.call('HSET', hash, ARGV[8], 'c' .. ARGV[7] .. head, bucket, ARGV[8],
         'edge', math.min(edge, last - 1), 'clock', string.format('%.0f', math.max(latest, now)))
-    return {'first', since, history}
+    return {'first', since, name}
 end
 if string.sub(held, 1, 1) == 's' then
-    return {'committed', since, history}
+    return {'committed', since, name}
 end
 if string.sub(held, 2, 17) == ARGV[7] then
-    return {'first', since, history}
+    return {'first', since, name}
 end
-return {'pending', since, history}
+return {'pending', since, name}

@@ -11,11 +11,26 @@ use crate::nonce::StoreError;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RedisStoreError {
-    /// The address is not of a form that is understood. TLS is not supported: tunnel it.
+    /// The address is not of a form that is understood. `rediss` needs the feature `redis-tls`. A cluster has no databases and no
+    /// unix sockets, and its addresses agree in user, password and TLS.
     #[error(
-        "not redis://[[USER]:PASSWORD@]HOST[:PORT][/DB] nor unix:///PATH[?db=DB][&pass=PASSWORD]"
+        "not redis[s]://[[USER]:PASSWORD@]HOST[:PORT][/DB] nor unix:///PATH[?db=DB][&pass=PASSWORD]"
     )]
     Address,
+    /// The certificate authority is no PEM file with certificates, or there is one for an address without TLS.
+    #[error("the certificate authority is not PEM, or the address is not rediss://")]
+    Authority,
+    /// TLS was asked for, and the process has no cryptography for it.
+    #[error("install a process-wide rustls CryptoProvider before the store is built")]
+    NoCryptoProvider,
+    /// No Sentinel knows where the primary is, or none answers.
+    #[error("none of {sentinels} Sentinels named the primary of {name:?} in time")]
+    NoPrimary {
+        /// What they were to call it.
+        name: String,
+        /// How many were asked.
+        sentinels: usize,
+    },
     /// The prefix is empty or has a brace in it, which would break the keys' hash tag.
     #[error("the prefix of the keys must not be empty nor contain braces")]
     Prefix,
@@ -25,7 +40,7 @@ pub enum RedisStoreError {
     /// The server cannot be reached, or refused the user.
     #[error("cannot connect to the redis server: {0}")]
     Connect(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// The server broke off, or refused a command: it needs redis 6.2 or later, and EVALSHA, SCRIPT LOAD, INFO, TIME,
+    /// The server broke off, or refused a command: it needs redis 6.2 or later, and EVALSHA, EVAL, INFO, TIME,
     /// HGET, HMGET, HLEN, HSET, HDEL and, where configured, WAIT and CONFIG GET allowed, on keys that begin with the prefix.
     #[error("the redis server did not carry out a command: {0}")]
     Command(#[source] Box<dyn std::error::Error + Send + Sync>),

@@ -17,8 +17,12 @@ if not commits and math.abs(now - tonumber(ARGV[5])) > margin then
     return {'clock', now, ''}
 end
 local life = redis.call('HGET', hash, 'life') or ''
-local known, since = string.match(life, '^(%x+) (%d+)$')
+-- The history, the beginning, and the name: a flush ends a life in the middle of a history.
+local known, since, name = string.match(life, '^(%x+) (%d+) (%x+:%d+)$')
 since = tonumber(since)
+local function note()
+    redis.call('HSET', hash, 'life', string.format('%s %.0f %s', history, since, name))
+end
 if known ~= history then
     local followed = not string.find(replication, 'master_replid2:0+%s')
     local begins = not known or followed or ARGV[4] ~= 'durable'
@@ -29,20 +33,21 @@ if known ~= history then
         -- Later than any clock said that let a token of a former life in.
         local latest = tonumber(redis.call('HGET', hash, 'clock') or 0)
         since = math.max(now, latest) + margin + 1
+        name = string.format('%s:%.0f', history, now)
     end
     if not commits then
-        redis.call('HSET', hash, 'life', string.format('%s %.0f', history, since))
+        note()
     end
     if begins then
-        return {'began', since, history}
+        return {'began', since, name}
     end
 end
-local measured_of, measured = string.match(ARGV[6], '^(%x+) (%d+)$')
-if measured_of == history and tonumber(measured) > since then
+local measured_of, measured = string.match(ARGV[6], '^(%x+:%d+) (%d+)$')
+if measured_of == name and tonumber(measured) > since then
     -- The clocks were slow when this life began, and have been set.
     since = tonumber(measured)
-    redis.call('HSET', hash, 'life', string.format('%s %.0f', history, since))
+    note()
 end
 if tonumber(ARGV[2]) < since then
-    return {'forgotten', since, history}
+    return {'forgotten', since, name}
 end

@@ -12,6 +12,9 @@ use super::script::Asking;
 use crate::nonce::Monotonic;
 use crate::nonce::birth::{Birth, from_unix_milliseconds, span, unix_milliseconds};
 
+/// From this difference on, in milliseconds, a clock was set. What is less is the time that questions wait.
+const STEP_MS: i64 = 1_000;
+
 /// The life that answered last, if any has.
 #[derive(Debug)]
 pub(super) struct KnownLife {
@@ -50,9 +53,12 @@ impl KnownLife {
         let life = self.life.lock().unwrap_or_else(PoisonError::into_inner);
         Asking {
             now,
-            life: life.as_ref().map(|life| {
+            life: life.as_ref().and_then(|life| {
                 life.birth.note(now, elapsed);
-                (life.name.clone(), life.birth.since_ms())
+                let measured = life.birth.since_ms();
+                // Who was told before the life was settled must not undo that.
+                let was_set = measured.saturating_sub(life.told) > STEP_MS;
+                was_set.then(|| (life.name.clone(), measured))
             }),
         }
     }

@@ -7,6 +7,7 @@ mod builder;
 mod connection;
 mod error;
 mod life;
+mod place;
 mod script;
 #[cfg(test)]
 mod tests;
@@ -15,7 +16,7 @@ use std::fmt;
 use std::time::Duration;
 
 use deadpool::managed::{Object, Pool, PoolError};
-use redis::{RedisResult, ScriptInvocation, cmd};
+use redis::{RedisResult, cmd};
 use time::OffsetDateTime;
 use tokio::time::{Instant, timeout_at};
 
@@ -28,7 +29,7 @@ use connection::{Connection, Connector};
 pub use error::RedisStoreError;
 use error::of_command;
 use life::KnownLife;
-use script::{Answer, Scripts};
+use script::{Answer, Invocation, Scripts};
 
 /// Nonces on a redis server, shared by all nodes that name the server and the same prefix. Needs tokio.
 ///
@@ -94,8 +95,8 @@ enum Step<'a> {
 const LIVES: usize = 3;
 
 impl RedisNonceStore {
-    /// A builder for a store at `address`: `redis://[[USER]:PASSWORD@]HOST[:PORT][/DB]` or
-    /// `unix:///PATH[?db=DB][&pass=PASSWORD]`.
+    /// A builder for a store at `address`: `redis://[[USER]:PASSWORD@]HOST[:PORT][/DB]`, `unix:///PATH[?db=DB][&pass=PASSWORD]`, or with
+    /// the feature `redis-tls` `rediss://` with the same parts as `redis://`.
     pub fn builder(address: &str) -> RedisNonceStoreBuilder {
         RedisNonceStoreBuilder::new(address)
     }
@@ -172,7 +173,7 @@ impl RedisNonceStore {
     }
 
     /// The step's script, when so much time has passed since it was asked for.
-    fn script(&self, step: Step<'_>, passed: time::Duration) -> ScriptInvocation<'_> {
+    fn script(&self, step: Step<'_>, passed: time::Duration) -> Invocation<'_> {
         let asking = |now: OffsetDateTime| self.life.asking(now.saturating_add(passed));
         match step {
             Step::Look(now) => self.scripts.look(&asking(now)),
@@ -185,7 +186,7 @@ impl RedisNonceStore {
     async fn run<'a>(
         &self,
         connection: &mut Object<Connector>,
-        script: impl Fn() -> ScriptInvocation<'a>,
+        script: impl Fn() -> Invocation<'a>,
     ) -> RedisResult<Answer> {
         let answer = connection.run(&script()).await;
         let was_idle = Object::metrics(connection).recycle_count > 0;
@@ -242,7 +243,10 @@ impl RedisNonceStore {
             .unwrap_or(u64::MAX)
             .max(1);
         let acknowledged: usize = connection
-            .ask(cmd("WAIT").arg(self.replicas).arg(left))
+            .ask(
+                cmd("WAIT").arg(self.replicas).arg(left).clone(),
+                self.scripts.key(),
+            )
             .await
             .map_err(of_command)?;
         if acknowledged < self.replicas {

@@ -3,7 +3,7 @@
 //! A script touches one key, so that a cluster can move it. It writes nothing before it has checked the clock and judged the life of
 //! the data, and it removes no nonce without noting the time of what it removed.
 
-use redis::{Script, ScriptInvocation};
+use redis::{Cmd, Script, ToRedisArgs, cmd};
 use time::OffsetDateTime;
 
 use crate::nonce::Claim;
@@ -15,12 +15,25 @@ pub(super) type Answer = (String, i64, String);
 /// Where the scripts have the present moment from.
 pub(super) const SERVER_TIME: &str = "local clock = redis.call('TIME')\n";
 
+/// A script's text and its name, which is a digest of it.
+struct Lua {
+    text: String,
+    name: Script,
+}
+
+/// A script with what it gets.
+pub(super) struct Invocation<'a> {
+    lua: &'a Lua,
+    key: &'a str,
+    arguments: Vec<Vec<u8>>,
+}
+
 /// The scripts, and what they get besides a claim.
 pub(super) struct Scripts {
-    claim: Script,
-    commit: Script,
-    look: Script,
-    settle: Script,
+    claim: Lua,
+    commit: Lua,
+    look: Lua,
+    settle: Lua,
     key: String,
     margin: std::time::Duration,
     durable: bool,
@@ -34,6 +47,47 @@ pub(super) struct Asking {
     pub(super) life: Option<(String, i64)>,
 }
 
+impl Lua {
+    fn new(text: String) -> Self {
+        let name = Script::new(&text);
+        Self { text, name }
+    }
+
+    fn with<'a>(&'a self, key: &'a str) -> Invocation<'a> {
+        Invocation {
+            lua: self,
+            key,
+            arguments: Vec::new(),
+        }
+    }
+}
+
+impl Invocation<'_> {
+    fn arg(&mut self, argument: impl ToRedisArgs) -> &mut Self {
+        self.arguments.extend(argument.to_redis_args());
+        self
+    }
+
+    /// The command for a server that knows the script.
+    pub(super) fn by_name(&self) -> Cmd {
+        self.command("EVALSHA", self.lua.name.get_hash())
+    }
+
+    /// The command for one that does not, which it does from then on.
+    pub(super) fn by_text(&self) -> Cmd {
+        self.command("EVAL", &self.lua.text)
+    }
+
+    fn command(&self, command: &str, script: &str) -> Cmd {
+        let mut command = cmd(command);
+        command.arg(script).arg(1).arg(self.key);
+        for argument in &self.arguments {
+            command.arg(argument.as_slice());
+        }
+        command
+    }
+}
+
 impl Scripts {
     /// The scripts for keys with this prefix. `clock` is [`SERVER_TIME`], but for tests.
     pub(super) fn new(
@@ -42,12 +96,12 @@ impl Scripts {
         durable: bool,
         clock: &str,
     ) -> Self {
-        let script = |step: &str| Script::new(&[clock, include_str!("life.lua"), step].concat());
+        let script = |step: &str| Lua::new([clock, include_str!("life.lua"), step].concat());
         Self {
             claim: script(include_str!("claim.lua")),
             commit: script(include_str!("commit.lua")),
-            look: script("return {'here', since, history}"),
-            settle: Script::new(include_str!("settle.lua")),
+            look: script("return {'here', since, name}"),
+            settle: Lua::new(include_str!("settle.lua").to_owned()),
             // In a cluster the braces decide on the slot.
             key: format!("{{{prefix}}}-nonces"),
             margin,
@@ -55,8 +109,13 @@ impl Scripts {
         }
     }
 
+    /// The key of everything.
+    pub(super) fn key(&self) -> &str {
+        &self.key
+    }
+
     /// Claims a nonce.
-    pub(super) fn claim(&self, claim: &Claim, asking: &Asking) -> ScriptInvocation<'_> {
+    pub(super) fn claim(&self, claim: &Claim, asking: &Asking) -> Invocation<'_> {
         // The server forgets by its own clock.
         let margin = i64::try_from(self.margin.as_millis().div_ceil(1000)).unwrap_or(i64::MAX);
         let mut invocation = self.step(&self.claim, "claim", Some(claim), Some(asking));
@@ -65,36 +124,39 @@ impl Scripts {
     }
 
     /// Spends a nonce.
-    pub(super) fn commit(&self, claim: &Claim) -> ScriptInvocation<'_> {
+    pub(super) fn commit(&self, claim: &Claim) -> Invocation<'_> {
         self.step(&self.commit, "commit", Some(claim), None)
     }
 
     /// Does nothing but to note the life of the data.
-    pub(super) fn look(&self, asking: &Asking) -> ScriptInvocation<'_> {
+    pub(super) fn look(&self, asking: &Asking) -> Invocation<'_> {
         self.step(&self.look, "look", None, Some(asking))
     }
 
-    /// Lets the life `history`, which was told to remember since `since`, remember since `learned`, when whoever began it
+    /// Lets the life `name`, which was told to remember since `since`, remember since `learned`, when whoever began it
     /// learned of that.
-    pub(super) fn settle(&self, history: &str, since: i64, learned: i64) -> ScriptInvocation<'_> {
-        let mut invocation = self.settle.key(&self.key);
-        invocation.arg(format!("{history} {since}")).arg(learned);
+    pub(super) fn settle(&self, name: &str, since: i64, learned: i64) -> Invocation<'_> {
+        let mut invocation = self.settle.with(&self.key);
+        let history = name.split(':').next().unwrap_or_default();
+        invocation
+            .arg(format!("{history} {since} {name}"))
+            .arg(learned);
         invocation
     }
 
     fn step<'a>(
-        &self,
-        script: &'a Script,
+        &'a self,
+        script: &'a Lua,
         step: &str,
         claim: Option<&Claim>,
         asking: Option<&Asking>,
-    ) -> ScriptInvocation<'a> {
+    ) -> Invocation<'a> {
         let margin = i64::try_from(self.margin.as_millis()).unwrap_or(i64::MAX);
         let issued_after = claim.map_or(i64::MAX, |claim| unix_milliseconds(claim.issued_after));
         let now = asking.map_or(0, |asking| unix_milliseconds(asking.now));
         let life = asking.and_then(|asking| asking.life.as_ref());
-        let life = life.map(|(history, since)| format!("{history} {since}"));
-        let mut invocation = script.key(&self.key);
+        let life = life.map(|(name, since)| format!("{name} {since}"));
+        let mut invocation = script.with(&self.key);
         invocation
             .arg(step)
             .arg(issued_after)
