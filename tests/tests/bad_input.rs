@@ -9,11 +9,10 @@ use migration_tests::node::echo;
 use migration_tests::{Node, RecordingDialer, Service, server_name};
 use rustls::crypto::{CryptoProvider, GetRandomFailed, SecureRandom};
 use rustls::{HandshakeKind, ServerConfig};
+use rustls_migration::Codepoints;
 use rustls_migration::client::ClientConnection;
 use rustls_migration::server::{Arrival, Verdict};
 use rustls_migration::tokio::MigrationConnector;
-use rustls_migration::{Clock as _, Codepoints};
-use time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
