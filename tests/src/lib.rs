@@ -24,6 +24,7 @@ pub mod raced;
 pub mod racer;
 pub mod record;
 pub mod redis;
+pub mod redis_groups;
 pub mod relay;
 pub mod service;
 pub mod services;

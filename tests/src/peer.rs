@@ -8,10 +8,10 @@ use std::sync::Arc;
 use migration_token::MemoryNonceStore;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
+use rustls_migration::Connection as _;
 use rustls_migration::client::{ClientConnection, MigrationClient, Offer};
 use rustls_migration::server::MigrationServerBuilder;
 use rustls_migration::tokio::MigrationAcceptor;
-use rustls_migration::{Clock as _, Connection as _};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
 
 use crate::node::echo;
@@ -129,7 +129,7 @@ impl Setting {
     }
 
     pub fn store(&self) -> MemoryNonceStore {
-        MemoryNonceStore::new(10, self.service.clock.now() - time::Duration::DAY)
+        self.service.store(10)
     }
 
     pub fn fresh(&self) -> (Peer, DuplexStream) {

@@ -140,11 +140,11 @@ async fn a_client_whose_clock_is_wrong_or_is_set_moves_with_early_data() {
         let mut b = Node::bind("127.0.0.3").await;
         b.serve_echo(service.node());
         let clock = TestClock::new();
-        clock.set_ahead(wrong);
+        clock.step(wrong);
         let connector = client_by(&service, &clock);
         let (mut stream, _a) = offered_to(&connector, &service, b.address()).await;
         echoed(&mut stream, b"hello").await;
-        clock.set_ahead(set);
+        clock.step(set);
         let landing = stream.migrate(b"early").await.unwrap();
         assert_eq!(landing.handshake, HandshakeKind::Resumed, "{wrong} {set}");
         assert_eq!(landing.early_data, EarlyDataOutcome::Accepted);
@@ -201,10 +201,10 @@ async fn a_stream_migrates_five_times_in_300_seconds_and_then_stays() {
     let refused = stream.migrate(b"lost?").await.unwrap_err();
     assert!(matches!(refused, MigrateError::TooOften));
     // No time passes when a clock is set.
-    service.clock.set_ahead(Duration::minutes(30));
+    service.clock.step(Duration::minutes(30));
     let refused = stream.migrate(b"lost?").await.unwrap_err();
     assert!(matches!(refused, MigrateError::TooOften));
-    service.clock.set_ahead(-Duration::minutes(30));
+    service.clock.step(-Duration::minutes(30));
     echoed(&mut stream, b"stays").await;
     service.clock.advance(Duration::seconds(300));
     let landing = stream.migrate(b"again").await.unwrap();

@@ -7,7 +7,6 @@ use std::sync::Arc;
 use migration_tests::node::{echo, echo_then_notify};
 use migration_tests::program::{Program, python};
 use migration_tests::{CountingStore, NAME, Node, Service, stock};
-use migration_token::MemoryNonceStore;
 use rustls_migration::server::{AcceptError, Arrival, MigrationServerBuilder, Verdict};
 use rustls_migration::tokio::MigrationAcceptor;
 use rustls_migration::{Clock as _, SystemClock};
@@ -342,8 +341,7 @@ async fn a_wrong_binder_is_a_decrypt_error_and_claims_no_nonce() {
     let (mut a, mut b) = (Node::bind("127.0.0.2").await, Node::bind("127.0.0.3").await);
     let settings = || service.node().clock(SystemClock);
     a.serve_echo(settings().target(b.address()));
-    let memory = MemoryNonceStore::new(10, service.clock.now() - Duration::DAY);
-    let store = Arc::new(CountingStore::new(memory));
+    let store = Arc::new(CountingStore::new(service.store(10)));
     b.serve_echo(settings().nonce_store(store.clone()));
 
     let report = run(&service, a.address(), &format!("{HONEST} --corrupt binder")).await;
