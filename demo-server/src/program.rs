@@ -83,7 +83,6 @@ pub fn parse<T: Parser>() -> Result<T, ExitCode> {
 /// is returned is dropped, which writes the last lines.
 ///
 /// A thread of its own writes. When nobody reads, lines are dropped, and the program goes on.
-#[must_use]
 pub fn log(default: &str) -> WorkerGuard {
     let (writer, guard) = NonBlockingBuilder::default()
         .lossy(true)
