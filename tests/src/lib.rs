@@ -5,6 +5,8 @@
 pub mod blocking;
 pub mod client;
 pub mod clock;
+pub mod direct;
+pub mod habits;
 pub mod hello;
 pub mod memory;
 pub mod named_store;
@@ -24,6 +26,7 @@ pub mod record;
 pub mod redis;
 pub mod relay;
 pub mod service;
+pub mod services;
 pub mod session;
 pub mod simulated;
 pub mod spending;

@@ -46,12 +46,21 @@ pub struct Pair {
 impl Pair {
     /// On a network with 5 ms in each direction, whose ends buffer `capacity` bytes.
     pub fn new(capacity: usize) -> Self {
+        Self::on(Duration::from_millis(5), capacity)
+    }
+
+    /// On a network that takes so long in each direction.
+    pub fn at_a_distance(latency: Duration) -> Self {
+        Self::on(latency, 65_536)
+    }
+
+    fn on(latency: Duration, capacity: usize) -> Self {
         let service = Service::default();
         let client = service.client_with(service.client_config());
         Self {
             client: Arc::new(client.build().unwrap()),
             service,
-            network: Network::new(Duration::from_millis(5), capacity, Vec::new()),
+            network: Network::new(latency, capacity, Vec::new()),
             a: "127.0.0.2:443".parse().unwrap(),
             b: "127.0.0.3:443".parse().unwrap(),
         }

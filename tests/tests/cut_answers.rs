@@ -11,6 +11,7 @@ use migration_tests::network::End;
 use migration_tests::node::echo;
 use migration_tests::session::Content;
 use migration_tests::simulated::{Pair, run};
+use rustls_migration::MoveKind;
 use rustls_migration::tokio::{
     DrainPlan, Event, HandOff, HandOffError, MigrateError, MigrationAcceptor, MigrationStream,
     TlsStream,
@@ -251,5 +252,97 @@ fn a_writer_that_goes_over_when_the_old_server_is_cut_learns_of_what_it_did_not_
         // What A may have said is missing, and that is said once.
         stream.read_u8().await.unwrap_err();
         expect(&mut stream, b"at B").await;
+    });
+}
+
+#[test]
+fn a_hand_over_that_took_the_old_server_long_does_not_fail_for_an_old_connection_to_the_target() {
+    // The target gives a handshake ten seconds, counted from when it accepted the connection.
+    for tenths in 0..120 {
+        run(async {
+            let pair = Pair::at_a_distance(Duration::from_millis(70));
+            let target = pair.b;
+            let settings = pair.service.node();
+            pair.serve(pair.a, settings, move |mut stream| async move {
+                stream.migrate_to(target, Some(b"state")).await?;
+                stream.read_to_end(&mut Vec::new()).await?;
+                sleep(Duration::from_millis(tenths * 100)).await;
+                stream.shutdown().await
+            });
+            pair.serve(pair.b, pair.service.node(), echo);
+            let mut stream = pair.connect(HandOff::Drain).await;
+            let mut events = stream.events();
+            loop {
+                tokio::select! {
+                    read = stream.read_u8() => panic!("after {tenths} tenths of a second: {read:?}"),
+                    event = events.next() => if let Some(Event::Migrated(_)) = event {
+                        break;
+                    }
+                }
+            }
+            // The server's handshake is complete some time after the client's.
+            echoed(&mut stream, b"at B").await;
+        });
+    }
+}
+
+#[test]
+fn a_stream_that_only_its_application_moves_fails_when_it_is_handed_over() {
+    run(async {
+        let pair = Pair::new(65_536);
+        let target = pair.b;
+        let settings = pair.service.node();
+        pair.serve(pair.a, settings, move |mut stream| async move {
+            stream.read_u8().await?;
+            stream.migrate_to(target, Some(b"state")).await?;
+            // It takes the client's end for a departure, and has the target answer.
+            stream.read_to_end(&mut Vec::new()).await?;
+            stream.shutdown().await
+        });
+        let mut stream = pair.connect(HandOff::Manual).await;
+        stream.write_all(b"?").await.unwrap();
+        stream.shutdown().await.unwrap();
+        let (_, end) = read_all(&mut stream, 1500).await;
+        let error = end.expect_err("an end without an answer");
+        let why = error
+            .get_ref()
+            .and_then(|inner| inner.downcast_ref::<HandOffError>());
+        assert!(
+            matches!(why, Some(HandOffError::NotFollowed(why)) if matches!(**why, MigrateError::Manual)),
+            "{error:?}"
+        );
+        // Where the answer is, it can know.
+        assert_eq!(stream.offer().unwrap().target_address(), target);
+    });
+}
+
+#[test]
+fn a_server_that_consents_too_late_knows_that_its_client_waits_for_the_answer() {
+    run(async {
+        let pair = Pair::new(65_536);
+        let target = pair.b;
+        let settings = pair.service.node();
+        pair.serve(pair.a, settings, move |mut stream| async move {
+            let handle = stream.handle();
+            assert_eq!(handle.told_to_move(), None);
+            stream.read_u8().await?;
+            handle.migrate_to(target);
+            handle.told().await;
+            assert_eq!(handle.told_to_move(), Some(MoveKind::Connection));
+            handle.set_state(b"state").map_err(io::Error::other)?;
+            stream.read_to_end(&mut Vec::new()).await?;
+            if handle.told_to_move() == Some(MoveKind::Connection) {
+                stream
+                    .write_all(&Content::FromServer.piece(0, 100_000))
+                    .await?;
+            }
+            stream.shutdown().await
+        });
+        let mut stream = pair.connect(HandOff::Drain).await;
+        stream.write_all(b"?").await.unwrap();
+        stream.shutdown().await.unwrap();
+        let (read, end) = read_all(&mut stream, 15_000).await;
+        end.unwrap();
+        assert_eq!(read, 100_000);
     });
 }

@@ -44,14 +44,19 @@ async fn two_thousand_connections_move_with_their_traffic_and_none_is_left_behin
     let (mut a, mut b) = (Node::bind("127.0.0.2").await, Node::bind("127.0.0.3").await);
     // How long it takes depends on the machine; that it comes to an end does not.
     let patient = StdDuration::from_secs(300);
-    let settings = service.node().departure_deadline(patient);
-    let acceptor = a.serve(settings, movable_echo);
-    b.serve_echo(service.node());
+    let settings = || {
+        let node = service.node().departure_deadline(patient);
+        node.handshake_timeout(patient)
+    };
+    let acceptor = a.serve(settings(), movable_echo);
+    b.serve_echo(settings());
+    let connector = service.connector().connect_timeout(patient);
+    let connector = connector.hand_off(HandOff::Drain);
     let (at_a, at_b) = (a.address(), b.address());
     let mut clients = JoinSet::new();
     let checked = Arc::new(AtomicUsize::new(0));
     for _ in 0..CONNECTIONS {
-        let stream = connect(&service, &a, HandOff::Drain).await;
+        let stream = connector.connect(server_name(), at_a).await.unwrap();
         let checked = Arc::clone(&checked);
         clients.spawn(async move {
             checked.fetch_add(traffic(stream, at_a).await, Ordering::Relaxed);

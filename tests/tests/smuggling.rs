@@ -26,7 +26,7 @@ use rustls::HandshakeKind;
 use rustls_migration::MoveKind;
 use rustls_migration::server::Arrival;
 use rustls_migration::tokio::{DrainPlan, Event, Events, HandOff, MigrationStream, StreamHandle};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
@@ -240,35 +240,57 @@ async fn round(service: &Service, case: Case, seed: u64) {
         } => {}
     }
 
-    let deadline = match case.upload {
-        Upload::Completes => Duration::from_secs(60),
-        Upload::Stalls | Upload::TakesTooLong => Duration::from_millis(50),
-    };
     let plan = DrainPlan::to([(b.address(), 1)]).spread_over(Duration::ZERO);
-    let drain = acceptor.drain(plan.deadline(deadline));
+    let drain = acceptor.drain(plan.clone().deadline(Duration::from_secs(60)));
+    // The deadline comes when the client has been told, however busy this machine is.
+    let drain = |drained: bool| match drained {
+        true => drain,
+        false => {
+            drain.abort();
+            acceptor.drain(plan.deadline(Duration::ZERO))
+        }
+    };
     // The next connection does not depend on what becomes of this one.
     let moving = async {
         until_notified(&mut events).await;
         ask_at_successor(&handle, &mut b, &next).await;
     };
-    let answer = match case.upload {
+    let (drain, answer) = match case.upload {
         Upload::Completes => {
             let uploading = async {
                 moving.await;
                 send(&mut body, after).await;
                 drop(body);
             };
-            tokio::join!(uploading, answer).1
+            let answer = tokio::join!(uploading, answer).1;
+            (drain(true), answer)
         }
-        Upload::Stalls => tokio::join!(moving, answer).1,
+        Upload::Stalls => {
+            moving.await;
+            (drain(false), answer.await)
+        }
         Upload::TakesTooLong => {
+            let (begun, well_begun) = oneshot::channel();
             let trickling = async {
+                let mut begun = Some(begun);
                 // Until nobody takes it any more.
-                while body.send_data(Bytes::from_static(PIECE)).await.is_ok() {
+                for sent in 0.. {
+                    if body.send_data(Bytes::from_static(PIECE)).await.is_err() {
+                        break;
+                    }
+                    if sent == 20 {
+                        begun.take().map(|begun| begun.send(()));
+                    }
                     sleep(Duration::from_millis(1)).await;
                 }
             };
-            tokio::join!(moving, trickling, answer).2
+            let cutting = async {
+                moving.await;
+                well_begun.await.unwrap();
+                drain(false)
+            };
+            let (drain, (), answer) = tokio::join!(cutting, trickling, answer);
+            (drain, answer)
         }
     };
     match (case.upload, answer) {

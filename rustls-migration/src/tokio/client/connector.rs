@@ -30,7 +30,8 @@ pub struct MigrationConnector {
 #[non_exhaustive]
 pub enum HandOff {
     /// Not by itself: the application calls [`MigrationStream::migrate`]. Should it close its side first and the server
-    /// hand over, reads end, and [`MigrationStream::offer`] says where the session goes on.
+    /// hand over, reads fail with [`HandOffError::NotFollowed`](super::HandOffError::NotFollowed), and
+    /// [`MigrationStream::offer`] says where the session goes on.
     #[default]
     Manual,
     /// By itself, and so that nothing is lost or repeated (break before make): the stream is finished at the old server, which

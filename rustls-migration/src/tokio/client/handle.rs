@@ -100,8 +100,8 @@ impl Control {
         self.state().offer.take()
     }
 
-    /// Takes the newest offer unless only the stream itself can follow it.
-    fn take_connection_offer(&self) -> Result<Offer, MigrateError> {
+    /// Takes the newest offer, unless only the stream itself can follow it.
+    fn take_offer_of_connection(&self) -> Result<Offer, MigrateError> {
         let mut state = self.state();
         match state.offer.as_ref().map(Offer::kind) {
             None => Err(MigrateError::NoOffer),
@@ -186,7 +186,7 @@ impl StreamHandle {
     ///
     /// [`MigrateError::NoOffer`], and [`MigrateError::StreamOffer`] for one that only the stream itself can follow.
     pub fn take_offer(&self) -> Result<Offer, MigrateError> {
-        self.0.take_connection_offer()
+        self.0.take_offer_of_connection()
     }
 
     /// Whether the present server has asked the client to move.

@@ -492,10 +492,18 @@ where
         target: SocketAddr,
         state: Option<&[u8]>,
     ) -> io::Result<()> {
-        match self.departure {
+        match &mut self.departure {
             Departure::Staying | Departure::NotMovable | Departure::Told { .. } => {
                 self.tell(target, state, false)?;
                 Ok(self.registration.control().set_consent(state)?)
+            }
+            // The client is on its way, and learns from the last offer where to.
+            Departure::Left {
+                hand_over_to: Some(hand_over_to),
+            } if state.is_some() => {
+                self.registration.control().set_consent(state)?;
+                *hand_over_to = target;
+                Ok(())
             }
             Departure::Left { .. } | Departure::HandedOver | Departure::HandOverFailed(_) => {
                 Err(OfferFailure::Closed.into())
@@ -558,6 +566,8 @@ where
             Some((target, MoveKind::Stream)) => Some(target),
             Some((_, MoveKind::Connection)) | None => None,
         };
+        let kind = hand_over_to.map_or(MoveKind::Connection, |_| MoveKind::Stream);
+        self.registration.control().set_told(kind);
         self.set_departure(Departure::Told {
             hand_over_to,
             clock,

@@ -15,6 +15,7 @@ use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use zeroize::Zeroizing;
 
+use crate::MoveKind;
 use crate::server::{Arrival, MAX_STATE_LEN, OfferFailure};
 
 /// How a connection's departure stands.
@@ -96,6 +97,8 @@ struct State {
     command: Option<Command>,
     consent: Option<StreamState>,
     status: DepartureStatus,
+    /// What the client was told to move.
+    told: Option<MoveKind>,
     ended: bool,
 }
 
@@ -188,6 +191,11 @@ impl Control {
         if changed {
             self.publish();
         }
+    }
+
+    /// The client is being told to move.
+    pub(super) fn set_told(&self, kind: MoveKind) {
+        self.state().told = Some(kind);
     }
 
     /// The stream is gone.
@@ -293,6 +301,13 @@ impl ConnectionHandle {
     /// How the departure stands.
     pub fn status(&self) -> DepartureStatus {
         self.0.status().0
+    }
+
+    /// What the client was told to move; `None` while it has not been told. An application that consents now and then learns
+    /// here what the client's end means: after [`MoveKind::Stream`] the client may go on elsewhere, and waits for the
+    /// hand-over; after [`MoveKind::Connection`] it has said all, and waits for the rest of its answer.
+    pub fn told_to_move(&self) -> Option<MoveKind> {
+        self.0.state().told
     }
 
     /// Resolves when the client has been told to move, or should move and cannot be told: the application finishes what it

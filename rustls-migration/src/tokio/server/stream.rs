@@ -231,6 +231,8 @@ where
     /// `set_state` said last. Without a state the connection moves, and earlier consent is taken back: finish what
     /// is under way, and shut down; the client's next connection goes to the target.
     ///
+    /// A client that has left for another target of the stream already is sent nothing more: it goes to the newest.
+    ///
     /// Safe to cancel: the client is told as a whole or not at all.
     ///
     /// # Errors
@@ -260,7 +262,7 @@ where
     /// [`ConnectionHandle::set_state`].
     ///
     /// A half-close of the client falls anywhere in its bytes, so what was read of a message that is not complete belongs into
-    /// the state.
+    /// the state: `examples/partial_message.rs` shows it.
     ///
     /// # Errors
     ///
