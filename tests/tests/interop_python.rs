@@ -7,11 +7,10 @@ use std::sync::Arc;
 use migration_tests::node::{echo, echo_then_notify};
 use migration_tests::program::{Program, python};
 use migration_tests::{CountingStore, NAME, Node, Service, stock};
+use rustls_migration::SystemClock;
 use rustls_migration::server::{AcceptError, Arrival, MigrationServerBuilder, Verdict};
 use rustls_migration::tokio::MigrationAcceptor;
-use rustls_migration::{Clock as _, SystemClock};
 use serde_json::Value;
-use time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 const CLIENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/python");

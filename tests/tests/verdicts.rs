@@ -261,7 +261,7 @@ async fn a_token_that_was_issued_later_than_now_by_the_skew_is_accepted() {
         let clock = TestClock::new();
         clock.step(slow - clock.now());
         let store = MemoryNonceStore::new(10, slow - SKEW);
-        let settings = service.node().clock_skew(SKEW).clock(clock);
+        let settings = service.node().clock_skew(SKEW.unsigned_abs()).clock(clock);
         node_b.serve_echo(settings.nonce_store(Arc::new(store)));
         let (_, landing) = moved(&service, &RecordingDialer::default(), &node_a).await;
         assert_eq!(landing.early_data, early_data, "{behind}");
