@@ -127,6 +127,8 @@ struct Talk {
     header: Vec<u8>,
     out: Vec<u8>,
     pause: Instant,
+    /// It has begun to close its side: nothing more may be said, also not elsewhere.
+    closing: bool,
     closed: bool,
     wish: Wish,
     /// Former connections that are read to their ends, and errands.
@@ -147,6 +149,7 @@ impl Talk {
             header: at.encode(),
             out: Vec::new(),
             pause: Instant::now(),
+            closing: false,
             closed: false,
             wish: Wish::Nothing,
             aside: JoinSet::new(),
@@ -174,6 +177,7 @@ impl Talk {
                 (true, true) if self.may_close() => Out::Close,
                 (true, true) => Out::Nothing,
             };
+            self.closing |= matches!(out, Out::Close);
             tokio::select! {
                 biased;
                 Some(event) = self.events.next() => self.on_event(event),
@@ -249,7 +253,7 @@ impl Talk {
 
     fn on_event(&mut self, event: Event) {
         match event {
-            Event::Notified { .. } if self.closed => {}
+            Event::Notified { .. } if self.closing => {}
             Event::Notified { .. } if self.at.plan.mode == Mode::Manual => {
                 self.wish = Wish::Migrate(Instant::now());
             }
@@ -310,10 +314,10 @@ impl Talk {
             return Ok(());
         }
         match std::mem::replace(&mut self.wish, Wish::Nothing) {
-            Wish::Switch if !self.closed => self.switch(),
-            Wish::Migrate(at) if !self.closed && at <= Instant::now() => self.migrate().await?,
+            Wish::Switch if !self.closing => self.switch(),
+            Wish::Migrate(at) if !self.closing && at <= Instant::now() => self.migrate().await?,
             Wish::GoOn(stream) => self.go_on(*stream),
-            wish @ (Wish::Migrate(_) | Wish::Open(_)) if !self.closed => self.wish = wish,
+            wish @ (Wish::Migrate(_) | Wish::Open(_)) if !self.closing => self.wish = wish,
             Wish::Open(wish) => self.wish = Wish::Open(wish),
             Wish::Nothing | Wish::Switch | Wish::Migrate(_) => {}
         }
@@ -379,7 +383,7 @@ impl Talk {
     /// Goes on over the next connection, while the old node finishes what it does.
     fn go_on(&mut self, next: MigrationStream) {
         let plan = self.at.plan;
-        if plan.service == Service::Download || self.closed {
+        if plan.service == Service::Download || self.closing {
             // The old node finishes it. What comes next is something else.
             let clients = Arc::clone(&self.clients);
             let errand = Plan::errand(clients.next_id(), plan.mode);
