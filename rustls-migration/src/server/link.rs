@@ -7,8 +7,8 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use rustls::server::StoresServerSessions;
 use rustls::ContentType;
+use rustls::server::StoresServerSessions;
 use time::OffsetDateTime;
 use zeroize::Zeroizing;
 

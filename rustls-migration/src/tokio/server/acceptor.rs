@@ -12,9 +12,11 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
 use super::drain::{self, Drain, DrainPlan};
 use super::duties::StreamCore;
+use super::error::DepartureOverdue;
+use super::handle::DepartureStatus;
 use super::handshake::{HandshakePermits, HandshakeSlot, HandshakeTimeout, permits};
 use super::nonce_store::NonceStoreGate;
-use super::registry::Registry;
+use super::registry::{Registration, Registry};
 use super::stream::TlsStream;
 use crate::server::{AcceptError, Accepting, Arrival, Counts, MigrationServer, ServerConnection};
 use crate::tokio::driver::Driver;
@@ -60,7 +62,8 @@ impl MigrationAcceptor {
         self
     }
 
-    /// Accepts a connection over `io`.
+    /// Accepts a connection over `io`, which counts as one of this acceptor's from the call on, before the future is polled: a
+    /// node that stops accepts what its listener holds, calls this for each, and then drains.
     ///
     /// Resolves when the handshake is complete or, if the client's early data is accepted, as soon as it can be read.
     /// Dropping the future drops the connection.
@@ -70,11 +73,14 @@ impl MigrationAcceptor {
     /// Those of `io`; [`AcceptError`] or [`rustls::Error`] inside an `InvalidData` error when the client is at fault;
     /// `ConnectionAborted` with a [`TokenNotSpent`](super::TokenNotSpent) inside when another connection has spent the
     /// client's token; `TimedOut` with a [`HandshakeTimeout`] inside.
-    pub async fn accept<IO>(&self, io: IO) -> io::Result<TlsStream<IO>>
+    pub fn accept<IO>(
+        &self,
+        io: IO,
+    ) -> impl Future<Output = io::Result<TlsStream<IO>>> + Send + use<IO>
     where
         IO: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        self.accept_from(io, None, None).await
+        self.accept_from(io, None, None)
     }
 
     /// As [`accept`](Self::accept), with the addresses that the choice of a target may want to know: the client's, and
@@ -83,16 +89,17 @@ impl MigrationAcceptor {
     /// # Errors
     ///
     /// As [`accept`](Self::accept).
-    pub async fn accept_from<IO>(
+    pub fn accept_from<IO>(
         &self,
         io: IO,
         peer: Option<SocketAddr>,
         local: Option<SocketAddr>,
-    ) -> io::Result<TlsStream<IO>>
+    ) -> impl Future<Output = io::Result<TlsStream<IO>>> + Send + use<IO>
     where
         IO: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        self.start(io, peer, local).await?.into_stream().await
+        let start = self.start(io, peer, local);
+        async move { start.await?.into_stream().await }
     }
 
     /// The first half of [`accept_from`](Self::accept_from): resolves when the client's hello has been judged, so that
@@ -103,8 +110,24 @@ impl MigrationAcceptor {
     ///
     /// Those of `io`; [`AcceptError`] inside an `InvalidData` error when the client is at fault; `TimedOut` with a
     /// [`HandshakeTimeout`] inside.
-    pub async fn start<IO>(
+    pub fn start<IO>(
         &self,
+        io: IO,
+        peer: Option<SocketAddr>,
+        local: Option<SocketAddr>,
+    ) -> impl Future<Output = io::Result<StartHandshake<IO>>> + use<IO>
+    where
+        IO: AsyncRead + AsyncWrite + Unpin,
+    {
+        // Registered before the future is polled, so that a drain knows of connections whose hello is still to come.
+        let registration = self.registry.register(peer);
+        let acceptor = self.clone();
+        async move { acceptor.answer(registration, io, peer, local).await }
+    }
+
+    async fn answer<IO>(
+        self,
+        registration: Registration,
         io: IO,
         peer: Option<SocketAddr>,
         local: Option<SocketAddr>,
@@ -112,8 +135,6 @@ impl MigrationAcceptor {
     where
         IO: AsyncRead + AsyncWrite + Unpin,
     {
-        // Registered first, so that a drain knows of connections whose hello is still to come.
-        let registration = self.registry.register(peer);
         let mut slot = HandshakeSlot::new(self.server.handshake_timeout());
         let judged = async {
             // Never closed.
@@ -126,6 +147,10 @@ impl MigrationAcceptor {
             () = slot.timeout() => {
                 self.server.handshake_timed_out(peer);
                 return Err(HandshakeTimeout.into());
+            }
+            () = registration.control().close_ordered() => {
+                registration.control().set_status(DepartureStatus::Overdue);
+                return Err(DepartureOverdue.into());
             }
         };
         slot.take(permit);
@@ -178,8 +203,12 @@ impl MigrationAcceptor {
     /// know. Every other one is moved as a connection: the application learns of it by
     /// [`ConnectionHandle::told`](super::ConnectionHandle::told), finishes what it does, and ends the stream.
     pub fn drain(&self, plan: DrainPlan) -> Drain {
-        let random = self.server.random();
-        drain::start(Arc::clone(&self.registry), plan, random)
+        drain::start(
+            Arc::clone(&self.registry),
+            plan,
+            self.server.departure_deadline(),
+            self.server.random(),
+        )
     }
 
     /// Judges the hello, with the nonce store's answer where one is needed.

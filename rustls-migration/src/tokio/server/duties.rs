@@ -11,9 +11,11 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::task::JoinHandle;
+use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::departure::{Departure, DepartureClock};
 use super::error::{DepartureOverdue, Failure};
@@ -45,6 +47,22 @@ enum Stage {
     Failed,
 }
 
+/// Whether the application has taken up its stream. Before, it had no chance to consent to anything.
+#[derive(Debug)]
+enum Application {
+    /// It does not have the stream.
+    Absent,
+    /// It has had the stream since.
+    Awaited(Instant),
+    /// Somebody wants the client to move, who waits for so long at the most.
+    WaitedFor(Pin<Box<Sleep>>),
+    /// It has asked for something, or does not seem to be going to.
+    Present,
+}
+
+/// How long an application may leave a new stream alone before its client can be told to move.
+const TAKING_UP: Duration = Duration::from_secs(1);
+
 /// A connection, its transport and its duties.
 pub(super) struct StreamCore<IO> {
     driver: Driver<IO, ServerConnection>,
@@ -52,6 +70,7 @@ pub(super) struct StreamCore<IO> {
     registration: Registration,
     stage: Stage,
     departure: Departure,
+    application: Application,
     /// The newest offer that was made after the handshake.
     offered: Option<(SocketAddr, MoveKind)>,
     /// The application has read to the client's end.
@@ -105,6 +124,7 @@ where
             registration,
             stage: Stage::Handshaking { slot },
             departure: Departure::Staying,
+            application: Application::Absent,
             offered: None,
             client_closed: false,
             failure: None,
@@ -115,6 +135,7 @@ where
     pub(super) fn attend(&mut self, cx: &mut Context<'_>) -> bool {
         let before = self.progress();
         self.attend_handshake(cx);
+        self.attend_application(cx);
         self.attend_commands();
         if self.failure.is_none() {
             self.attend_departure(cx);
@@ -128,7 +149,8 @@ where
     /// Whether nothing is due, and nothing will be unless somebody asks for it.
     pub(super) fn is_at_rest(&self) -> bool {
         let settled = matches!(self.stage, Stage::Established | Stage::Failed);
-        settled && (self.departure.is_at_rest() || self.failure.is_some())
+        let waits = !self.application_is_present() && self.registration.control().has_command();
+        settled && !waits && (self.departure.is_at_rest() || self.failure.is_some())
     }
 
     /// What others may wait for.
@@ -229,13 +251,45 @@ where
         let _ = Pin::new(self.driver.io_mut()).poll_shutdown(cx);
     }
 
+    /// The application has the stream.
+    pub(super) fn await_application(&mut self) {
+        self.application = Application::Awaited(Instant::now());
+    }
+
+    /// The application has asked for something: it has consented by now, or does not mean to.
+    pub(super) fn meet_application(&mut self) {
+        self.application = Application::Present;
+    }
+
+    fn application_is_present(&self) -> bool {
+        matches!(self.application, Application::Present)
+    }
+
+    /// Waits for the application when there is something to tell its client, and not for ever.
+    fn attend_application(&mut self, cx: &mut Context<'_>) {
+        if let Application::Awaited(since) = self.application
+            && self.registration.control().has_command()
+        {
+            self.application = Application::WaitedFor(Box::pin(sleep_until(since + TAKING_UP)));
+        }
+        if let Application::WaitedFor(time) = &mut self.application
+            && time.as_mut().poll(cx).is_ready()
+        {
+            self.application = Application::Present;
+        }
+    }
+
     fn attend_commands(&mut self) {
         let handshaking = matches!(
             self.stage,
             Stage::Handshaking { .. } | Stage::Committing { .. }
         );
-        match self.registration.control().take_command(handshaking) {
-            Some(Command::MoveTo { target, governed }) => self.obey(target, governed),
+        let only_close = handshaking || !self.application_is_present();
+        match self.registration.control().take_command(only_close) {
+            Some(Command::MoveTo { target, governed }) => {
+                self.obey(target, governed);
+                self.registration.control().set_asked();
+            }
             Some(Command::CloseOverdue) => self.set_departure(Departure::overdue()),
             None => {}
         }
@@ -244,8 +298,9 @@ where
     /// Somebody outside wants the client to move.
     fn obey(&mut self, target: SocketAddr, governed: bool) {
         match &mut self.departure {
-            // A client that has closed its side is about to be gone.
-            Departure::Staying | Departure::NotMovable if self.client_closed => {}
+            // A client that has closed its side is about to be gone, and so is a stream that has failed.
+            Departure::Staying | Departure::NotMovable
+                if self.client_closed || self.failure.is_some() => {}
             Departure::Staying | Departure::NotMovable => {
                 if self.tell(target, governed).is_err() {
                     self.set_departure(Departure::NotMovable);

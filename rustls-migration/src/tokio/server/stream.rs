@@ -94,7 +94,8 @@ where
     IO: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     /// The application can begin.
-    pub(super) fn new(core: StreamCore<IO>) -> Self {
+    pub(super) fn new(mut core: StreamCore<IO>) -> Self {
+        core.await_application();
         let control = Arc::clone(core.registration().control());
         let arrival = core.connection().arrival().clone();
         let at_rest = core.is_at_rest() && !control.has_command();
@@ -125,6 +126,7 @@ where
         let waker = self.shared.wakers.register(party, cx);
         let cx = &mut Context::from_waker(&waker);
         let mut core = self.shared.core();
+        core.meet_application();
         let moved_on = core.attend(cx);
         let answer = ask(&mut core, cx);
         let at_rest = core.is_at_rest();
