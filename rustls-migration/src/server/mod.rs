@@ -19,6 +19,8 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
+#[cfg(feature = "tokio")]
+use migration_token::{Claim, ClaimId, NonceKey};
 use migration_token::{MemoryNonceStore, NonceStore, TokenHash};
 use rustls::crypto::{CryptoProvider, SecureRandom};
 use rustls::server::StoresServerSessions;
@@ -64,6 +66,10 @@ pub struct Incoming<'a> {
     pub server_name: Option<&'a str>,
 }
 
+/// How long a store keeps what a health check asks.
+#[cfg(feature = "tokio")]
+const PROBE_LIFETIME: time::Duration = time::Duration::seconds(10);
+
 type ChooseTarget = dyn Fn(&Incoming<'_>) -> Option<SocketAddr> + Send + Sync;
 
 /// A service's migration settings on one node, over a [`ServerConfig`].
@@ -82,7 +88,7 @@ pub struct MigrationServer {
     departure_deadline: Duration,
     clock: Arc<dyn Clock>,
     codepoints: Codepoints,
-    counters: Counters,
+    counters: Arc<Counters>,
 }
 
 /// The configurations that a connection may get. Which one, its hello decides.
@@ -164,6 +170,37 @@ impl MigrationServer {
         Some(since.saturating_add(self.clock_skew))
     }
 
+    /// Whether tokens that are issued now are admitted, as far as the beginning of the store's memory goes.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn admits_tokens_now(&self) -> bool {
+        self.admits_tokens_since()
+            .is_none_or(|since| self.clock.now() >= since)
+    }
+
+    /// A claim as for a token that is issued now, of a nonce that nobody uses. `None` without randomness.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn probe(&self) -> Option<Claim> {
+        let mut random = [0; 48];
+        self.random().fill(&mut random).ok()?;
+        let (session_id, id) = random.split_first_chunk::<32>()?;
+        let now = self.clock.now();
+        Some(Claim {
+            nonce: NonceKey::new(&[0; 32], session_id, b"probe"),
+            id: ClaimId::new(*id.first_chunk()?),
+            issued_after: now.saturating_sub(self.clock_skew),
+            keep_until: now.saturating_add(PROBE_LIFETIME),
+            now,
+        })
+    }
+
+    /// These settings for an acceptor that has had other ones: it keeps its nonce store and its counts.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn in_place_of(mut self, other: &Self) -> Self {
+        self.nonce_store = Arc::clone(&other.nonce_store);
+        self.counters = Arc::clone(&other.counters);
+        self
+    }
+
     /// How long a client that was notified may stay.
     pub fn departure_deadline(&self) -> Duration {
         self.departure_deadline
@@ -194,6 +231,12 @@ impl MigrationServer {
         configured.map_or(MAX_FRAGMENT_LEN, |len| len.saturating_sub(HEADER_LEN))
     }
 
+    /// A client said nothing for too long.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn was_silent(&self) {
+        self.counters.silent();
+    }
+
     /// A client did not complete its handshake in time.
     #[cfg(feature = "tokio")]
     pub(crate) fn handshake_timed_out(&self, peer: Option<SocketAddr>) {
@@ -219,13 +262,15 @@ impl fmt::Debug for MigrationServer {
 ///
 /// | limit | default | past it |
 /// |---|---|---|
+/// | time until a handshake begins, [`hello_timeout`](Self::hello_timeout) | 30 s | the connection is dropped: `TimedOut`, and counted |
 /// | time for a handshake, [`handshake_timeout`](Self::handshake_timeout) | 10 s | the connection is dropped: `TimedOut`, and counted |
-/// | handshakes under way, [`max_handshakes`](Self::max_handshakes) | 16,384 | more wait, and their time runs |
+/// | handshakes under way, [`max_handshakes`](Self::max_handshakes) | 16,384 | more wait, within the time until a handshake begins |
+/// | memory of unfinished hellos, [`max_hello_memory`](Self::max_hello_memory) | 16 KiB for each handshake, and 64 MiB in all: 320 MiB at the most | hellos of more than 4 KiB wait, within their handshake's time |
 /// | ClientHello | 64 KiB, in 128 KiB of records | it is the TLS library's to refuse; a token in it counts for nothing |
 /// | early data of a moved client | the configuration's, and at most 16,384 bytes | the handshake is aborted with `unexpected_message` |
 /// | early data that is refused, of any client | 16,384 records, or as many as `max_early_data_size` if that is more, with 23 bytes for each of them | the handshake is aborted |
 /// | time for an answer of the nonce store, [`nonce_store_timeout`](Self::nonce_store_timeout) | 1 s | the token is refused as `StoreUnavailable`; a client that was admitted is closed |
-/// | questions to the nonce store under way, [`max_store_questions`](Self::max_store_questions) | 1,024 | the token is refused as `StoreUnavailable`, at once |
+/// | claims before the nonce store, and commits, [`max_store_questions`](Self::max_store_questions) | 1,024 of each | more wait, as long as the store answers others |
 /// | time for a notified client to leave, [`departure_deadline`](Self::departure_deadline) | 10 s | reads fail with `TimedOut` |
 /// | offers of a connection after its handshake, [`reserve`](Self::reserve) | 2 | `OfferFailure::ReserveEmpty` |
 /// | notices to a client without data or an offer between them | 8 | the client is not told again |
@@ -364,7 +409,7 @@ impl MigrationServerBuilder {
             departure_deadline: self.departure_deadline,
             clock: self.clock,
             codepoints: self.codepoints,
-            counters: Counters::default(),
+            counters: Arc::default(),
         })
     }
 

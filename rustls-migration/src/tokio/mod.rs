@@ -14,6 +14,6 @@ pub use self::client::{
 };
 pub use self::server::{
     ConnectionHandle, DepartureOverdue, DepartureStatus, Drain, DrainOutcome, DrainPlan,
-    DrainProgress, DrainSummary, DrainedConnection, HandshakeTimeout, MigrationAcceptor,
+    DrainProgress, DrainSummary, DrainedConnection, HandshakeTimeout, MigrationAcceptor, Readiness,
     StartHandshake, StreamRef, TlsStream, TokenNotSpent,
 };

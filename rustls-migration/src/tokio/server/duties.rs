@@ -189,8 +189,9 @@ where
         self.stage = match (self.driver.connection().commit(), failure) {
             (Some(claim), failure) => {
                 let gate = Arc::clone(&self.gate);
+                let kind = self.driver.connection().arrived_as();
                 // A task of its own: it goes on although nobody polls the stream.
-                let answer = tokio::spawn(async move { gate.commit(claim).await });
+                let answer = tokio::spawn(async move { gate.commit(claim, kind).await });
                 Stage::Committing {
                     slot,
                     answer,

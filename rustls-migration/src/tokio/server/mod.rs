@@ -13,7 +13,7 @@ mod nonce_store;
 mod registry;
 mod stream;
 
-pub use self::acceptor::{MigrationAcceptor, StartHandshake};
+pub use self::acceptor::{MigrationAcceptor, Readiness, StartHandshake};
 pub use self::drain::{Drain, DrainPlan, DrainSummary};
 pub use self::error::{DepartureOverdue, TokenNotSpent};
 pub use self::handle::{ConnectionHandle, DepartureStatus};
