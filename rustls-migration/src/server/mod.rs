@@ -6,9 +6,12 @@ mod accepting;
 mod admission;
 mod connection;
 mod counts;
+mod default_store;
 mod issue;
 mod limits;
 mod link;
+#[cfg(feature = "tokio")]
+mod readiness;
 mod refused;
 mod verdict;
 
@@ -19,8 +22,6 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
-#[cfg(feature = "tokio")]
-use migration_token::{Claim, ClaimId, NonceKey};
 use migration_token::{MemoryNonceStore, NonceStore, TokenHash};
 use rustls::crypto::{CryptoProvider, SecureRandom};
 use rustls::server::StoresServerSessions;
@@ -65,10 +66,6 @@ pub struct Incoming<'a> {
     /// The name that the client asked for.
     pub server_name: Option<&'a str>,
 }
-
-/// How long a store keeps what a health check asks.
-#[cfg(feature = "tokio")]
-const PROBE_LIFETIME: time::Duration = time::Duration::seconds(10);
 
 type ChooseTarget = dyn Fn(&Incoming<'_>) -> Option<SocketAddr> + Send + Sync;
 
@@ -136,7 +133,7 @@ impl MigrationServer {
             token_lifetime: Duration::from_secs(3600),
             clock_skew: Duration::from_secs(5),
             departure_deadline: Duration::from_secs(10),
-            clock: Arc::new(SystemClock),
+            clock: None,
             codepoints: Codepoints::default(),
         }
     }
@@ -168,37 +165,6 @@ impl MigrationServer {
     pub fn admits_tokens_since(&self) -> Option<OffsetDateTime> {
         let since = self.nonce_store.remembers_since()?;
         Some(since.saturating_add(self.clock_skew))
-    }
-
-    /// Whether tokens that are issued now are admitted, as far as the beginning of the store's memory goes.
-    #[cfg(feature = "tokio")]
-    pub(crate) fn admits_tokens_now(&self) -> bool {
-        self.admits_tokens_since()
-            .is_none_or(|since| self.clock.now() >= since)
-    }
-
-    /// A claim as for a token that is issued now, of a nonce that nobody uses. `None` without randomness.
-    #[cfg(feature = "tokio")]
-    pub(crate) fn probe(&self) -> Option<Claim> {
-        let mut random = [0; 48];
-        self.random().fill(&mut random).ok()?;
-        let (session_id, id) = random.split_first_chunk::<32>()?;
-        let now = self.clock.now();
-        Some(Claim {
-            nonce: NonceKey::new(&[0; 32], session_id, b"probe"),
-            id: ClaimId::new(*id.first_chunk()?),
-            issued_after: now.saturating_sub(self.clock_skew),
-            keep_until: now.saturating_add(PROBE_LIFETIME),
-            now,
-        })
-    }
-
-    /// These settings for an acceptor that has had other ones: it keeps its nonce store and its counts.
-    #[cfg(feature = "tokio")]
-    pub(crate) fn in_place_of(mut self, other: &Self) -> Self {
-        self.nonce_store = Arc::clone(&other.nonce_store);
-        self.counters = Arc::clone(&other.counters);
-        self
     }
 
     /// How long a client that was notified may stay.
@@ -291,7 +257,8 @@ pub struct MigrationServerBuilder {
     token_lifetime: Duration,
     clock_skew: Duration,
     departure_deadline: Duration,
-    clock: Arc<dyn Clock>,
+    /// The system's unless there is another.
+    clock: Option<Arc<dyn Clock>>,
     codepoints: Codepoints,
 }
 
@@ -324,9 +291,12 @@ impl MigrationServerBuilder {
         self
     }
 
-    /// Where nonces are spent. By default a [`MemoryNonceStore`] of this node.
+    /// Where nonces are spent. By default a [`MemoryNonceStore`] of this process, for 1,000 accepted tokens a second: it holds
+    /// as many as that makes in the [life of a token](Self::token_lifetime), 3.7 million with an hour, and at most 8 million,
+    /// of some hundred bytes each. Past it, clients land by full handshakes, and a warning says so.
     ///
-    /// Nodes that answer for the same address must share a store.
+    /// Nodes that answer for the same address must share a store. Servers of one process do by default, unless they have a
+    /// [clock](Self::clock) of their own.
     #[must_use]
     pub fn nonce_store(mut self, store: Arc<dyn NonceStore>) -> Self {
         self.nonce_store = Some(store);
@@ -370,7 +340,7 @@ impl MigrationServerBuilder {
     /// Another clock than the system's.
     #[must_use]
     pub fn clock(mut self, clock: impl Clock + 'static) -> Self {
-        self.clock = Arc::new(clock);
+        self.clock = Some(Arc::new(clock));
         self
     }
 
@@ -392,10 +362,19 @@ impl MigrationServerBuilder {
             .ok_or(ConfigError::TokenLifetime(self.token_lifetime))?;
         let clock_skew =
             signed(self.clock_skew, CLOCK_SKEWS).ok_or(ConfigError::ClockSkew(self.clock_skew))?;
-        let nonce_store = self.nonce_store.unwrap_or_else(|| {
-            let capacity = MemoryNonceStore::DEFAULT_CAPACITY;
-            Arc::new(MemoryNonceStore::new(capacity, self.clock.now()))
-        });
+        let own_clock = self.clock.is_some();
+        let clock = self.clock.unwrap_or_else(|| Arc::new(SystemClock));
+        let nonce_store: Arc<dyn NonceStore> = match self.nonce_store {
+            Some(store) => store,
+            None => {
+                let capacity = default_store::capacity(self.token_lifetime, self.clock_skew);
+                match own_clock {
+                    // A store goes by one clock, so this one is not to be shared.
+                    true => Arc::new(MemoryNonceStore::new(capacity, clock.now())),
+                    false => default_store::shared(&self.answers_for, capacity, clock.now())?,
+                }
+            }
+        };
         Ok(MigrationServer {
             configs: Configs::new(self.config, self.reserve),
             service: self.service,
@@ -407,7 +386,7 @@ impl MigrationServerBuilder {
             token_lifetime,
             clock_skew,
             departure_deadline: self.departure_deadline,
-            clock: self.clock,
+            clock,
             codepoints: self.codepoints,
             counters: Arc::default(),
         })

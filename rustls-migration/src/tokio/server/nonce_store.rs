@@ -16,6 +16,9 @@ use crate::server::MigrationServer;
 /// How long a store that failed is left alone before it is asked again.
 const BETWEEN_REQUESTS: Duration = Duration::from_millis(50);
 
+/// How often it is said that the store is full.
+const BETWEEN_WARNINGS: Duration = Duration::from_secs(60);
+
 /// A commit's answer; `None` when there was none in time.
 pub(super) type CommitAnswer = Option<Result<CommitOutcome, StoreError>>;
 
@@ -34,6 +37,8 @@ pub(super) struct NonceStoreGate {
     commits: Semaphore,
     /// When the store answered last.
     answered: Mutex<Option<Instant>>,
+    /// When it was last said that the store is full.
+    warned: Mutex<Option<Instant>>,
 }
 
 impl NonceStoreGate {
@@ -46,6 +51,7 @@ impl NonceStoreGate {
             claims: Semaphore::new(permits),
             commits: Semaphore::new(permits),
             answered: Mutex::new(None),
+            warned: Mutex::new(None),
         }
     }
 
@@ -95,17 +101,24 @@ impl NonceStoreGate {
                     .saturating_add(begun.elapsed().try_into().unwrap_or_default());
                 let answer = timeout(self.timeout, ask(Claim { now, ..claim })).await;
                 let busy = matches!(answer, Ok(Err(StoreError::Busy)));
-                let final_if_not_stream = matches!(answer, Ok(Err(StoreError::Full)) | Err(_));
+                let may_pass = match &answer {
+                    Ok(Err(StoreError::Busy | StoreError::Unavailable(_))) => true,
+                    // For a stream there is nothing better to do.
+                    Ok(Err(StoreError::Full)) | Err(_) => kind == MoveKind::Stream,
+                    Ok(_) => false,
+                };
                 match answer {
                     Ok(Ok(outcome)) => {
                         self.set_answered();
                         return Some(outcome);
                     }
-                    Ok(Err(error)) => failure = Some(error),
+                    Ok(Err(error)) => {
+                        self.warn_if_full(&error);
+                        failure = Some(error);
+                    }
                     Err(_) => {}
                 }
-                let over = first_asked.elapsed() >= patience && !busy;
-                if over || (final_if_not_stream && kind == MoveKind::Connection) {
+                if !may_pass || (first_asked.elapsed() >= patience && !busy) {
                     return None;
                 }
                 sleep(BETWEEN_REQUESTS).await;
@@ -119,6 +132,22 @@ impl NonceStoreGate {
         match outcome {
             Some(outcome) => Some(Ok(outcome)),
             None => failure.map(Err),
+        }
+    }
+
+    /// A store that is full refuses every client until nonces have had their time. Who runs it must know, once in a while.
+    fn warn_if_full(&self, error: &StoreError) {
+        if !matches!(error, StoreError::Full) {
+            return;
+        }
+        let now = Instant::now();
+        let mut warned = self.warned.lock().unwrap_or_else(PoisonError::into_inner);
+        if warned.is_none_or(|warned| now.duration_since(warned) >= BETWEEN_WARNINGS) {
+            *warned = Some(now);
+            tracing::warn!(
+                "the nonce store is full: more clients move here than it holds nonces for, \
+                 and a nonce is held for the life of its token"
+            );
         }
     }
 
