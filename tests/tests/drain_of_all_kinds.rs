@@ -112,7 +112,7 @@ impl Dial for Once {
 /// A client that is connected, as far as its kind is before the drain.
 enum Client {
     Tcp(TcpStream),
-    Stock(tokio_rustls::client::TlsStream<TcpStream>),
+    Stock(Box<tokio_rustls::client::TlsStream<TcpStream>>),
     Moves(MigrationStream),
 }
 
@@ -140,7 +140,7 @@ async fn connected(service: &Service, at_a: SocketAddr, kind: Kind) -> (SocketAd
             let mut stream = connector.connect(server_name(), tcp).await.unwrap();
             stream.write_u8(b'a').await.unwrap();
             assert_eq!(stream.read_u8().await.unwrap(), b'a');
-            Client::Stock(stream)
+            Client::Stock(Box::new(stream))
         }
         Kind::Deaf => Client::Moves(moving(service, tcp, b'd').await),
         Kind::Asks | Kind::Leaves => Client::Moves(moving(service, tcp, b'a').await),

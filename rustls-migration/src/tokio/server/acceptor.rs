@@ -193,8 +193,10 @@ impl MigrationAcceptor {
         self.shared.registry.len()
     }
 
-    /// Moves all connections of this acceptor and its clones elsewhere, those that are accepted meanwhile too. Stop
-    /// accepting before.
+    /// Moves all connections of this acceptor and its clones elsewhere, those that are accepted meanwhile too. It ends
+    /// when none is left, so stop accepting before: accept who waits in the listener's queue, call
+    /// [`accept`](Self::accept) for each, close the listener, and then drain. The system resets who is in the queue
+    /// when a listener is closed. Another drain takes the place of one that is under way.
     ///
     /// Each client is told although nobody may poll its stream. A stream whose application has
     /// [consented](TlsStream::set_state) is handed over; an application that reads to the end and then shuts down need not

@@ -171,7 +171,8 @@ pub(super) fn start(
     patience: Duration,
     random: &'static dyn SecureRandom,
 ) -> Drain {
-    let ledger = Arc::new(Ledger::default());
+    let paced = plan.max_moving < usize::MAX;
+    let ledger = Arc::new(Ledger::new(paced));
     let (drainer, progress, paused) = Drainer::new(
         Arc::clone(&registry),
         Arc::clone(&ledger),

@@ -391,7 +391,9 @@ impl ConnectionHandle {
     /// state changes; what was said last is handed over.
     ///
     /// A stream without consent is moved as a connection: this server finishes what it does, and the client's next
-    /// connection goes elsewhere. Consent must be given before the client is told; what comes later is for the next time.
+    /// connection goes elsewhere. Consent must be given before the client is told; what comes later is for the next time. From
+    /// outside, a client is not told before its application has asked the new stream for something, or has left it alone
+    /// for a second: so it can consent first.
     ///
     /// # Errors
     ///

@@ -125,6 +125,8 @@ impl Standing {
 pub(super) struct Ledger {
     book: Mutex<Book>,
     changed: Notify,
+    /// Whether the drain waits for moves that are under way.
+    paced: bool,
 }
 
 #[derive(Debug, Default)]
@@ -138,6 +140,14 @@ struct Book {
 }
 
 impl Ledger {
+    /// `paced` when the drain waits for moves that are under way before it tells others.
+    pub(super) fn new(paced: bool) -> Self {
+        Self {
+            paced,
+            ..Self::default()
+        }
+    }
+
     fn book(&self) -> MutexGuard<'_, Book> {
         self.book.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -166,7 +176,8 @@ impl Ledger {
         book.remove(before);
         book.enter(after);
         let all_told = untold > 0 && book.progress.untold == 0;
-        let matters = all_told || book.progress.remaining == 0 || book.moving < moving;
+        let matters =
+            all_told || book.progress.remaining == 0 || (self.paced && book.moving < moving);
         drop(book);
         if matters {
             self.changed.notify_one();
