@@ -228,8 +228,6 @@ impl Service {
                 .answers_for([here])
                 .target(there)
                 .nonce_store(Self::nonce_store())
-                // Both sides make the same number of tickets.
-                .reserve(0)
                 .build()?;
             Ok::<_, BenchError>((here, Arc::new(server)))
         };

@@ -2,8 +2,8 @@
 //! key, and the binder that proves it. Both use the base provider's own primitives.
 
 use rustls::Tls13CipherSuite;
-use rustls::crypto::hmac;
 use rustls::crypto::tls13::{HkdfExpander, OkmBlock};
+use rustls::crypto::{hash, hmac};
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
@@ -23,21 +23,26 @@ pub(crate) fn ticket_psk(
 pub(crate) fn binder_is_valid(
     suite: &Tls13CipherSuite,
     psk: &[u8],
-    truncated_hello: &[u8],
+    truncated_hello: &hash::Output,
     presented: &[u8],
 ) -> bool {
     let expected = binder(suite, psk, truncated_hello);
     expected.as_ref().ct_eq(presented).into()
 }
 
-/// The binder of `psk` for a hello that is cut before its binders (RFC 8446 section 4.2.11.2).
-pub(crate) fn binder(suite: &Tls13CipherSuite, psk: &[u8], truncated_hello: &[u8]) -> hmac::Tag {
+/// The binder of `psk` for a hello with this hash, which is that of the hello up to its binders (RFC 8446 section
+/// 4.2.11.2).
+pub(crate) fn binder(
+    suite: &Tls13CipherSuite,
+    psk: &[u8],
+    truncated_hello: &hash::Output,
+) -> hmac::Tag {
     let hash = suite.common.hash_provider;
     let hkdf = suite.hkdf_provider;
     let early_secret = hkdf.extract_from_secret(None, psk);
     let binder_key = expand_label(&*early_secret, b"res binder", hash.hash(&[]).as_ref());
     let finished_key = expand_label(&*hkdf.expander_for_okm(&binder_key), b"finished", &[]);
-    hkdf.hmac_sign(&finished_key, hash.hash(truncated_hello).as_ref())
+    hkdf.hmac_sign(&finished_key, truncated_hello.as_ref())
 }
 
 /// HKDF-Expand-Label with the hash's output length.

@@ -270,13 +270,14 @@ impl Nodes {
                     sleep(pause).await;
                 }
                 stream.handshake().await?;
-                let (state, left) = (progress.encode(), stream.offers_left());
+                let state = progress.encode();
                 let telling = stream.migrate_to(next, Some(&state));
-                perhaps(&mut random, self.script.impatient, telling)
-                    .await
-                    .unwrap_or(Ok(()))?;
-                // Giving up may have come too early or too late.
-                told = stream.offers_left() < left;
+                match perhaps(&mut random, self.script.impatient, telling).await {
+                    Some(done) => done?,
+                    // Giving up may have come too early or too late; to be told twice is the same.
+                    None => stream.migrate_to(next, Some(&state)).await?,
+                }
+                told = true;
             }
         }
         if told {

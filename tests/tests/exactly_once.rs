@@ -49,7 +49,7 @@ impl World {
             .map(|i| format!("127.0.0.{}:443", i + 2).parse().unwrap())
             .collect();
         let acceptor = |address: &SocketAddr| {
-            let settings = service.node().answers_for([*address]).reserve(3);
+            let settings = service.node().answers_for([*address]);
             let server: MigrationServer = settings.build().unwrap();
             MigrationAcceptor::from(server)
         };

@@ -15,6 +15,7 @@ use zeroize::Zeroizing;
 
 use super::offer::{ReceivedTicket, ReceivedToken};
 use crate::codepoints::Codepoints;
+use crate::provider::HashedHello;
 use crate::provider::link::{Link, Verifying, current_as};
 use crate::wire::ticket::NewSessionTicket;
 use crate::wire::{MESSAGE_HEADER_LEN, NEW_SESSION_TICKET, next_message, push_extension};
@@ -32,6 +33,7 @@ pub(super) struct ClientLink {
     /// How many times `migrate_notify` has come.
     notices: AtomicU64,
     verifying: Verifying,
+    hashed_hello: HashedHello,
     state: Mutex<State>,
 }
 
@@ -68,6 +70,7 @@ impl ClientLink {
             hello_extensions,
             notices: AtomicU64::new(0),
             verifying: Verifying::default(),
+            hashed_hello: HashedHello::default(),
             state: Mutex::new(state),
         })
     }
@@ -139,7 +142,12 @@ impl Link for ClientLink {
         &self.hello_extensions
     }
 
+    fn hashed_hello(&self) -> Option<&HashedHello> {
+        Some(&self.hashed_hello)
+    }
+
     fn resumption_master_secret(&self, secret: &[u8]) {
+        self.hashed_hello.clear();
         self.state().resumption_master_secret = Some(Zeroizing::new(secret.to_vec()));
     }
 

@@ -16,6 +16,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use rustls::ContentType;
 
 use super::aead::SharedDecrypter;
+use super::hash::HashedHello;
 use crate::wire::{CERTIFICATE, CLIENT_KEY_EXCHANGE, COMPRESSED_CERTIFICATE, SERVER_HELLO_DONE};
 
 /// One connection's view of what passes through its cryptographic objects.
@@ -27,26 +28,31 @@ pub(crate) trait Link: Any + Send + Sync {
         &[]
     }
 
+    /// What has been hashed of this connection's hello, if that is to be shared.
+    fn hashed_hello(&self) -> Option<&HashedHello> {
+        None
+    }
+
     /// Whether a certificate of this connection is being verified.
     fn verifying(&self) -> &Verifying;
 
     /// The connection's `resumption_master_secret` has been derived.
     fn resumption_master_secret(&self, secret: &[u8]);
 
-    /// Whether [`rewrite_outbound`](Self::rewrite_outbound) wants to see a record of this type.
-    fn wants_outbound(&self, kind: ContentType) -> bool {
-        let _ = kind;
+    /// Whether [`ticket_key`](Self::ticket_key) wants to know of the next ticket.
+    fn wants_ticket_key(&self) -> bool {
         false
     }
 
-    /// A record is about to be encrypted: what to encrypt in its place, or `None` to leave it.
-    fn rewrite_outbound(
-        &self,
-        kind: ContentType,
-        payload: &[u8],
-    ) -> Option<(ContentType, Vec<u8>)> {
-        let _ = (kind, payload);
-        None
+    /// The pre-shared key of the ticket with this nonce has been derived.
+    fn ticket_key(&self, nonce: &[u8], psk: &[u8]) {
+        let _ = (nonce, psk);
+    }
+
+    /// The type to give a record with `len` bytes of plaintext that is about to be encrypted.
+    fn outbound_type(&self, kind: ContentType, len: usize) -> ContentType {
+        let _ = len;
+        kind
     }
 
     /// Whether the next decrypter is to be [shared](Self::share_decrypter).

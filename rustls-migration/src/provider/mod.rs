@@ -17,6 +17,7 @@ use rustls::crypto::CryptoProvider;
 use rustls::{CipherSuiteCommon, SupportedCipherSuite, Tls12CipherSuite, Tls13CipherSuite};
 
 pub(crate) use self::aead::SharedDecrypter;
+pub(crate) use self::hash::{Hashed, HashedHello};
 use self::link::{Link, Verifying, scope};
 
 /// rustls' ring provider, wrapped.

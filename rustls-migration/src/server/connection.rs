@@ -30,7 +30,7 @@ pub struct ServerConnection {
     tls: rustls::ServerConnection,
     server: Arc<MigrationServer>,
     peer: Option<SocketAddr>,
-    link: Arc<ServerLink>,
+    pub(super) link: Arc<ServerLink>,
     arrival: Arrival,
     /// Whether the arrival is final.
     settled: bool,
@@ -232,8 +232,8 @@ impl ServerConnection {
         Ok(())
     }
 
-    /// Offers the client another target than before, or the same with another state: a NewSessionTicket out of the
-    /// reserve, with a new token. It leaves with what is written next. The client uses the newest offer.
+    /// Offers the client another target than before, or the same with another state: a NewSessionTicket with a new token. It
+    /// leaves with what is written next. The client uses the newest offer. There may be any number of them.
     ///
     /// With `Some(state)`, of 0 to 8192 bytes, the application consents to a move of the stream: it can go on at the target
     /// from this state, which is for the application there, and for nobody between (see [`Arrival::Migrated`]). With
@@ -249,7 +249,7 @@ impl ServerConnection {
         if self.closed {
             return Err(OfferFailure::Closed);
         }
-        let ticket = self.link.release(target, state)?;
+        let ticket = self.link.offer(target, state)?;
         self.notices = 0;
         self.write_as(ContentType::Handshake, &ticket)
             .map_err(|_| OfferFailure::Closed)
@@ -258,11 +258,6 @@ impl ServerConnection {
     /// Where the token leads that the client got at the handshake, if it got one.
     pub fn target_at_handshake(&self) -> Option<SocketAddr> {
         self.link.target_at_handshake()
-    }
-
-    /// How many offers can still be made on this connection.
-    pub fn offers_left(&self) -> usize {
-        self.link.reserve_len()
     }
 
     /// Lets rustls process what it has read.
@@ -282,7 +277,7 @@ impl ServerConnection {
         }
         if handshaking
             && !self.tls.is_handshaking()
-            && let Some(ticket) = self.link.late_token()
+            && let Some(ticket) = self.link.take_first_token()
         {
             // The client does without it, as without any offer.
             let _ = self.write_as(ContentType::Handshake, &ticket);
@@ -454,10 +449,9 @@ pub enum OfferFailure {
     /// The handshake is not complete. The caller is early.
     #[error("the handshake is not complete")]
     Handshaking,
-    /// All offers of this connection have been made; see
-    /// [`MigrationServerBuilder::reserve`](super::MigrationServerBuilder::reserve).
-    #[error("the connection has no offer left in reserve")]
-    ReserveEmpty,
+    /// There is no ticket to make offers from: the client takes none, since it does not resume with psk_dhe_ke.
+    #[error("the client takes no tickets")]
+    NoTicket,
     /// The client has been told to move already, and would take an offer by itself for the hand-over.
     #[error("the client has been told to move already")]
     UnderWay,
@@ -467,14 +461,25 @@ pub enum OfferFailure {
         /// Its length, in bytes.
         len: usize,
     },
-    /// The current ticket key has sealed as many tickets as it may. The operator is to rotate the keys; the ticket stays
-    /// in reserve until then. See [`TicketKeys::seal_limit`](crate::TicketKeys::seal_limit).
+    /// The session, with the client's certificates in it, and the application's state are too long together for a ticket
+    /// that clients take. With less state there may be room.
+    #[error("the ticket would have {len} bytes or more, at most 24576 are taken by clients")]
+    TicketTooLong {
+        /// Its length, in bytes. There may be a state to add.
+        len: usize,
+    },
+    /// rustls' session is not encoded as this crate expects, so no ticket can be made from it. This crate is at fault: it
+    /// does not know the version of rustls.
+    #[error("the TLS library's session is not encoded as expected")]
+    UnknownSession,
+    /// The current ticket key has sealed as many tickets as it may. The operator is to rotate the keys. See
+    /// [`TicketKeys::seal_limit`](crate::TicketKeys::seal_limit).
     #[error("the ticket key has sealed as many tickets as it may; rotate the keys")]
     SealLimit,
     /// This side has been closed already.
     #[error("the connection is closed")]
     Closed,
-    /// The random source failed, or the session does not fit into a ticket.
+    /// The random source or a clock failed.
     #[error("no ticket could be made")]
     Failed,
 }
