@@ -4,7 +4,7 @@
 //! It judges nothing: what it collects, the connection verifies.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustls::client::{ClientSessionStore, Tls12ClientSessionValue, Tls13ClientSessionValue};
@@ -32,6 +32,9 @@ pub(super) struct ClientLink {
     hello_extensions: Vec<u8>,
     /// How many times `migrate_notify` has come.
     notices: AtomicU64,
+    /// Whether the handshake is complete.
+    established: AtomicBool,
+    has_received: AtomicBool,
     verifying: Verifying,
     hashed_hello: HashedHello,
     state: Mutex<State>,
@@ -69,6 +72,8 @@ impl ClientLink {
             codepoints,
             hello_extensions,
             notices: AtomicU64::new(0),
+            established: AtomicBool::new(false),
+            has_received: AtomicBool::new(false),
             verifying: Verifying::default(),
             hashed_hello: HashedHello::default(),
             state: Mutex::new(state),
@@ -86,11 +91,23 @@ impl ClientLink {
         self.notices.load(Ordering::Relaxed)
     }
 
-    /// The next ticket with a token, and the connection's `resumption_master_secret`.
-    pub(super) fn take_received(&self) -> Option<(ReceivedTicket, Zeroizing<Vec<u8>>)> {
+    /// Whether [`take_received`](Self::take_received) has something.
+    pub(super) fn has_received(&self) -> bool {
+        self.has_received.load(Ordering::Relaxed)
+    }
+
+    /// The next ticket with a token.
+    pub(super) fn take_received(&self) -> Option<ReceivedTicket> {
         let mut state = self.state();
-        let received = state.received.pop_front()?;
-        Some((received, state.resumption_master_secret.clone()?))
+        let received = state.received.pop_front();
+        self.has_received
+            .store(!state.received.is_empty(), Ordering::Relaxed);
+        received
+    }
+
+    /// The connection's `resumption_master_secret`, which is worth nothing more here once the token's key has been derived.
+    pub(super) fn take_secret(&self) -> Option<Zeroizing<Vec<u8>>> {
+        self.state().resumption_master_secret.take()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -129,6 +146,7 @@ impl ClientLink {
             token,
             notices: self.notices(),
         });
+        self.has_received.store(true, Ordering::Relaxed);
         None
     }
 }
@@ -149,16 +167,16 @@ impl Link for ClientLink {
     fn resumption_master_secret(&self, secret: &[u8]) {
         self.hashed_hello.clear();
         self.state().resumption_master_secret = Some(Zeroizing::new(secret.to_vec()));
+        self.established.store(true, Ordering::Relaxed);
     }
 
     /// Only after the handshake: until then there is no `resumption_master_secret`.
     fn hide_inbound(&self, kind: ContentType, payload: &[u8]) -> bool {
-        let mut state = self.state();
-        if state.resumption_master_secret.is_none() {
+        if !self.established.load(Ordering::Relaxed) {
             return false;
         }
         if kind == ContentType::Handshake {
-            self.note_tickets(&mut state, payload);
+            self.note_tickets(&mut self.state(), payload);
         }
         let notify = kind == ContentType::Alert
             && matches!(payload, [_, description] if *description == self.codepoints.migrate_notify);

@@ -107,25 +107,40 @@ thread_local! {
 
 /// Runs `call` with `link` as the link of every object that rustls makes in it.
 pub(crate) fn scope<R>(link: &Arc<impl Link>, call: impl FnOnce() -> R) -> R {
-    let link: Arc<dyn Link> = link.clone();
-    within(Some(link), call)
+    Scope::new(link).enter(call)
 }
 
 /// Runs `call`, which is the user's, with no link: what it makes is its own.
 pub(crate) fn without_scope<R>(call: impl FnOnce() -> R) -> R {
-    within(None, call)
+    Scope(None).enter(call)
 }
 
-fn within<R>(link: Option<Arc<dyn Link>>, call: impl FnOnce() -> R) -> R {
-    /// Puts the outer scope back, also when `call` panics.
-    struct Outer(Option<Arc<dyn Link>>);
-    impl Drop for Outer {
-        fn drop(&mut self) {
-            CURRENT.set(self.0.take());
-        }
+/// What a connection opens its scopes with. It is moved in and out, since to count references for each call would cost more
+/// than all else that a scope does.
+pub(crate) struct Scope(Option<Arc<dyn Link>>);
+
+impl Scope {
+    pub(crate) fn new(link: &Arc<impl Link>) -> Self {
+        let link: Arc<dyn Link> = link.clone();
+        Self(Some(link))
     }
-    let _outer = Outer(CURRENT.replace(link));
-    call()
+
+    /// Runs `call` with this link as the link of every object that rustls makes in it.
+    pub(crate) fn enter<R>(&mut self, call: impl FnOnce() -> R) -> R {
+        /// Puts both back, also when `call` panics.
+        struct Entered<'a> {
+            scope: &'a mut Scope,
+            outer: Option<Arc<dyn Link>>,
+        }
+        impl Drop for Entered<'_> {
+            fn drop(&mut self) {
+                self.scope.0 = CURRENT.replace(self.outer.take());
+            }
+        }
+        let outer = CURRENT.replace(self.0.take());
+        let _entered = Entered { scope: self, outer };
+        call()
+    }
 }
 
 /// The link for an object that is made now: that of the innermost scope, unless a certificate verifier may run.

@@ -23,7 +23,7 @@ use zeroize::Zeroizing;
 use super::{MigrationServer, Verdict};
 use crate::address::as_in_token;
 use crate::provider::Hashed;
-use crate::schedule::binder_is_valid;
+use crate::schedule::{SuiteCrypto, binder_is_valid};
 use crate::ticket::SealedSession;
 use crate::wire::hello::ClientHello;
 
@@ -227,11 +227,14 @@ fn check(
     if sealed.scope != *scope {
         return Err(Verdict::WrongScope);
     }
-    sealed
-        .token_key
-        .verify(token)
-        .map_err(|_| Verdict::BadSignature)?;
-    let digest: [u8; 32] = Sha256::digest(encoded_token).into();
+    let key = &sealed.token_key;
+    let crypto = server.suite_of(key.hash()).and_then(SuiteCrypto::new);
+    match crypto {
+        Some(crypto) => key.verify_with(&crypto, token),
+        None => key.verify(token),
+    }
+    .map_err(|_| Verdict::BadSignature)?;
+    let digest = server.sha256(encoded_token);
     if !bool::from(digest.ct_eq(&sealed.token_digest)) {
         return Err(Verdict::NotIssued);
     }

@@ -16,7 +16,7 @@ use super::link::ServerLink;
 use super::refused::{EarlyDataFilter, Next};
 use super::{Arrival, MigrationServer, Verdict};
 use crate::connection::{BUFFER_LIMIT, Connection};
-use crate::provider::link::scope as link_scope;
+use crate::provider::link::Scope;
 
 /// What admission decided.
 pub(super) enum Admission {
@@ -31,6 +31,7 @@ pub struct ServerConnection {
     server: Arc<MigrationServer>,
     peer: Option<SocketAddr>,
     pub(super) link: Arc<ServerLink>,
+    scope: Scope,
     arrival: Arrival,
     /// Whether the arrival is final.
     settled: bool,
@@ -83,13 +84,15 @@ impl ServerConnection {
             .then(|| EarlyDataFilter::new(config.max_early_data_size));
         let link = Arc::new(link);
         let half_rtt = config.send_half_rtt_data;
-        let tls = link_scope(&link, || rustls::ServerConnection::new(config))
-            .map_err(AcceptError::Tls)?;
+        let mut scope = Scope::new(&link);
+        let tls = scope.enter(|| rustls::ServerConnection::new(config));
+        let tls = tls.map_err(AcceptError::Tls)?;
         Ok(Self {
             tls,
             server,
             peer,
             link,
+            scope,
             arrival,
             settled: false,
             to_commit: admitted.map(|admitted| admitted.claim),
@@ -203,7 +206,7 @@ impl ServerConnection {
     #[cfg(feature = "tokio")]
     pub(crate) fn tls_bytes_to_write(&mut self) -> usize {
         // Nothing new has come, so this only looks.
-        let state = link_scope(&self.link, || self.tls.process_new_packets());
+        let state = self.scope.enter(|| self.tls.process_new_packets());
         state.map_or(0, |state| state.tls_bytes_to_write())
     }
 
@@ -266,7 +269,7 @@ impl ServerConnection {
         if let Some(kind) = self.tls.handshake_kind().filter(|_| handshaking) {
             self.link.answered(kind == HandshakeKind::Resumed);
         }
-        let processed = link_scope(&self.link, || self.tls.process_new_packets());
+        let processed = self.scope.enter(|| self.tls.process_new_packets());
         if handshaking {
             if let Some(mut early_data) = self.tls.early_data() {
                 // What rustls holds is in memory; reading it cannot fail.
@@ -308,7 +311,7 @@ impl ServerConnection {
         self.link.retag(kind, payload.len());
         let mut written = Ok(());
         while !payload.is_empty() && written.is_ok() {
-            written = link_scope(&self.link, || self.tls.writer().write(payload))
+            written = self.scope.enter(|| self.tls.writer().write(payload))
                 .map(|len| payload = payload.get(len..).unwrap_or_default());
         }
         self.link.retag(kind, 0);
@@ -340,12 +343,12 @@ impl Connection for ServerConnection {
             match filter.next() {
                 Next::Receive => break,
                 Next::Record(record) => {
-                    self.give(&record)?;
+                    self.give(record)?;
                     if !filter.goes_on(&mut self.tls, &self.link) {
                         return self.give(&filter.into_rest());
                     }
                 }
-                Next::Over(rest) => return self.give(&rest),
+                Next::Over(rest) => return self.give(rest),
             }
         }
         self.filter = Some(filter);
@@ -395,7 +398,7 @@ impl Connection for ServerConnection {
         if self.closed {
             return Err(io::ErrorKind::BrokenPipe.into());
         }
-        let written = link_scope(&self.link, || self.tls.writer().write(plaintext))?;
+        let written = self.scope.enter(|| self.tls.writer().write(plaintext))?;
         self.held_back |= written > 0 && !self.half_rtt && self.tls.is_handshaking();
         if written > 0 {
             self.notices = 0;
@@ -404,7 +407,7 @@ impl Connection for ServerConnection {
     }
 
     fn refresh_traffic_keys(&mut self) -> Result<(), rustls::Error> {
-        link_scope(&self.link, || self.tls.refresh_traffic_keys())
+        self.scope.enter(|| self.tls.refresh_traffic_keys())
     }
 
     fn send_close_notify(&mut self) {

@@ -7,12 +7,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use migration_token::{TokenHash, TokenKey};
-use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
 use super::template::{Template, TicketKey};
 use super::{MigrationServer, OfferFailure};
-use crate::schedule::ticket_psk;
+use crate::schedule::{SuiteCrypto, ticket_psk};
 use crate::ticket::{SealFailure, SealedSession, TicketKeys};
 use crate::wire::ticket::{MAX_OFFERED_TICKET_LEN, OfferedTicket};
 
@@ -53,7 +52,7 @@ impl Issuer {
     /// failed.
     pub(super) fn issue(
         &self,
-        resumption_master_secret: &[u8],
+        token_key: &TokenKey,
         ticket: Ticket<'_>,
         target: SocketAddr,
         state: Option<&[u8]>,
@@ -61,7 +60,7 @@ impl Issuer {
         let server = &self.server;
         let (nonce, age_add) = (ticket.nonce, ticket.age_add);
         let (session, token) = self
-            .sign(resumption_master_secret, ticket, (target, state))
+            .sign(token_key, ticket, (target, state))
             .ok_or(OfferFailure::Failed)?;
         let len = TicketKeys::sealed_len(session.len());
         if len > MAX_OFFERED_TICKET_LEN {
@@ -89,23 +88,24 @@ impl Issuer {
     /// The session to seal, and the token that goes with it.
     fn sign(
         &self,
-        resumption_master_secret: &[u8],
+        token_key: &TokenKey,
         ticket: Ticket<'_>,
         (target, state): (SocketAddr, Option<&[u8]>),
     ) -> Option<(Zeroizing<Vec<u8>>, Vec<u8>)> {
         let server = &self.server;
         let now = server.clock.now();
-        let hash = TokenHash::from_output_len(resumption_master_secret.len())?;
-        let token_key = TokenKey::derive(hash, resumption_master_secret).ok()?;
+        let crypto = server.suite_of(token_key.hash())?;
+        let crypto = SuiteCrypto::new(crypto)?;
         let mut nonce = [0; NONCE_LEN];
         server.random().fill(&mut nonce).ok()?;
         let expiry = now.checked_add(server.token_lifetime)?;
-        let token = token_key.sign(target, expiry, &nonce).ok()?.encode();
+        let token = token_key.sign_with(&crypto, target, expiry, &nonce);
+        let token = token.ok()?.encode();
         let session = SealedSession {
             issued_at_ms: u64::try_from(now.unix_timestamp_nanos() / 1_000_000).ok()?,
             scope: self.scope,
-            token_digest: Sha256::digest(&token).into(),
-            token_key,
+            token_digest: server.sha256(&token),
+            token_key: token_key.clone(),
             psk: Zeroizing::new(ticket.psk.to_vec()),
             session: ticket.session,
             state: state.map(|state| Zeroizing::new(state.to_vec())),
@@ -129,10 +129,22 @@ impl Issuer {
             .ok_or(OfferFailure::UnknownSession)
     }
 
+    /// What signs the tokens of a connection.
+    pub(super) fn token_key(
+        &self,
+        resumption_master_secret: &[u8],
+    ) -> Result<TokenKey, OfferFailure> {
+        TokenHash::from_output_len(resumption_master_secret.len())
+            .and_then(|hash| self.server.suite_of(hash))
+            .and_then(SuiteCrypto::new)
+            .and_then(|crypto| TokenKey::derive_with(&crypto, resumption_master_secret).ok())
+            .ok_or(OfferFailure::Failed)
+    }
+
     /// As [`issue`](Self::issue), of a ticket of its own that is made from `template`.
     pub(super) fn issue_from(
         &self,
-        resumption_master_secret: &[u8],
+        (resumption_master_secret, token_key): (&[u8], &TokenKey),
         template: Template,
         nonce: u64,
         target: SocketAddr,
@@ -140,8 +152,7 @@ impl Issuer {
     ) -> Result<Vec<u8>, OfferFailure> {
         let server = &self.server;
         let nonce = nonce.to_be_bytes();
-        let hash = TokenHash::from_output_len(resumption_master_secret.len());
-        let suite = hash.and_then(|hash| server.suite_of(hash));
+        let suite = server.suite_of(token_key.hash());
         let suite = suite.ok_or(OfferFailure::Failed)?;
         let psk = ticket_psk(suite, resumption_master_secret, &nonce);
         let mut age_add = [0; size_of::<u32>()];
@@ -156,6 +167,6 @@ impl Issuer {
             psk: &psk,
             session: session.ok_or(OfferFailure::UnknownSession)?,
         };
-        self.issue(resumption_master_secret, ticket, target, state)
+        self.issue(token_key, ticket, target, state)
     }
 }

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustls::ContentType;
+use migration_token::TokenKey;
 use rustls::server::StoresServerSessions;
 use zeroize::Zeroizing;
 
@@ -65,6 +66,7 @@ struct State {
     /// The ticket that the client presents and the session that it stands for, until rustls takes it.
     admitted: Option<(Vec<u8>, Zeroizing<Vec<u8>>)>,
     resumption_master_secret: Option<Zeroizing<Vec<u8>>>,
+    token_key: Option<TokenKey>,
     /// What opens the client's handshake records, for the filter of refused early data.
     decrypter: Option<SharedDecrypter>,
     /// Nonce and pre-shared key of the ticket that rustls is making.
@@ -100,6 +102,7 @@ impl ServerLink {
         let state = State {
             admitted,
             resumption_master_secret: None,
+            token_key: None,
             decrypter: None,
             ticket_key: None,
             resumed: false,
@@ -178,10 +181,22 @@ impl ServerLink {
             return Err(OfferFailure::StateTooLong { len });
         }
         let (secret, template, nonce) = self.take_template()?;
-        let message = issuer.issue_from(&secret, template, nonce, as_in_token(target), state)?;
+        let token_key = self.token_key(issuer, &secret)?;
+        let secrets = (secret.as_slice(), &token_key);
+        let message = issuer.issue_from(secrets, template, nonce, as_in_token(target), state)?;
         self.state().token_sent = true;
         issuer.server.counters.offer();
         Ok(message)
+    }
+
+    /// What signs this connection's tokens. It is derived once.
+    fn token_key(&self, issuer: &Issuer, secret: &[u8]) -> Result<TokenKey, OfferFailure> {
+        if let Some(known) = &self.state().token_key {
+            return Ok(known.clone());
+        }
+        let derived = issuer.token_key(secret)?;
+        self.state().token_key = Some(derived.clone());
+        Ok(derived)
     }
 
     /// What a ticket is made from, and its nonce, which is never used again. rustls' own nonces have 32 bytes.
@@ -258,7 +273,7 @@ impl ServerLink {
                 let template = template.as_ref().map_err(|failure| *failure)?;
                 let ticket = template.ticket(key.ok_or(OfferFailure::UnknownSession)?);
                 let secret = secret.as_ref().ok_or(OfferFailure::NotSupported)?;
-                issuer.issue(secret, ticket, target, None)
+                issuer.issue(&self.token_key(issuer, secret)?, ticket, target, None)
             });
             (template, token)
         });

@@ -23,10 +23,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use migration_token::{MemoryNonceStore, NonceStore, TokenHash};
+use rustls::crypto::hash::{Hash, HashAlgorithm};
 use rustls::crypto::{CryptoProvider, SecureRandom};
 use rustls::pki_types::UnixTime;
 use rustls::server::StoresServerSessions;
 use rustls::{ServerConfig, SupportedCipherSuite, Tls13CipherSuite};
+use sha2::{Digest as _, Sha256};
 use time::OffsetDateTime;
 
 pub use self::accepting::{AcceptError, Accepting, Claimed};
@@ -92,6 +94,8 @@ struct Configs {
     no_early_data: Arc<ServerConfig>,
     /// Where the application wants ordinary sessions to be kept; wrapped.
     storage: Arc<dyn StoresServerSessions>,
+    /// The provider's SHA-256.
+    sha256: Option<&'static dyn Hash>,
 }
 
 impl MigrationServer {
@@ -167,6 +171,13 @@ impl MigrationServer {
             .iter()
             .filter_map(SupportedCipherSuite::tls13)
             .find(|suite| suite.common.hash_provider.output_len() == hash.output_len())
+    }
+
+    /// SHA-256, by the provider if it has it.
+    fn sha256(&self, data: &[u8]) -> [u8; 32] {
+        let digest = self.configs.sha256.map(|hash| hash.hash(data));
+        let digest = digest.and_then(|digest| digest.as_ref().try_into().ok());
+        digest.unwrap_or_else(|| Sha256::digest(data).into())
     }
 
     /// The early data that a ticket with a token offers, in bytes.
@@ -382,11 +393,17 @@ impl Configs {
         early_data.send_half_rtt_data = true;
         // What a ticket offers is what the TLS library enforces.
         early_data.max_early_data_size = config.max_early_data_size.min(issue::MAX_EARLY_DATA_SIZE);
+        let suites = config.crypto_provider().cipher_suites.iter();
+        let sha256 = suites
+            .filter_map(SupportedCipherSuite::tls13)
+            .map(|suite| suite.common.hash_provider)
+            .find(|hash| hash.algorithm() == HashAlgorithm::SHA256);
         Self {
             ordinary: Arc::new(config),
             early_data: Arc::new(early_data),
             no_early_data: Arc::new(no_early_data),
             storage,
+            sha256,
         }
     }
 
