@@ -14,12 +14,17 @@ use super::link::{Link, current};
 pub(super) struct LinkedHkdf(pub(super) &'static dyn Hkdf);
 
 impl Hkdf for LinkedHkdf {
+    /// With a salt this is the master secret, which the `resumption_master_secret` is expanded from.
     fn extract_from_zero_ikm(&self, salt: Option<&[u8]>) -> Box<dyn HkdfExpander> {
-        linked(self.0.extract_from_zero_ikm(salt))
+        let expander = self.0.extract_from_zero_ikm(salt);
+        match current().filter(|_| salt.is_some()) {
+            Some(link) => Box::new(LinkedExpander { expander, link }),
+            None => expander,
+        }
     }
 
     fn extract_from_secret(&self, salt: Option<&[u8]>, secret: &[u8]) -> Box<dyn HkdfExpander> {
-        linked(self.0.extract_from_secret(salt, secret))
+        self.0.extract_from_secret(salt, secret)
     }
 
     fn extract_from_kx_shared_secret(
@@ -30,7 +35,6 @@ impl Hkdf for LinkedHkdf {
     ) -> Result<Box<dyn HkdfExpander>, Error> {
         self.0
             .extract_from_kx_shared_secret(salt, kx, peer_public_key)
-            .map(linked)
     }
 
     /// Tickets' keys are expanded from a block.
@@ -44,13 +48,6 @@ impl Hkdf for LinkedHkdf {
 
     fn hmac_sign(&self, key: &OkmBlock, message: &[u8]) -> Tag {
         self.0.hmac_sign(key, message)
-    }
-}
-
-fn linked(expander: Box<dyn HkdfExpander>) -> Box<dyn HkdfExpander> {
-    match current() {
-        Some(link) => Box::new(LinkedExpander { expander, link }),
-        None => expander,
     }
 }
 

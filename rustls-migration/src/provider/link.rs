@@ -10,6 +10,7 @@
 
 use std::any::Any;
 use std::cell::RefCell;
+use std::mem;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -129,17 +130,22 @@ impl Scope {
     pub(crate) fn enter<R>(&mut self, call: impl FnOnce() -> R) -> R {
         /// Puts both back, also when `call` panics.
         struct Entered<'a> {
+            current: &'a RefCell<Option<Arc<dyn Link>>>,
             scope: &'a mut Scope,
-            outer: Option<Arc<dyn Link>>,
         }
         impl Drop for Entered<'_> {
             fn drop(&mut self) {
-                self.scope.0 = CURRENT.replace(self.outer.take());
+                mem::swap(&mut *self.current.borrow_mut(), &mut self.scope.0);
             }
         }
-        let outer = CURRENT.replace(self.0.take());
-        let _entered = Entered { scope: self, outer };
-        call()
+        CURRENT.with(|current| {
+            mem::swap(&mut *current.borrow_mut(), &mut self.0);
+            let _entered = Entered {
+                current,
+                scope: self,
+            };
+            call()
+        })
     }
 }
 

@@ -129,7 +129,7 @@ pub(crate) fn is_wrapped(provider: &CryptoProvider) -> bool {
             scope(&probe, || {
                 suite
                     .hkdf_provider
-                    .extract_from_zero_ikm(None)
+                    .extract_from_zero_ikm(Some(&[]))
                     .expand_block(&[&[], &[], b"tls13 ", b"res master", &[], &[]]);
             });
             probe.0.load(Ordering::Relaxed)

@@ -265,21 +265,23 @@ impl ServerConnection {
 
     /// Lets rustls process what it has read.
     fn process(&mut self) -> Result<(), rustls::Error> {
-        let handshaking = self.tls.is_handshaking();
-        if let Some(kind) = self.tls.handshake_kind().filter(|_| handshaking) {
+        if !self.tls.is_handshaking() {
+            return self
+                .scope
+                .enter(|| self.tls.process_new_packets())
+                .map(|_| ());
+        }
+        if let Some(kind) = self.tls.handshake_kind() {
             self.link.answered(kind == HandshakeKind::Resumed);
         }
         let processed = self.scope.enter(|| self.tls.process_new_packets());
-        if handshaking {
-            if let Some(mut early_data) = self.tls.early_data() {
-                // What rustls holds is in memory; reading it cannot fail.
-                let _ = early_data.read_to_end(&mut self.early_data);
-            }
-            self.settle_arrival();
-            self.count_early_data();
+        if let Some(mut early_data) = self.tls.early_data() {
+            // What rustls holds is in memory; reading it cannot fail.
+            let _ = early_data.read_to_end(&mut self.early_data);
         }
-        if handshaking
-            && !self.tls.is_handshaking()
+        self.settle_arrival();
+        self.count_early_data();
+        if !self.tls.is_handshaking()
             && let Some(ticket) = self.link.take_first_token()
         {
             // The client does without it, as without any offer.

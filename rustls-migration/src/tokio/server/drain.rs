@@ -64,7 +64,7 @@ pub struct DrainProgress {
     pub notified: usize,
     /// Closed by their clients after the notice.
     pub moved: usize,
-    /// Of clients that could not be told: they do not support migration, or had no offer left.
+    /// Of clients that could not be told: they do not support migration, or no offer could be made.
     pub not_movable: usize,
     /// Given up by the drain, or by their own departure deadline.
     pub forced: usize,
