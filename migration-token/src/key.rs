@@ -94,10 +94,7 @@ impl TokenKey {
         let key_info = hkdf_label(&key_lens, LABEL_MAC_KEY);
         let outputs = [
             (&id_info[..], &mut session_id[..]),
-            (
-                &key_info[..],
-                mac_key.get_mut(..len).ok_or(KeyError)?,
-            ),
+            (&key_info[..], mac_key.get_mut(..len).ok_or(KeyError)?),
         ];
         crypto.expand(resumption_master_secret, outputs)?;
         Ok(Self {

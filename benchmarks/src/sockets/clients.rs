@@ -107,7 +107,20 @@ async fn obey(
             let count = count.parse().unwrap_or(0);
             all += count;
             for _ in 0..count {
-                tokio::spawn(one(world.clone()));
+                // A task is as large as the larger of what it may run, so each side has its own.
+                let world = world.clone();
+                match &world.connector {
+                    Connector::Stock(connector) => {
+                        let connector = connector.clone();
+                        tokio::spawn(async move { told(stock(&world, &connector).await, &world) });
+                    }
+                    Connector::Migrating(connector) => {
+                        let connector = Arc::clone(connector);
+                        tokio::spawn(
+                            async move { told(migrating(&world, &connector).await, &world) },
+                        );
+                    }
+                }
             }
             all_have(Progress::Connected, count, progress).await?;
             say("connected")?;
@@ -137,21 +150,21 @@ async fn all_have(
     Ok(())
 }
 
-async fn one(world: World) {
-    let sender = world.progress.clone();
-    let lived = match world.connector.clone() {
-        Connector::Stock(connector) => stock(world, &connector).await,
-        Connector::Migrating(connector) => migrating(world, &connector).await,
-    };
+/// Tells of a client that failed.
+fn told(lived: Result<(), BenchError>, world: &World) {
     if lived.is_err() {
         // Whoever counted has given up, if nobody hears it.
-        let _ = sender.send(Progress::Failed("a client goes on"));
+        let _ = world.progress.send(Progress::Failed("a client goes on"));
     }
 }
 
-async fn stock(world: World, connector: &TlsConnector) -> Result<(), BenchError> {
+async fn stock(world: &World, connector: &TlsConnector) -> Result<(), BenchError> {
     let mut byte = [0; 1];
-    for (node, reached) in world.nodes.iter().zip([Progress::Connected, Progress::Elsewhere]) {
+    for (node, reached) in world
+        .nodes
+        .iter()
+        .zip([Progress::Connected, Progress::Elsewhere])
+    {
         let permit = world.at_once.acquire().await;
         let tcp = TcpStream::connect(node).await?;
         let mut stream = connector.connect(world.name.clone(), tcp).await?;
@@ -168,7 +181,7 @@ async fn stock(world: World, connector: &TlsConnector) -> Result<(), BenchError>
     Ok(())
 }
 
-async fn migrating(world: World, connector: &MigrationConnector) -> Result<(), BenchError> {
+async fn migrating(world: &World, connector: &MigrationConnector) -> Result<(), BenchError> {
     let [node, _] = world.nodes;
     let mut byte = [0; 1];
     let permit = world.at_once.acquire().await;

@@ -10,7 +10,9 @@ use rustls::server::ServerSessionMemoryCache;
 use rustls_migration::provider;
 use rustls_migration::server::MigrationServer;
 use rustls_migration::tokio::{DrainPlan, MigrationAcceptor};
-use tokio::io::{AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::io::{
+    AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _,
+};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;

@@ -55,7 +55,8 @@ pub struct ClientConnection {
     /// TLS bytes after splicing that are still to be written.
     outgoing: VecDeque<u8>,
     early_data: EarlyData,
-    offer: Option<Offer>,
+    /// On the heap: an idle connection has none.
+    offer: Option<Box<Offer>>,
     /// What verifies offers, once one has come.
     token_key: Option<TokenKey>,
     notices: u64,
@@ -194,7 +195,7 @@ impl ClientConnection {
 
     /// The newest offer that was accepted.
     pub fn offer(&self) -> Option<&Offer> {
-        self.offer.as_ref()
+        self.offer.as_deref()
     }
 
     /// Whether the server has handed the stream over: an offer of kind [`MoveKind::Stream`] that came when this side had
@@ -214,7 +215,7 @@ impl ClientConnection {
 
     /// Takes the newest offer, to [`resume`](Self::resume) with it.
     pub fn take_offer(&mut self) -> Option<Offer> {
-        self.offer.take()
+        self.offer.take().map(|offer| *offer)
     }
 
     /// The oldest update that was not taken yet.
@@ -248,7 +249,7 @@ impl ClientConnection {
             let update = match verified {
                 Ok(offer) => {
                     let (target, kind) = (offer.target(), offer.kind());
-                    self.offer = Some(offer);
+                    self.offer = Some(Box::new(offer));
                     Update::Offered { target, kind }
                 }
                 Err(error) => Update::OfferRefused(error),
@@ -361,6 +362,10 @@ impl Connection for ClientConnection {
         let (first, _) = self.outgoing.as_slices();
         let written = wr.write(first)?;
         self.outgoing.drain(..written);
+        if self.outgoing.is_empty() {
+            // Nothing waits here after the handshake.
+            self.outgoing = VecDeque::new();
+        }
         Ok(written)
     }
 

@@ -100,8 +100,10 @@ impl ClientLink {
     pub(super) fn take_received(&self) -> Option<ReceivedTicket> {
         let mut state = self.state();
         let received = state.received.pop_front();
-        self.has_received
-            .store(!state.received.is_empty(), Ordering::Relaxed);
+        if state.received.is_empty() {
+            state.received = VecDeque::new();
+            self.has_received.store(false, Ordering::Relaxed);
+        }
         received
     }
 
@@ -135,7 +137,12 @@ impl ClientLink {
     /// without it; another is given back.
     fn keep(&self, session: Tls13ClientSessionValue) -> Option<Tls13ClientSessionValue> {
         let mut state = self.state();
-        let Some(token) = state.tokens.pop_front().flatten() else {
+        let token = state.tokens.pop_front().flatten();
+        if state.tokens.is_empty() {
+            // Tickets are rare: their room is not kept.
+            state.tokens = VecDeque::new();
+        }
+        let Some(token) = token else {
             return Some(session);
         };
         if state.received.len() == MAX_RECEIVED {

@@ -313,7 +313,9 @@ impl ServerConnection {
         self.link.retag(kind, payload.len());
         let mut written = Ok(());
         while !payload.is_empty() && written.is_ok() {
-            written = self.scope.enter(|| self.tls.writer().write(payload))
+            written = self
+                .scope
+                .enter(|| self.tls.writer().write(payload))
                 .map(|len| payload = payload.get(len..).unwrap_or_default());
         }
         self.link.retag(kind, 0);

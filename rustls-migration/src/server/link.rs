@@ -7,8 +7,8 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use rustls::ContentType;
 use migration_token::TokenKey;
+use rustls::ContentType;
 use rustls::server::StoresServerSessions;
 use zeroize::Zeroizing;
 

@@ -32,7 +32,8 @@ pub(super) struct Control {
 
 struct State {
     address: SocketAddr,
-    offer: Option<Offer>,
+    /// On the heap: an idle stream has none.
+    offer: Option<Box<Offer>>,
     notified: bool,
     /// Whether a target is ready, and whether to go over to it.
     switch: Switch,
@@ -93,16 +94,16 @@ impl Control {
     }
 
     pub(super) fn set_offer(&self, offer: Offer) {
-        self.state().offer = Some(offer);
+        self.state().offer = Some(Box::new(offer));
     }
 
     pub(super) fn take_offer(&self) -> Option<Offer> {
-        self.state().offer.take()
+        self.state().offer.take().map(|offer| *offer)
     }
 
     /// Asks something of the newest offer.
     pub(super) fn with_offer<R>(&self, ask: impl FnOnce(&Offer) -> R) -> Option<R> {
-        self.state().offer.as_ref().map(ask)
+        self.state().offer.as_deref().map(ask)
     }
 
     pub(super) fn token(&self) -> Option<MigrationToken> {

@@ -92,7 +92,8 @@ impl MigrationAcceptor {
     where
         IO: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        self.start(io, peer, local).await?.into_stream().await
+        // On the heap, and gone when the stream is there: a task stays as large as the largest future that it ever awaited.
+        Box::pin(async { self.start(io, peer, local).await?.into_stream().await }).await
     }
 
     /// The first half of [`accept_from`](Self::accept_from): resolves when the client's hello has been judged, so that
@@ -132,7 +133,12 @@ impl MigrationAcceptor {
         let (io, connection) = judged?;
         let driver = Driver::new(io, connection);
         Ok(StartHandshake {
-            core: StreamCore::new(driver, Arc::clone(&self.gate), registration, slot),
+            core: Box::new(StreamCore::new(
+                driver,
+                Arc::clone(&self.gate),
+                registration,
+                slot,
+            )),
             require_handshake: self.require_handshake,
         })
     }
@@ -196,7 +202,7 @@ impl MigrationAcceptor {
 /// A connection whose hello has been judged and not yet answered, as from [`MigrationAcceptor::start`].
 #[must_use = "the client waits for an answer"]
 pub struct StartHandshake<IO> {
-    core: StreamCore<IO>,
+    core: Box<StreamCore<IO>>,
     require_handshake: bool,
 }
 
@@ -227,7 +233,7 @@ where
             }
         })
         .await?;
-        Ok(TlsStream::new(core))
+        Ok(TlsStream::new(*core))
     }
 }
 
