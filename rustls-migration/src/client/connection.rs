@@ -236,10 +236,10 @@ impl ClientConnection {
 
     /// Verifies the offers that have come.
     fn take_offers(&mut self) {
-        while self.link.has_received() {
-            let Some(received) = self.link.take_received() else {
-                break;
-            };
+        if !self.link.take_news() {
+            return;
+        }
+        while let Some(received) = self.link.take_received() {
             let notices = received.notices;
             let verified = self.verify(received);
             if self.closed {

@@ -34,7 +34,8 @@ pub(super) struct ClientLink {
     notices: AtomicU64,
     /// Whether the handshake is complete.
     established: AtomicBool,
-    has_received: AtomicBool,
+    /// Whether tickets with tokens have come, or notices.
+    has_news: AtomicBool,
     verifying: Verifying,
     hashed_hello: HashedHello,
     state: Mutex<State>,
@@ -73,7 +74,7 @@ impl ClientLink {
             hello_extensions,
             notices: AtomicU64::new(0),
             established: AtomicBool::new(false),
-            has_received: AtomicBool::new(false),
+            has_news: AtomicBool::new(false),
             verifying: Verifying::default(),
             hashed_hello: HashedHello::default(),
             state: Mutex::new(state),
@@ -91,9 +92,9 @@ impl ClientLink {
         self.notices.load(Ordering::Relaxed)
     }
 
-    /// Whether [`take_received`](Self::take_received) has something.
-    pub(super) fn has_received(&self) -> bool {
-        self.has_received.load(Ordering::Relaxed)
+    /// Whether [`take_received`](Self::take_received) or [`notices`](Self::notices) has something new to tell.
+    pub(super) fn take_news(&self) -> bool {
+        self.has_news.load(Ordering::Relaxed) && self.has_news.swap(false, Ordering::Relaxed)
     }
 
     /// The next ticket with a token.
@@ -102,7 +103,6 @@ impl ClientLink {
         let received = state.received.pop_front();
         if state.received.is_empty() {
             state.received = VecDeque::new();
-            self.has_received.store(false, Ordering::Relaxed);
         }
         received
     }
@@ -153,7 +153,7 @@ impl ClientLink {
             token,
             notices: self.notices(),
         });
-        self.has_received.store(true, Ordering::Relaxed);
+        self.has_news.store(true, Ordering::Relaxed);
         None
     }
 }
@@ -189,6 +189,7 @@ impl Link for ClientLink {
             && matches!(payload, [_, description] if *description == self.codepoints.migrate_notify);
         if notify {
             self.notices.fetch_add(1, Ordering::Relaxed);
+            self.has_news.store(true, Ordering::Relaxed);
         }
         notify
     }

@@ -9,8 +9,7 @@
 //! not give out its certificate verifiers, so the scope rests by itself while one runs: see [`Verifying`].
 
 use std::any::Any;
-use std::cell::RefCell;
-use std::mem;
+use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -103,7 +102,7 @@ impl Verifying {
 const CERTIFICATE_LIST_LEN: usize = 3;
 
 thread_local! {
-    static CURRENT: RefCell<Option<Arc<dyn Link>>> = const { RefCell::new(None) };
+    static CURRENT: Cell<Option<Arc<dyn Link>>> = const { Cell::new(None) };
 }
 
 /// Runs `call` with `link` as the link of every object that rustls makes in it.
@@ -130,16 +129,16 @@ impl Scope {
     pub(crate) fn enter<R>(&mut self, call: impl FnOnce() -> R) -> R {
         /// Puts both back, also when `call` panics.
         struct Entered<'a> {
-            current: &'a RefCell<Option<Arc<dyn Link>>>,
+            current: &'a Cell<Option<Arc<dyn Link>>>,
             scope: &'a mut Scope,
         }
         impl Drop for Entered<'_> {
             fn drop(&mut self) {
-                mem::swap(&mut *self.current.borrow_mut(), &mut self.scope.0);
+                self.scope.0 = self.current.replace(self.scope.0.take());
             }
         }
         CURRENT.with(|current| {
-            mem::swap(&mut *current.borrow_mut(), &mut self.0);
+            self.0 = current.replace(self.0.take());
             let _entered = Entered {
                 current,
                 scope: self,
@@ -151,7 +150,7 @@ impl Scope {
 
 /// The link for an object that is made now: that of the innermost scope, unless a certificate verifier may run.
 pub(super) fn current() -> Option<Arc<dyn Link>> {
-    let link = CURRENT.with_borrow(Clone::clone)?;
+    let link = innermost()?;
     let verifying = link.verifying().0.load(Ordering::Relaxed);
     (!verifying).then_some(link)
 }
@@ -159,8 +158,18 @@ pub(super) fn current() -> Option<Arc<dyn Link>> {
 /// The link of the innermost scope, when it is an `L`. For the wrapped objects of a configuration, which belong to the
 /// scope's connection alone.
 pub(crate) fn current_as<L: Link>() -> Option<Arc<L>> {
-    let link: Arc<dyn Any + Send + Sync> = CURRENT.with_borrow(Clone::clone)?;
+    let link: Arc<dyn Any + Send + Sync> = innermost()?;
     link.downcast().ok()
+}
+
+/// The link of the innermost scope.
+fn innermost() -> Option<Arc<dyn Link>> {
+    CURRENT.with(|current| {
+        let link = current.take();
+        let copy = link.clone();
+        current.set(link);
+        copy
+    })
 }
 
 #[cfg(test)]

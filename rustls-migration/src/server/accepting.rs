@@ -168,9 +168,12 @@ impl Claimed {
         let (config, mut admission) = match decided {
             None => (&configs.ordinary, Admission::Ordinary),
             Some(Ok(admitted)) if admitted.early_data => {
-                (&configs.early_data, Admission::Admitted(admitted))
+                (&configs.early_data, Admission::Admitted(Box::new(admitted)))
             }
-            Some(Ok(admitted)) => (&configs.no_early_data, Admission::Admitted(admitted)),
+            Some(Ok(admitted)) => (
+                &configs.no_early_data,
+                Admission::Admitted(Box::new(admitted)),
+            ),
             Some(Err(verdict)) => (&configs.no_early_data, Admission::Declined(verdict)),
         };
         let lent = match &mut admission {

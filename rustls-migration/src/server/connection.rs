@@ -21,7 +21,7 @@ use crate::provider::link::Scope;
 /// What admission decided.
 pub(super) enum Admission {
     Ordinary,
-    Admitted(Admitted),
+    Admitted(Box<Admitted>),
     Declined(Verdict),
 }
 

@@ -10,7 +10,8 @@ mod issue;
 mod limits;
 mod link;
 mod refused;
-#[cfg(all(test, feature = "ring"))]
+#[cfg(test)]
+#[cfg(feature = "ring")]
 mod rustls_habits;
 mod template;
 mod verdict;
