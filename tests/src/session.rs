@@ -86,14 +86,14 @@ pub struct Progress {
 }
 
 impl Progress {
-    fn encode(self) -> [u8; 16] {
+    pub(crate) fn encode(self) -> [u8; 16] {
         let mut encoded = [0; 16];
         encoded[..8].copy_from_slice(&self.received.to_be_bytes());
         encoded[8..].copy_from_slice(&self.sent.to_be_bytes());
         encoded
     }
 
-    fn decode(state: &[u8]) -> Option<Self> {
+    pub(crate) fn decode(state: &[u8]) -> Option<Self> {
         let (received, sent) = state.split_first_chunk()?;
         Some(Self {
             received: usize::from_be_bytes(*received),

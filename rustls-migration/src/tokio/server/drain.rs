@@ -139,9 +139,9 @@ pub(super) fn start(
     let started = Instant::now();
     let drainer = Drainer {
         registry,
-        deadline: started + plan.deadline,
+        deadline: started + plan.deadline.min(FOREVER),
         targets: Targets::new(plan.targets),
-        spread_over: plan.spread_over,
+        spread_over: plan.spread_over.min(FOREVER),
         random,
         pause,
         seen: HashMap::new(),
@@ -273,6 +273,9 @@ impl Drainer {
         progress
     }
 }
+
+/// Longer than a drain takes: thirty years. What is longer could not be added to a point in time.
+const FOREVER: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
 
 /// How long connections may take to carry out the order to close.
 const CLOSING: Duration = Duration::from_secs(1);

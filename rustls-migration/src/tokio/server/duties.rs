@@ -15,9 +15,9 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::task::JoinHandle;
 
-use super::departure::{Departure, DepartureClock};
+use super::departure::{Countdown, Departure, DepartureClock, Overdue};
 use super::error::{DepartureOverdue, Failure};
-use super::handle::Command;
+use super::handle::{Command, DepartureStatus};
 use super::handshake::HandshakeSlot;
 use super::nonce_store::{CommitAnswer, NonceStoreGate};
 use super::registry::Registration;
@@ -52,6 +52,8 @@ pub(super) struct StreamCore<IO> {
     registration: Registration,
     stage: Stage,
     departure: Departure,
+    /// The client did not leave in time.
+    overdue: Option<Overdue>,
     /// The newest offer that was made after the handshake.
     offered: Option<(SocketAddr, MoveKind)>,
     /// The application has read to the client's end.
@@ -62,6 +64,7 @@ pub(super) struct StreamCore<IO> {
 type Progress = (
     mem::Discriminant<Stage>,
     mem::Discriminant<Departure>,
+    bool,
     bool,
     usize,
 );
@@ -105,6 +108,7 @@ where
             registration,
             stage: Stage::Handshaking { slot },
             departure: Departure::Staying,
+            overdue: None,
             offered: None,
             client_closed: false,
             failure: None,
@@ -116,10 +120,10 @@ where
         let before = self.progress();
         self.attend_handshake(cx);
         self.attend_commands();
-        if self.failure.is_none() {
-            self.attend_departure(cx);
-        }
-        if self.departure.poll_abort(cx).is_ready() {
+        self.attend_departure(cx);
+        if let Some(overdue) = &mut self.overdue
+            && overdue.poll_abort(cx).is_ready()
+        {
             self.close_transport(cx);
         }
         before != self.progress()
@@ -128,7 +132,11 @@ where
     /// Whether nothing is due, and nothing will be unless somebody asks for it.
     pub(super) fn is_at_rest(&self) -> bool {
         let settled = matches!(self.stage, Stage::Established | Stage::Failed);
-        settled && (self.departure.is_at_rest() || self.failure.is_some())
+        let departed = match &self.overdue {
+            Some(overdue) => overdue.is_at_rest(),
+            None => self.departure.is_at_rest() || self.failure.is_some(),
+        };
+        settled && departed
     }
 
     /// What others may wait for.
@@ -136,6 +144,7 @@ where
         (
             mem::discriminant(&self.stage),
             mem::discriminant(&self.departure),
+            self.overdue.is_some(),
             self.failure.is_some(),
             self.driver.reads(),
         )
@@ -236,7 +245,7 @@ where
         );
         match self.registration.control().take_command(handshaking) {
             Some(Command::MoveTo { target, governed }) => self.obey(target, governed),
-            Some(Command::CloseOverdue) => self.set_departure(Departure::overdue()),
+            Some(Command::CloseOverdue) => self.give_up(),
             None => {}
         }
     }
@@ -244,10 +253,13 @@ where
     /// Somebody outside wants the client to move.
     fn obey(&mut self, target: SocketAddr, governed: bool) {
         match &mut self.departure {
+            _ if self.overdue.is_some() => {}
             // A client that has closed its side is about to be gone.
             Departure::Staying | Departure::NotMovable if self.client_closed => {}
             Departure::Staying | Departure::NotMovable => {
-                if self.tell(target, governed).is_err() {
+                let state = self.registration.control().consent();
+                let state = state.as_ref().map(|state| state.as_slice());
+                if self.tell(target, state, governed).is_err() {
                     self.set_departure(Departure::NotMovable);
                 }
             }
@@ -255,14 +267,14 @@ where
             Departure::Told { .. }
             | Departure::Left { .. }
             | Departure::HandedOver
-            | Departure::HandOverFailed(_)
-            | Departure::Overdue { .. } => {}
+            | Departure::HandOverFailed(_) => {}
         }
     }
 
     /// Writes the notice out, looks for the client's end, and counts the time.
     fn attend_departure(&mut self, cx: &mut Context<'_>) {
-        if !matches!(self.departure, Departure::Told { .. }) {
+        let told = matches!(self.departure, Departure::Told { .. });
+        if !told || self.failure.is_some() || self.overdue.is_some() {
             return;
         }
         self.driver.write_in_passing(cx);
@@ -273,7 +285,15 @@ where
         }
         let written = self.driver.written();
         if self.departure.poll_overdue(cx, written).is_ready() {
-            self.set_departure(Departure::overdue());
+            self.give_up();
+        }
+    }
+
+    /// The client did not leave in time.
+    fn give_up(&mut self) {
+        if self.overdue.is_none() {
+            self.overdue = Some(Overdue::new());
+            self.publish_status();
         }
     }
 
@@ -298,8 +318,18 @@ where
     }
 
     fn set_departure(&mut self, departure: Departure) {
-        self.registration.control().set_status(departure.status());
         self.departure = departure;
+        self.publish_status();
+    }
+
+    fn publish_status(&self) {
+        let status = match (self.departure.status(), &self.overdue) {
+            // It has got what it came for, however late.
+            (DepartureStatus::HandedOver, _) => DepartureStatus::HandedOver,
+            (_, Some(_)) => DepartureStatus::Overdue,
+            (status, None) => status,
+        };
+        self.registration.control().set_status(status);
     }
 }
 
@@ -331,14 +361,9 @@ where
         if let Some(failure) = &mut self.failure {
             return Err(failure.report());
         }
-        match self.departure {
-            Departure::Overdue { .. } => Err(DepartureOverdue.into()),
-            Departure::Staying
-            | Departure::NotMovable
-            | Departure::Told { .. }
-            | Departure::Left { .. }
-            | Departure::HandedOver
-            | Departure::HandOverFailed(_) => Ok(()),
+        match self.overdue {
+            Some(_) => Err(DepartureOverdue.into()),
+            None => Ok(()),
         }
     }
 
@@ -418,8 +443,7 @@ where
             | Departure::Staying
             | Departure::NotMovable
             | Departure::Told { .. }
-            | Departure::HandedOver
-            | Departure::Overdue { .. } => return Ok(()),
+            | Departure::HandedOver => return Ok(()),
         };
         // Without consent the application has ended the stream here.
         let Some(state) = self.registration.control().consent() else {
@@ -433,16 +457,21 @@ where
         Ok(offered?)
     }
 
-    /// Makes an offer to a client that has not been told to move.
+    /// Makes an offer to a client that has not been told to move. One of the stream itself is consent.
     pub(super) fn offer(&mut self, target: SocketAddr, state: Option<&[u8]>) -> io::Result<()> {
         match self.departure {
-            Departure::Staying | Departure::NotMovable => Ok(self.make_offer(target, state)?),
+            Departure::Staying | Departure::NotMovable => {
+                self.make_offer(target, state)?;
+                if state.is_some() {
+                    self.registration.control().set_consent(state)?;
+                }
+                Ok(())
+            }
             // It would be taken for the hand-over.
             Departure::Told { .. }
             | Departure::Left { .. }
             | Departure::HandedOver
-            | Departure::HandOverFailed(_)
-            | Departure::Overdue { .. } => Err(OfferFailure::UnderWay.into()),
+            | Departure::HandOverFailed(_) => Err(OfferFailure::UnderWay.into()),
         }
     }
 
@@ -451,10 +480,9 @@ where
         match self.departure {
             Departure::Staying | Departure::NotMovable => self.tell_by_newest_offer(),
             Departure::Told { .. } => Ok(()),
-            Departure::Left { .. }
-            | Departure::HandedOver
-            | Departure::HandOverFailed(_)
-            | Departure::Overdue { .. } => Err(NotifyError::Closed.into()),
+            Departure::Left { .. } | Departure::HandedOver | Departure::HandOverFailed(_) => {
+                Err(NotifyError::Closed.into())
+            }
         }
     }
 
@@ -464,36 +492,44 @@ where
         target: SocketAddr,
         state: Option<&[u8]>,
     ) -> io::Result<()> {
-        let control = self.registration.control();
-        control.set_consent(state)?;
-        match self.departure {
+        match &mut self.departure {
             Departure::Staying | Departure::NotMovable | Departure::Told { .. } => {
-                self.tell(target, false)
+                self.tell(target, state, false)?;
+                Ok(self.registration.control().set_consent(state)?)
             }
-            Departure::Left { .. }
-            | Departure::HandedOver
-            | Departure::HandOverFailed(_)
-            | Departure::Overdue { .. } => Err(OfferFailure::Closed.into()),
+            // The client is on its way, and learns from the last offer where to.
+            Departure::Left {
+                hand_over_to: Some(hand_over_to),
+            } if state.is_some() => {
+                self.registration.control().set_consent(state)?;
+                *hand_over_to = target;
+                Ok(())
+            }
+            Departure::Left { .. } | Departure::HandedOver | Departure::HandOverFailed(_) => {
+                Err(OfferFailure::Closed.into())
+            }
         }
     }
 
     /// Puts an offer and the alert among what is written next: the client is told as a whole or not at all, also when the
     /// future that flushes it is dropped.
-    fn tell(&mut self, target: SocketAddr, governed: bool) -> io::Result<()> {
-        let state = self.registration.control().consent();
-        let state = state.as_ref().map(|state| state.as_slice());
+    fn tell(&mut self, target: SocketAddr, state: Option<&[u8]>, governed: bool) -> io::Result<()> {
         self.make_offer(target, state)?;
         Ok(self.make_notice(governed)?)
     }
 
-    /// An application that has consented by now has the stream itself moved, so the client gets an offer that says so.
+    /// What is moved is what the application consents to by now. If the newest offer says something else, the client gets
+    /// one that says so.
     fn tell_by_newest_offer(&mut self) -> io::Result<()> {
-        let consented = self.registration.control().consent().is_some();
-        match self.newest_offer() {
-            Some((target, MoveKind::Connection)) if consented => self.tell(target, false),
-            Some((_, MoveKind::Connection | MoveKind::Stream)) | None => {
-                Ok(self.make_notice(false)?)
+        let state = self.registration.control().consent();
+        match (self.newest_offer(), &state) {
+            (Some((target, MoveKind::Connection)), Some(state)) => {
+                self.tell(target, Some(state.as_slice()), false)
             }
+            (Some((target, MoveKind::Stream)), None) => self.tell(target, None, false),
+            (Some((_, MoveKind::Connection)), None)
+            | (Some((_, MoveKind::Stream)), Some(_))
+            | (None, _) => Ok(self.make_notice(false)?),
         }
     }
 
@@ -519,17 +555,19 @@ where
         let connection = self.driver.connection_mut();
         connection.notify()?;
         let waits = u64::try_from(connection.tls_bytes_to_write()).unwrap_or(u64::MAX);
-        let clock = match governed {
+        let limit = connection.departure_deadline();
+        let notice = self.driver.written().saturating_add(waits);
+        // Once a drain has begun to count, another notice does not change that.
+        let clock = match governed || self.departure.is_governed() {
             true => DepartureClock::Governed,
-            false => DepartureClock::WhenWritten {
-                limit: connection.departure_deadline(),
-                written: self.driver.written().saturating_add(waits),
-            },
+            false => DepartureClock::Own(Countdown::new(notice, limit)),
         };
         let hand_over_to = match self.newest_offer() {
             Some((target, MoveKind::Stream)) => Some(target),
             Some((_, MoveKind::Connection)) | None => None,
         };
+        let kind = hand_over_to.map_or(MoveKind::Connection, |_| MoveKind::Stream);
+        self.registration.control().set_told(kind);
         self.set_departure(Departure::Told {
             hand_over_to,
             clock,

@@ -11,9 +11,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::task::{Context, Poll};
 
+use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use zeroize::Zeroizing;
 
+use crate::MoveKind;
 use crate::server::{Arrival, MAX_STATE_LEN, OfferFailure};
 
 /// How a connection's departure stands.
@@ -73,7 +75,7 @@ pub(super) struct Control {
     /// The status has changed, or the stream is gone.
     changed: Notify,
     /// What was there when the stream began.
-    stream: OnceLock<(Arrival, Weak<dyn Keep>)>,
+    stream: OnceLock<Begun>,
     /// Whether the keeper runs.
     keeping: AtomicBool,
     /// Whether a command waits: what every poll asks, without the lock.
@@ -82,11 +84,21 @@ pub(super) struct Control {
     registry: Arc<Notify>,
 }
 
+/// A stream that has begun.
+struct Begun {
+    arrival: Arrival,
+    keep: Weak<dyn Keep>,
+    /// Where its keeper runs, whoever calls for it.
+    runtime: Handle,
+}
+
 #[derive(Default)]
 struct State {
     command: Option<Command>,
     consent: Option<StreamState>,
     status: DepartureStatus,
+    /// What the client was told to move.
+    told: Option<MoveKind>,
     ended: bool,
 }
 
@@ -107,14 +119,19 @@ impl Control {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The stream is there.
+    /// The stream is there, on a runtime of tokio.
     pub(super) fn begin(&self, arrival: Arrival, keep: Weak<dyn Keep>) {
+        let runtime = Handle::current();
         // A connection begins once.
-        let _ = self.stream.set((arrival, keep));
+        let _ = self.stream.set(Begun {
+            arrival,
+            keep,
+            runtime,
+        });
     }
 
     pub(super) fn arrival(&self) -> Option<&Arrival> {
-        self.stream.get().map(|(arrival, _)| arrival)
+        self.stream.get().map(|stream| &stream.arrival)
     }
 
     /// Gives a command, which replaces an older one that was not carried out. A stream whose handshake is not complete
@@ -123,7 +140,7 @@ impl Control {
         {
             let mut state = self.state();
             state.command = Some(command);
-            self.commanded.store(true, Ordering::Release);
+            self.commanded.store(true, Ordering::SeqCst);
         }
         self.keep();
     }
@@ -138,12 +155,12 @@ impl Control {
             .command
             .take_if(|command| !handshaking || *command == Command::CloseOverdue);
         self.commanded
-            .store(state.command.is_some(), Ordering::Release);
+            .store(state.command.is_some(), Ordering::SeqCst);
         taken
     }
 
     pub(super) fn has_command(&self) -> bool {
-        self.commanded.load(Ordering::Acquire)
+        self.commanded.load(Ordering::SeqCst)
     }
 
     /// The state that the application has consented to go on from elsewhere.
@@ -176,12 +193,14 @@ impl Control {
         }
     }
 
+    /// The client is being told to move.
+    pub(super) fn set_told(&self, kind: MoveKind) {
+        self.state().told = Some(kind);
+    }
+
     /// The stream is gone.
     pub(super) fn end(&self) {
         self.state().ended = true;
-        if let Some(stream) = self.stream.get().and_then(|(_, keep)| keep.upgrade()) {
-            stream.wake();
-        }
         self.publish();
     }
 
@@ -208,19 +227,21 @@ impl Control {
 
     /// Has the stream's duties done although nobody may poll it.
     fn keep(self: &Arc<Self>) {
-        if let Some(stream) = self.stream.get().and_then(|(_, keep)| keep.upgrade()) {
-            stream.wake();
+        if let Some(keep) = self.stream.get().and_then(|stream| stream.keep.upgrade()) {
+            keep.wake();
         }
         self.ensure_kept();
     }
 
     /// Starts the keeper unless it runs, or there is no stream yet.
     pub(super) fn ensure_kept(self: &Arc<Self>) {
-        if let Some((_, keep)) = self.stream.get()
-            && !self.keeping.swap(true, Ordering::AcqRel)
+        if let Some(stream) = self.stream.get()
+            && !self.keeping.swap(true, Ordering::SeqCst)
         {
-            let (control, keep) = (Arc::clone(self), Weak::clone(keep));
-            tokio::spawn(async move { control.run_keeper(keep).await });
+            let (control, keep) = (Arc::clone(self), Weak::clone(&stream.keep));
+            stream
+                .runtime
+                .spawn(async move { control.run_keeper(keep).await });
         }
     }
 
@@ -232,12 +253,13 @@ impl Control {
                 None => Poll::Ready(()),
             })
             .await;
-            self.keeping.store(false, Ordering::Release);
-            // Somebody may have found the keeper running when it was about to end.
+            self.keeping.store(false, Ordering::SeqCst);
+            // Somebody may have found the keeper running when it was about to end. They say what they want before they look
+            // for the keeper, and it looks for that afterwards; all of it is in one order.
             let ends = keep
                 .upgrade()
                 .is_none_or(|stream| stream.is_at_rest() && !self.has_command());
-            if ends || self.keeping.swap(true, Ordering::AcqRel) {
+            if ends || self.keeping.swap(true, Ordering::SeqCst) {
                 return;
             }
         }
@@ -279,6 +301,13 @@ impl ConnectionHandle {
     /// How the departure stands.
     pub fn status(&self) -> DepartureStatus {
         self.0.status().0
+    }
+
+    /// What the client was told to move; `None` while it has not been told. An application that consents now and then learns
+    /// here what the client's end means: after [`MoveKind::Stream`] the client may go on elsewhere, and waits for the
+    /// hand-over; after [`MoveKind::Connection`] it has said all, and waits for the rest of its answer.
+    pub fn told_to_move(&self) -> Option<MoveKind> {
+        self.0.state().told
     }
 
     /// Resolves when the client has been told to move, or should move and cannot be told: the application finishes what it
