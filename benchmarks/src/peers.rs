@@ -109,6 +109,7 @@ fn require(holds: bool, otherwise: &'static str) -> Result<(), BenchError> {
 /// What all peers share.
 pub(crate) struct Service {
     suite: Suite,
+    root: CertificateDer<'static>,
     certificate: CertificateDer<'static>,
     key: PrivateKeyDer<'static>,
     roots: RootCertStore,
@@ -126,12 +127,30 @@ impl Service {
         let params = CertificateParams::new(vec![NAME.to_owned()])?;
         Ok(Self {
             suite,
+            root: issuer.der().clone(),
             certificate: params.signed_by(&key, &issuer)?.der().clone(),
             key: PrivateKeyDer::try_from(key.serialize_der())
                 .map_err(|_| BenchError::Unexpected("the key is not usable"))?,
             roots,
             ticket_keys: TicketKeys::generate(ring::default_provider().secure_random)?,
         })
+    }
+
+    /// A service as its clients know it: by its root, which is another process' own.
+    pub(crate) fn of_clients(
+        suite: Suite,
+        root: CertificateDer<'static>,
+    ) -> Result<Self, BenchError> {
+        let mut service = Self::new(suite)?;
+        service.roots = RootCertStore::empty();
+        service.roots.add(root.clone())?;
+        service.root = root;
+        Ok(service)
+    }
+
+    /// The certificate that its clients trust.
+    pub(crate) fn root(&self) -> &CertificateDer<'static> {
+        &self.root
     }
 
     pub(crate) fn name(&self) -> Result<ServerName<'static>, BenchError> {
@@ -230,8 +249,6 @@ impl Service {
                 .answers_for([here])
                 .target(there)
                 .nonce_store(Self::nonce_store())
-                // Both sides make the same number of tickets.
-                .reserve(0)
                 .build()?;
             Ok::<_, BenchError>((here, Arc::new(server)))
         };
