@@ -614,9 +614,11 @@ where
         let limit = connection.departure_deadline();
         let notice = self.driver.written().saturating_add(waits);
         // Once a drain has begun to count, another notice does not change that.
+        // Nor does it begin the time anew: an application may tell its client as often as it likes.
+        let counting = self.departure.take_countdown();
         let clock = match governed || self.departure.is_governed() {
             true => DepartureClock::Governed,
-            false => DepartureClock::Own(Countdown::new(notice, limit)),
+            false => DepartureClock::Own(counting.unwrap_or_else(|| Countdown::new(notice, limit))),
         };
         let hand_over_to = match self.newest_offer() {
             Some((target, MoveKind::Stream)) => Some(target),
