@@ -92,7 +92,7 @@ fn claim_and_commit() -> Workload {
         let claim = Claim {
             nonce: NonceKey::new(&[0; 32], &[0; 32], &count.to_be_bytes()),
             id: ClaimId::new([0; 16]),
-            issued_after: started,
+            issued_after: now,
             keep_until: now.saturating_add(Duration::MINUTE),
             now,
         };

@@ -5,6 +5,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
@@ -13,12 +14,13 @@ use demo_server::protocol::{Header, LineReader, Request};
 use rustls::HandshakeKind;
 use rustls::pki_types::ServerName;
 use rustls_migration::tokio::{
-    EarlyDataOutcome, Event, Events, MigrationConnector, MigrationStream,
+    EarlyDataOutcome, Event, Events, MigrateError, MigrationConnector, MigrationOutcome,
+    MigrationStream,
 };
 use tokio::io::{AsyncRead as _, AsyncReadExt as _, AsyncWriteExt as _, ReadBuf};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
-use crate::legs::{Leg, Legs, Trigger};
+use crate::legs::{Landing, Leg, Legs, Trigger};
 use crate::output::Output;
 
 /// How much is read at a time, in bytes.
@@ -27,6 +29,9 @@ const READ_LEN: usize = 64 * 1024;
 const READ_ON: usize = 1 << 20;
 /// How long a server may take to close after its last byte.
 const CLOSE_LIMIT: Duration = Duration::from_secs(10);
+/// How long a node that cannot be reached is tried again, and how often. Its server has stopped sending meanwhile.
+const PATIENCE: Duration = Duration::from_secs(3);
+const RETRY_PAUSE: Duration = Duration::from_millis(100);
 
 /// What to download, and from where.
 pub(crate) struct Job {
@@ -104,6 +109,9 @@ impl Job {
         let handshake = stream.get_ref().and_then(|tls| tls.handshake_kind());
         let handshake = handshake.unwrap_or(HandshakeKind::Full);
         let mut transfer = Transfer {
+            connector: self.connector,
+            server_name: self.server_name,
+            address: self.address,
             path: self.path,
             migrate_after: self.migrate_after,
             follows: self.follows,
@@ -126,6 +134,10 @@ impl Job {
 
 /// A download under way.
 struct Transfer {
+    connector: MigrationConnector,
+    server_name: ServerName<'static>,
+    /// Where it began.
+    address: SocketAddr,
     path: String,
     migrate_after: Option<u64>,
     /// The stream moves by itself.
@@ -255,22 +267,59 @@ impl Transfer {
     ) -> Result<(), Failure> {
         let triggered = self.legs.triggered();
         let request = self.request();
-        let landing = stream.migrate(request.as_bytes()).await.map_err(|error| {
-            Failure::wrong(format!("cannot move from {}", self.legs.server()), &error)
-        })?;
-        if landing.early_data == EarlyDataOutcome::Unknown {
-            // Asking again for a part of a file does no harm.
-            stream
-                .write_all(request.as_bytes())
-                .await
-                .map_err(|error| Failure::wrong(format!("{} failed", landing.at), &error))?;
-        }
+        let landing = match move_on(stream, &request).await {
+            Ok(outcome) => {
+                if outcome.early_data == EarlyDataOutcome::Unknown {
+                    // Asking again for a part of a file does no harm.
+                    let asked = stream.write_all(request.as_bytes()).await;
+                    asked.map_err(|error| {
+                        Failure::wrong(format!("{} failed", outcome.at), &error)
+                    })?;
+                }
+                Landing::from(&outcome)
+            }
+            Err(MigrateError::Unreachable(why)) => {
+                self.start_again(stream, &request, why.to_string()).await?
+            }
+            Err(error) => {
+                let what = format!("cannot move from {}", self.legs.server());
+                return Err(Failure::wrong(what, &error));
+            }
+        };
         self.migrate_after = None;
         self.read_since = 0;
         self.line = LineReader::default();
         self.leg_header = None;
-        self.legs.moved(trigger, triggered, &landing);
+        self.legs.moved(trigger, triggered, landing);
         Ok(())
+    }
+
+    /// Asks the first server for the rest, in a new connection: the present server has stopped sending.
+    async fn start_again(
+        &mut self,
+        stream: &mut MigrationStream,
+        request: &str,
+        why: String,
+    ) -> Result<Landing, Failure> {
+        let connected = self
+            .connector
+            .connect(self.server_name.clone(), self.address)
+            .await;
+        let fresh = connected
+            .map_err(|error| Failure::wrong(format!("{why}, and there is no way back"), &error))?;
+        self.events = fresh.events();
+        let mut left = std::mem::replace(stream, fresh);
+        // However its server takes it, the stream is of no use any more.
+        let _ = left.shutdown().await;
+        let asked = stream.write_all(request.as_bytes()).await;
+        asked.map_err(|error| Failure::wrong(format!("{} failed", self.address), &error))?;
+        let handshake = stream.get_ref().and_then(|tls| tls.handshake_kind());
+        Ok(Landing {
+            at: self.address,
+            handshake: handshake.unwrap_or(HandshakeKind::Full),
+            early_data: false,
+            fell_back: Some(why),
+        })
     }
 
     fn request(&self) -> String {
@@ -298,6 +347,23 @@ impl Transfer {
             uploaded: None,
             took,
         })
+    }
+}
+
+/// Moves to where the newest offer leads, also when nobody is there before a short while is over.
+async fn move_on(
+    stream: &mut MigrationStream,
+    request: &str,
+) -> Result<MigrationOutcome, MigrateError> {
+    let started = Instant::now();
+    loop {
+        match stream.open_target()?.await {
+            Ok(target) => return stream.migrate_over(target, request.as_bytes()).await,
+            Err(error) if started.elapsed() > PATIENCE => {
+                return Err(MigrateError::Unreachable(Arc::new(error)));
+            }
+            Err(_) => sleep(RETRY_PAUSE).await,
+        }
     }
 }
 

@@ -43,6 +43,27 @@ impl Migration {
     }
 }
 
+/// Where a move ended.
+pub(crate) struct Landing {
+    pub(crate) at: SocketAddr,
+    pub(crate) handshake: HandshakeKind,
+    /// Whether what the client said first went as early data and was accepted.
+    pub(crate) early_data: bool,
+    /// Why that is not where the server sent the stream.
+    pub(crate) fell_back: Option<String>,
+}
+
+impl From<&MigrationOutcome> for Landing {
+    fn from(outcome: &MigrationOutcome) -> Self {
+        Self {
+            at: outcome.at,
+            handshake: outcome.handshake,
+            early_data: outcome.early_data == EarlyDataOutcome::Accepted,
+            fell_back: outcome.fell_back.as_ref().map(ToString::to_string),
+        }
+    }
+}
+
 /// Who wanted a move.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Trigger {
@@ -98,9 +119,9 @@ impl Legs {
         if matches!(event, Event::Notified { .. }) {
             self.notified();
         }
-        if let Event::Migrated(landing) = event {
+        if let Event::Migrated(outcome) = event {
             let triggered = self.triggered();
-            self.moved(Trigger::Server, triggered, landing);
+            self.moved(Trigger::Server, triggered, outcome.into());
         }
     }
 
@@ -111,16 +132,11 @@ impl Legs {
     }
 
     /// The stream is at the next server.
-    pub(crate) fn moved(
-        &mut self,
-        trigger: Trigger,
-        triggered: Duration,
-        landing: &MigrationOutcome,
-    ) {
+    pub(crate) fn moved(&mut self, trigger: Trigger, triggered: Duration, landing: Landing) {
         let next = Leg {
             server: landing.at,
             handshake: landing.handshake,
-            early_data: landing.early_data == EarlyDataOutcome::Accepted,
+            early_data: landing.early_data,
             bytes: 0,
             connected: self.began.elapsed(),
             migration: Some(Migration {
@@ -128,7 +144,7 @@ impl Legs {
                 triggered,
                 first_byte: None,
                 stall: Duration::ZERO,
-                fell_back: landing.fell_back.as_ref().map(ToString::to_string),
+                fell_back: landing.fell_back,
             }),
         };
         self.done.push(std::mem::replace(&mut self.leg, next));

@@ -30,7 +30,7 @@ async fn main() -> ExitCode {
         Err(status) => return status,
     };
     // The nodes of a hand-off are in this process, and what is expected of them needs no log.
-    program::log("warn");
+    let _log = program::log("warn");
     program::end(match &options.command {
         Command::Get(options) => get::run(options).await,
         Command::Handoff(options) => handoff::run(options).await,

@@ -37,7 +37,7 @@ async fn main() -> ExitCode {
         Ok(options) => options,
         Err(status) => return status,
     };
-    program::log("info");
+    let _log = program::log("info");
     program::end(match &options.command {
         None => serve(&options).await,
         Some(Command::Keys(command)) => command

@@ -52,7 +52,7 @@ impl Choice {
             }
             Self::Redis(RedisAddress(address)) => {
                 let store = RedisNonceStore::builder(address).build()?;
-                store.check().await?;
+                store.check(OffsetDateTime::now_utc()).await?;
                 Arc::new(store)
             }
         })

@@ -80,7 +80,7 @@ pub struct Options {
     #[arg(long, value_name = "SECONDS", default_value_t = 10)]
     pub drain_over: u32,
 
-    /// When a drain closes the connections that are left, counted from its start.
+    /// When a drain cuts the connections that are left, counted from its start. Their clients see an error.
     #[arg(long, value_name = "SECONDS", default_value_t = 20)]
     pub drain_deadline: u32,
 

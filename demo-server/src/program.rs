@@ -8,6 +8,7 @@ use std::io::{self, IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
 use clap::Parser;
+use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
 
 /// Why a program ends with another status than 0.
@@ -78,15 +79,22 @@ pub fn parse<T: Parser>() -> Result<T, ExitCode> {
     })
 }
 
-/// Sends log lines to standard error; `RUST_LOG` chooses which, else those of `default` and above.
-pub fn log(default: &str) {
+/// Sends log lines to standard error; `RUST_LOG` chooses which, else those of `default` and above. It goes on until what
+/// is returned is dropped, which writes the last lines.
+///
+/// A thread of its own writes. When nobody reads, lines are dropped, and the program goes on.
+pub fn log(default: &str) -> WorkerGuard {
+    let (writer, guard) = NonBlockingBuilder::default()
+        .lossy(true)
+        .finish(io::stderr());
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(io::stderr)
+        .with_writer(writer)
         .with_ansi(io::stderr().is_terminal())
         .with_target(false)
         .init();
+    guard
 }
 
 /// Ends a program: 0, or the failure's line on standard error and its status.

@@ -5,8 +5,9 @@
 //! [`TokenKey`] derived from the connection's `resumption_master_secret`, so it is worth nothing without
 //! that TLS session. The server at B checks it and spends its nonce in a [`NonceStore`].
 //!
-//! This crate knows no TLS library, no socket and no clock: secrets, randomness and the time come in as
-//! arguments. Only the store of the feature `redis` opens sockets, with tokio. The wire format and the labels are those of `docs/protocol.md`, sections 2 and 8.
+//! This crate knows no TLS library, no socket and no wall clock: secrets, randomness and the time come in as
+//! arguments. Stores measure their own age with a [`Monotonic`] clock. Only the store of the feature `redis` opens sockets, with
+//! tokio. The wire format and the labels are those of `docs/protocol.md`, sections 2 and 8.
 //!
 //! ```
 //! use migration_token::{MigrationToken, TokenHash, TokenKey};
@@ -32,8 +33,8 @@ mod token;
 
 pub use key::{KeyError, SESSION_ID_LEN, TokenHash, TokenKey, VerifyError};
 pub use nonce::{
-    BoxFuture, Claim, ClaimId, ClaimOutcome, CommitOutcome, MemoryNonceStore, NonceKey, NonceStore,
-    StoreError,
+    BoxFuture, Claim, ClaimId, ClaimOutcome, CommitOutcome, MemoryNonceStore, Monotonic, NonceKey,
+    NonceStore, StoreError, SystemMonotonic,
 };
 #[cfg(feature = "redb")]
 pub use nonce::{FileNonceStore, FileStoreError};

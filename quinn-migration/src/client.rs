@@ -9,12 +9,13 @@ use std::sync::Arc;
 
 use quinn::{EndpointConfig, Runtime, TokioRuntime};
 
+use crate::congestion::PerPathCongestion;
 use crate::error::{AttachError, BindError};
 use crate::hooks::client::ClientHook;
 use crate::migrator::Migrator;
 use crate::policy::Policy;
 use crate::session::{ClientCrypto, Handles};
-use crate::socket::{ClientSocket, Router};
+use crate::socket::{ClientSocket, NewPath, PathSockets, Router};
 use crate::wire::Codepoints;
 
 /// A quinn endpoint for a client that can follow its servers to other addresses.
@@ -43,10 +44,103 @@ pub struct MigrationClient {
     endpoint: quinn::Endpoint,
 }
 
-impl MigrationClient {
-    /// Binds an endpoint. [`MigrationClient::client_config`] is its default client configuration; to change it, pass a
+/// Settings of a [`MigrationClient`]; see [`MigrationClient::builder`].
+pub struct ClientBuilder {
+    tls: Arc<rustls::ClientConfig>,
+    socket: UdpSocket,
+    codepoints: Codepoints,
+    endpoint: EndpointConfig,
+    runtime: Arc<dyn Runtime>,
+    path_sockets: PathSockets,
+    offers: bool,
+}
+
+impl ClientBuilder {
+    /// Whether to tell servers that this client understands advertisements (enable_server_migration). Default `true`. With
+    /// `false` the handshake is that of stock quinn, and no server may move the client.
+    pub fn offer(mut self, offer: bool) -> Self {
+        self.offers = offer;
+        self
+    }
+
+    /// Code points of the extension. Default [`Codepoints::default`]; the server must use the same.
+    pub fn codepoints(mut self, codepoints: Codepoints) -> Self {
+        self.codepoints = codepoints;
+        self
+    }
+
+    /// quinn's settings for the endpoint. Default [`EndpointConfig::default`].
+    pub fn endpoint_config(mut self, endpoint: EndpointConfig) -> Self {
+        self.endpoint = endpoint;
+        self
+    }
+
+    /// Makes the sockets for new paths. They must be bound, to a port of their own (RFC 9000 section 9.5); an error leaves
+    /// the connection where it is ([`Failure::Socket`](crate::Failure::Socket)).
+    ///
+    /// Default: a socket like the endpoint's own, with its local address (any address when it has none), its send and
+    /// receive buffers, and on Linux its device and mark. A server address of another family than a specific local address
+    /// is an error.
+    pub fn path_sockets(
+        mut self,
+        open: impl Fn(&NewPath) -> io::Result<UdpSocket> + Send + Sync + 'static,
+    ) -> Self {
+        self.path_sockets = PathSockets::Application(Box::new(open));
+        self
+    }
+
+    /// What wraps sockets and runs quinn's tasks. Default [`TokioRuntime`]; the migrator's own task needs tokio.
+    pub fn runtime(mut self, runtime: Arc<dyn Runtime>) -> Self {
+        self.runtime = runtime;
+        self
+    }
+
+    /// Binds the endpoint. [`MigrationClient::client_config`] is its default client configuration; to change it, pass a
     /// changed copy to `Endpoint::set_default_client_config` on a clone of the endpoint, or to
     /// `Endpoint::connect_with`. `datagram_receive_buffer_size` must stay on.
+    ///
+    /// # Errors
+    ///
+    /// The TLS configuration cannot be used, or the socket cannot.
+    pub fn bind(self) -> Result<MigrationClient, BindError> {
+        let handles = Handles::new();
+        let router = Router::new(&self.socket, self.path_sockets, Arc::clone(&self.runtime))?;
+        let router = Arc::new(router);
+        let crypto = Arc::new(ClientCrypto::new(
+            self.tls,
+            self.codepoints,
+            self.offers,
+            handles.clone(),
+            Arc::clone(&router),
+        )?);
+        let socket = Arc::new(ClientSocket::new(Arc::clone(&router))?);
+        let mut endpoint = quinn::Endpoint::new_with_abstract_socket(
+            self.endpoint,
+            None,
+            socket,
+            Arc::clone(&self.runtime),
+        )?;
+        let client = MigrationClient {
+            crypto,
+            handles,
+            router,
+            endpoint: endpoint.clone(),
+        };
+        endpoint.set_default_client_config(client.client_config());
+        Ok(MigrationClient { endpoint, ..client })
+    }
+}
+
+impl fmt::Debug for ClientBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClientBuilder")
+            .field("socket", &self.socket)
+            .finish_non_exhaustive()
+    }
+}
+
+impl MigrationClient {
+    /// Binds an endpoint on the tokio runtime; [`MigrationClient::builder`] has more settings.
     ///
     /// # Errors
     ///
@@ -57,26 +151,23 @@ impl MigrationClient {
         endpoint: EndpointConfig,
         socket: UdpSocket,
     ) -> Result<Self, BindError> {
-        let handles = Handles::new();
-        let router = Arc::new(Router::default());
-        let crypto = Arc::new(ClientCrypto::new(
+        Self::builder(tls, socket)
+            .codepoints(codepoints)
+            .endpoint_config(endpoint)
+            .bind()
+    }
+
+    /// An endpoint on `socket`, with settings to choose.
+    pub fn builder(tls: Arc<rustls::ClientConfig>, socket: UdpSocket) -> ClientBuilder {
+        ClientBuilder {
             tls,
-            codepoints,
-            handles.clone(),
-            Arc::clone(&router),
-        )?);
-        let runtime = Arc::new(TokioRuntime);
-        let first = runtime.wrap_udp_socket(socket)?;
-        let socket = Arc::new(ClientSocket::new(first, Arc::clone(&router)));
-        let mut endpoint =
-            quinn::Endpoint::new_with_abstract_socket(endpoint, None, socket, runtime)?;
-        endpoint.set_default_client_config(quinn::ClientConfig::new(crypto.clone()));
-        Ok(Self {
-            crypto,
-            handles,
-            router,
-            endpoint,
-        })
+            socket,
+            codepoints: Codepoints::default(),
+            endpoint: EndpointConfig::default(),
+            runtime: Arc::new(TokioRuntime),
+            path_sockets: PathSockets::default(),
+            offers: true,
+        }
     }
 
     /// The endpoint, for making connections.
@@ -84,13 +175,18 @@ impl MigrationClient {
         &self.endpoint
     }
 
-    /// A quinn configuration with this client's crypto and quinn's defaults.
+    /// A quinn configuration with this client's crypto, [`PerPathCongestion`] and quinn's defaults.
     pub fn client_config(&self) -> quinn::ClientConfig {
-        quinn::ClientConfig::new(self.crypto.clone())
+        let mut transport = quinn::TransportConfig::default();
+        transport.congestion_controller_factory(Arc::new(PerPathCongestion::default()));
+        let mut config = quinn::ClientConfig::new(self.crypto.clone());
+        config.transport_config(Arc::new(transport));
+        config
     }
 
     /// Moves the endpoint to another local socket, for example after the network changed. Connections that have
-    /// moved stay with the server address that they are on.
+    /// moved stay with the server address that they are on, and get new sockets too. What is under way to the old
+    /// sockets still arrives for 3 s.
     ///
     /// Use this instead of `Endpoint::rebind`, which sends every connection back to its first server address.
     ///
@@ -98,9 +194,9 @@ impl MigrationClient {
     ///
     /// The socket cannot be used; the old one stays in use.
     pub fn rebind(&self, socket: UdpSocket) -> io::Result<()> {
-        let first = TokioRuntime.wrap_udp_socket(socket)?;
+        self.router.rebind(&socket)?;
         self.endpoint
-            .rebind_abstract(Arc::new(ClientSocket::new(first, Arc::clone(&self.router))))
+            .rebind_abstract(Arc::new(ClientSocket::new(Arc::clone(&self.router))?))
     }
 
     /// Lets a connection follow its server from now on, as far as `policy` allows.

@@ -51,11 +51,15 @@ pub enum AdvertiseError {
     /// The alternate has neither an IPv4 nor an IPv6 address, or an unspecified one, or port 0.
     #[error("nothing to advertise: give an address with an IP and a port")]
     NoAddress,
+    /// The server does not answer from this address: none of its sockets is bound to it. For an address that something
+    /// else forwards to the server there is [`Alternate::forwarded`](crate::Alternate::forwarded).
+    #[error("the server does not answer from this address; is it Alternate::forwarded?")]
+    NotServed,
     /// Another advertisement on this connection waits for its acknowledgement. Try again after it.
     #[error("another advertisement waits for its acknowledgement")]
     Busy,
-    /// No connection ID is free for the new path: the server uses zero-length connection IDs, or the client holds
-    /// on to the ones it was given. In the latter case try again later.
+    /// No connection ID is free for the new path: the server uses zero-length connection IDs, or the client has room for two
+    /// only (active_connection_id_limit), or it holds on to the ones it was given. In the last case try again later.
     #[error("no connection ID is free for the new path")]
     NoConnectionId,
     /// quinn's DATAGRAM support is off, which carries the frame: leave `datagram_receive_buffer_size` set in the
@@ -78,7 +82,7 @@ pub enum AddressError {
     /// Bound to 0.0.0.0 or `[::]`: answers could leave from another address.
     #[error("an added address must be a specific one, not 0.0.0.0 or [::]")]
     Unspecified,
-    /// 65,535 addresses have been added in the life of this server.
+    /// 2,147,483,647 addresses have been added in the life of this server.
     #[error("no address number is left")]
     TooMany,
     /// The operating system refused.

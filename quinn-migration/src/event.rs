@@ -23,6 +23,14 @@ pub enum Event {
         /// IPv6 address in it.
         v6: Option<SocketAddrV6>,
     },
+    /// An advertisement is kept for when the path in use falls silent
+    /// ([`FollowPolicy::OnSilence`](crate::FollowPolicy::OnSilence)).
+    Kept {
+        /// Sequence number of the advertisement.
+        sequence: VarInt,
+        /// The address that it will lead to.
+        target: SocketAddr,
+    },
     /// An advertisement is not followed.
     Refused {
         /// Sequence number, when the frame was readable.
@@ -88,8 +96,8 @@ pub enum Failure {
         /// Challenges that were sent.
         challenges: u32,
     },
-    /// No challenge could be sent: quinn's datagram queue did not move, DATAGRAM is switched off
-    /// (`TransportConfig::datagram_receive_buffer_size(None)`), or the server takes only DATAGRAM frames below 1150 bytes.
+    /// No challenge could be sent: quinn's datagram queue did not move, or DATAGRAM is switched off
+    /// (`TransportConfig::datagram_receive_buffer_size(None)`).
     #[error("no challenge could be sent; is the datagram buffer off or full?")]
     NotSent,
     /// No socket could be opened for the address.

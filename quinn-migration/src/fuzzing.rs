@@ -59,7 +59,7 @@ impl Bench {
     fn new() -> Self {
         let mut hook = ClientHook::new(Codepoints::default());
         // The script plays the server's packets; the parameters have a target of their own.
-        let _ = hook.on_peer_parameters(&[]);
+        let _ = hook.on_peer_parameters(&[], false);
         let mut bench = Self {
             hook,
             now: Instant::now(),

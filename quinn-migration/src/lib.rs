@@ -21,14 +21,14 @@
 //! | carrier | a DATAGRAM frame with a secret mark that the application task queues; the hook replaces it by the frame that quinn does not know |
 //! | reserve | the server's hook keeps one NEW_CONNECTION_ID frame back: its connection ID and reset token go into the advertisement, so quinn routes them already |
 //! | adoption | once a path is validated the client's hook shows quinn a NEW_CONNECTION_ID frame that makes it switch; the socket routes by connection ID, so the address changes with the same packet |
-//! | alias | the server shows quinn a client on address number k as a remote address of its own, and quinn's migration (RFC 9000 section 9) does the rest |
+//! | alias | the server shows quinn a client that has moved to address number k as a remote address of its own, and quinn's migration (RFC 9000 section 9) does the rest; where a connection began, quinn and the application see the client's own address |
 //!
 //! A hook that cannot act passes the bytes through. A validation that fails leaves the connection where it is.
 //!
 //! # Faithful to the draft
 //!
 //! Parameter and frame layout; the parameter is the client's alone; a server never sends the frame without it; any time
-//! after the handshake; the family of the current path first; PATH_CHALLENGE in a padded probing packet with the
+//! after the handshake; the family of the current path; PATH_CHALLENGE in a padded probing packet with the
 //! advertised connection ID, everything else on the old path until it is answered; the server answers from the probed
 //! address and validates the client in turn; the reset token is live; connection IDs are retired and count against the
 //! limit.
@@ -44,7 +44,10 @@
 //! | a challenge or its answer | the next challenge, with the same back-off, [`Policy::challenges`] in all; answers count for 3 s at least |
 //! | the advertised connection ID, because the server's lifetimes made quinn go on to a later one | [`Refusal::Superseded`], [`Failure::Withdrawn`] or [`AdvertiseError::NotAcknowledged`]; the next advertisement has a fresh one |
 //! | all of them | [`Event::Failed`]; the connection ID is given back, and the next advertisement can use another one |
-//! | the path after the move | after 3 times 3 RTT + 50 ms without an answer: challenges to the path before and to the first address in turns, with an unused connection ID; back to the one that answers: [`Event::FellBack`] |
+//! | the path after the move | after 3 times 3 RTT + 50 ms without an answer: challenges to the path before and to the first address in turns, each with a connection ID of its own; back to the one that answers: [`Event::FellBack`] |
+//! | the path right after the move, before the server has issued another connection ID | the same, with the connection ID of the path before, which is given back only when the new path has worked |
+//! | the path, while the client only listens | when what came has stopped for a second, PING asks once |
+//! | the path, with [`FollowPolicy::OnSilence`] | the kept advertisements are followed, one after the other, in turns with earlier paths |
 //! | that too, or no connection ID is left | [`Event::Stranded`]; both paths are tried on until quinn's idle timeout, and the one in use is kept when it comes back |
 //!
 //! # Limits
@@ -54,22 +57,28 @@
 //! - The frame is repeated on the crate's own timer, not by quinn's loss detection. Lost challenges count as losses of
 //!   the old path in quinn's congestion control and black hole detection. Challenges are repeated sooner than RFC 9000
 //!   section 8.2.1 recommends, but only [`Policy::challenges`] times.
-//! - The client's congestion window and RTT estimate are not reset by a move (RFC 9000 section 9.4); the server's are.
-//! - A challenge has the size of the old path's MTU, up to 1452 bytes. A new path with a smaller MTU looks unreachable;
-//!   lower `TransportConfig::mtu_discovery_config` where that can happen.
+//! - The client's RTT estimate is not reset by a move (RFC 9000 section 9.4). Its congestion window is, by
+//!   [`PerPathCongestion`], which a `TransportConfig` of your own must name; the server resets both.
+//! - The first challenge has the size of the old path's MTU, up to 1452 bytes. The next ones have 1200 while the client has
+//!   nothing to send, so that a new path with a smaller MTU is found; for a busy upload lower
+//!   `TransportConfig::mtu_discovery_config` where such paths are.
 //! - On a silent path quinn sends two packets at each probe timeout, and each timeout is twice as long as the one before
 //!   (RFC 9002 section 6.2.1); a busy connection's congestion window lets nothing else out. Challenges to an earlier path
 //!   leave in these packets, beside the control frames that quinn repeats in them, so a return takes one or two of these
 //!   timeouts after the silence is noticed. `TransportConfig::max_idle_timeout` (30 s in quinn) must leave time for them;
 //!   raise it where round trips take seconds.
-//! - quinn takes a packet for a duplicate when 128 later ones have overtaken it. A challenge is lost that way when the client
-//!   sends so many packets on the old path while the challenge is on its way on a slower one: a busy upload's move can end
-//!   with [`Failure::Unreachable`]. Advertise again.
+//! - quinn takes a packet for a duplicate when 128 later ones have overtaken it. When the client is busy and the new path is
+//!   slower, a challenge is lost that way. So the client's datagrams on the old path wait for the second challenge, 100 ms at
+//!   most, and for the third, 200 ms: a new path may be that much slower, one way.
+//! - In a full datagram buffer a challenge or an advertisement takes the place of the application's oldest datagram.
 //! - The advertised connection ID must be as long as the others. Servers with zero-length connection IDs cannot
 //!   advertise ([`AdvertiseError::NoConnectionId`]).
-//! - quinn accepts DATAGRAM frames for sending although the peer did not announce them, because carriers need that.
-//!   They are dropped with a warning, not sent: ask the peer's application, not `max_datagram_size`.
+//! - quinn accepts DATAGRAM frames for sending although the peer takes none, or only small ones, because carriers need that.
+//!   What the peer would not accept is dropped with a warning, not sent: `max_datagram_size` is no measure of it when the peer
+//!   announces less than 16383.
 //! - `TransportConfig::datagram_receive_buffer_size(None)` and `ServerConfig::migration(false)` switch the extension off.
+//! - The socket of a new path is like the endpoint's own: same local address, device, mark (Linux) and buffers. Other options
+//!   are the application's to set: [`ClientBuilder::path_sockets`].
 //! - `quinn::Endpoint::rebind` on a client takes this crate's socket away: connections return to their first server
 //!   address. Use [`MigrationClient::rebind`].
 //! - A move to another machine needs that machine to forward to this process: the draft moves no state.
@@ -80,6 +89,8 @@
 //!
 //! - The answer to a challenge carries a fresh connection ID of the client instead of the old path's, so the two paths
 //!   share no connection ID in either direction.
+//! - The server's own challenge to a path under validation is answered there (RFC 9000 section 8.2.2): it waits until the
+//!   client has moved. When the validation fails it is answered on the old path.
 //! - Challenges and their answers have packet numbers of four bytes, so that packets on the other path may overtake them
 //!   (RFC 9000 section 17.1), and at least 1200 bytes whatever quinn's path MTU is.
 //!
@@ -96,6 +107,7 @@
 #![forbid(unsafe_code)]
 
 mod client;
+mod congestion;
 mod error;
 mod event;
 #[cfg(fuzzing)]
@@ -108,12 +120,13 @@ mod session;
 mod socket;
 pub mod wire;
 
-pub use client::MigrationClient;
+pub use client::{ClientBuilder, MigrationClient};
+pub use congestion::PerPathCongestion;
 pub use error::{AddressError, AdvertiseError, AttachError, BindError, ConfigError};
 pub use event::{Event, Failure};
 pub use hooks::server::Outcome;
 pub use migrator::Migrator;
-pub use policy::{AddressClass, Family, Policy, Refusal};
-pub use server::{AddressId, Advertised, Alternate, ClientAddress, MigrationServer};
-pub use socket::Traffic;
+pub use policy::{AddressClass, Family, FollowPolicy, Policy, Refusal};
+pub use server::{AddressId, Advertised, Alternate, ClientAddress, MigrationServer, ServerBuilder};
+pub use socket::{NewPath, Traffic};
 pub use wire::{Codepoints, CodepointsError};

@@ -6,11 +6,11 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use bytes::Bytes;
-use quinn::TokioRuntime;
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 use tokio::time::sleep_until;
 
+use crate::congestion::PerPathCongestion;
 use crate::event::{Event, Failure};
 use crate::hooks::client::{Action, ClientHook, Sizes};
 use crate::session::Handle;
@@ -91,6 +91,9 @@ impl Driver {
                     .unwrap_or_default(),
                 Action::Send(carriers) => self.send(carriers),
                 Action::Wait(until) => {
+                    let now = Instant::now();
+                    let held = self.with_routes(|routes| routes.release(Some(now)));
+                    let until = until.into_iter().chain(held.flatten()).min();
                     let timer = async {
                         match until {
                             Some(until) => sleep_until(until.into()).await,
@@ -113,7 +116,7 @@ impl Driver {
 
     fn open(&self, server: SocketAddr) {
         let believed = self.connection.remote_address();
-        let opened = self.with_routes(|routes| routes.open(server, believed, &TokioRuntime));
+        let opened = self.with_routes(|routes| routes.open(server, believed));
         match opened {
             Some(Ok(path)) => self
                 .handle
@@ -134,10 +137,8 @@ impl Driver {
 
     fn send(&self, carriers: Vec<Bytes>) {
         for carrier in carriers {
-            // Never at the cost of the application's datagrams: without room the hook asks again later.
-            if self.connection.datagram_send_buffer_space() >= carrier.len()
-                && let Err(error) = self.connection.send_datagram(carrier)
-            {
+            // In a full buffer it takes the place of the application's oldest datagram, which may be lost at any time.
+            if let Err(error) = self.connection.send_datagram(carrier) {
                 tracing::debug!(%error, "carrier not queued");
             }
         }
@@ -145,6 +146,9 @@ impl Driver {
 
     fn report(&mut self, event: Event) {
         let event = self.corrected(event);
+        if matches!(event, Event::Migrated { .. } | Event::FellBack { .. }) {
+            PerPathCongestion::reset(&self.connection);
+        }
         tracing::debug!(?event);
         if self.missed > 0 && self.events.try_send(Event::Missed(self.missed)).is_ok() {
             self.missed = 0;
@@ -180,6 +184,7 @@ impl Driver {
 
 impl Drop for Driver {
     fn drop(&mut self) {
+        self.with_routes(|routes| routes.release(None));
         let closing = self.handle.with_hook(|hook| hook.detach());
         for path in closing {
             self.with_routes(|routes| routes.close(path));

@@ -25,8 +25,21 @@ pub struct Policy {
     pub moves: u32,
     /// Length of the window in which [`Policy::moves`] are counted. Default 300 s.
     pub window: Duration,
-    /// Which address of an advertisement is used. Default [`Family::CurrentFirst`].
+    /// Which address of an advertisement is used. Default [`Family::CurrentOnly`].
     pub family: Family,
+    /// When an advertisement is followed. Default [`FollowPolicy::AtOnce`].
+    pub follow: FollowPolicy,
+}
+
+/// When a client follows an advertisement.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum FollowPolicy {
+    /// When it arrives.
+    AtOnce,
+    /// When the path in use falls silent: a way around a block. Four advertisements are kept at most, each with its
+    /// connection ID; the oldest one is given back first.
+    OnSilence,
 }
 
 impl Default for Policy {
@@ -35,7 +48,8 @@ impl Default for Policy {
             challenges: 3,
             moves: 5,
             window: Duration::from_secs(300),
-            family: Family::CurrentFirst,
+            family: Family::CurrentOnly,
+            follow: FollowPolicy::AtOnce,
         }
     }
 }
@@ -114,12 +128,27 @@ impl Gate {
         self.policy.challenges
     }
 
+    pub(crate) fn follow(&self) -> FollowPolicy {
+        self.policy.follow
+    }
+
     /// The address to validate, or why none. Counts against the limit only when it answers with an address.
     pub(crate) fn judge(
         &mut self,
         current: SocketAddr,
         offer: &AlternateAddress,
         now: Instant,
+    ) -> Result<SocketAddr, Refusal> {
+        let target = self.check(current, offer)?;
+        self.count(now)?;
+        Ok(target)
+    }
+
+    /// The address to validate now or later, or why none.
+    pub(crate) fn check(
+        &self,
+        current: SocketAddr,
+        offer: &AlternateAddress,
     ) -> Result<SocketAddr, Refusal> {
         let target = canonical(self.choose(current, offer).ok_or(Refusal::NoUsableFamily)?);
         let current = canonical(current);
@@ -136,8 +165,23 @@ impl Gate {
                 target: to,
             });
         }
-        self.count(now)?;
         Ok(target)
+    }
+
+    /// The address of the other family, when there is no socket for `target`. It counts as the same move. Once a packet has
+    /// gone to `target` there is none: a connection ID goes to one address only (RFC 9000 section 9.5).
+    pub(crate) fn instead(
+        &self,
+        current: SocketAddr,
+        offer: &AlternateAddress,
+        target: SocketAddr,
+    ) -> Option<SocketAddr> {
+        let other = AlternateAddress {
+            v4: offer.v4.filter(|_| target.is_ipv6()),
+            v6: offer.v6.filter(|_| target.is_ipv4()),
+            ..offer.clone()
+        };
+        self.check(current, &other).ok()
     }
 
     fn choose(&self, current: SocketAddr, offer: &AlternateAddress) -> Option<SocketAddr> {

@@ -2,17 +2,24 @@
 //!
 //! Never sends a client anything that it did not offer to understand.
 
+mod alternate;
+mod builder;
+
 use std::fmt;
-use std::net::{SocketAddr, SocketAddrV4, SocketAddrV6, UdpSocket};
+use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use quinn::{ConnectionError, EndpointConfig, SendDatagramError, TokioRuntime};
+use quinn::{ConnectionError, EndpointConfig, Runtime, SendDatagramError};
 use quinn_proto::VarInt;
 use tokio::time::timeout_at;
 
+pub use self::alternate::Alternate;
+pub use self::builder::ServerBuilder;
+
 use crate::error::{AddressError, AdvertiseError, BindError};
 use crate::hooks::server::{AdvertStep, CannotBegin, Outcome, ServerHook};
+use crate::policy::canonical;
 use crate::session::{Handle, Handles, ServerCrypto};
 use crate::socket::{PathId, ServerSocket, Traffic};
 use crate::wire::Codepoints;
@@ -26,15 +33,15 @@ const RESERVE_PATIENCE: Duration = Duration::from_secs(2);
 ///
 /// ```no_run
 /// # async fn example(tls: std::sync::Arc<rustls::ServerConfig>) -> Result<(), Box<dyn std::error::Error>> {
-/// use quinn_migration::{Alternate, Codepoints, MigrationServer};
+/// use quinn_migration::{Codepoints, MigrationServer};
 /// use std::net::UdpSocket;
 ///
 /// let first = UdpSocket::bind("192.0.2.1:443")?;
 /// let server = MigrationServer::bind(tls, Codepoints::default(), Default::default(), first)?;
-/// server.add_address(UdpSocket::bind("192.0.2.2:443")?)?;
+/// let second = server.add_address(UdpSocket::bind("192.0.2.2:443")?)?;
 /// while let Some(incoming) = server.endpoint().accept().await {
 ///     let connection = incoming.await?;
-///     let advertised = server.advertise(&connection, Alternate::v4("192.0.2.2:443".parse()?)).await?;
+///     let advertised = server.advertise(&connection, second).await?;
 ///     println!("the client {:?}", advertised.outcome().await?);
 /// }
 /// # Ok(())
@@ -44,6 +51,7 @@ pub struct MigrationServer {
     crypto: Arc<ServerCrypto>,
     handles: Handles<ServerHook>,
     socket: Arc<ServerSocket>,
+    runtime: Arc<dyn Runtime>,
     endpoint: quinn::Endpoint,
 }
 
@@ -56,64 +64,18 @@ impl AddressId {
     pub const FIRST: Self = Self(PathId::FIRST);
 }
 
-/// What to advertise: an IPv4 address, an IPv6 address or both, each with its port.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Alternate {
-    /// For clients that use IPv4.
-    pub v4: Option<SocketAddrV4>,
-    /// For clients that use IPv6.
-    pub v6: Option<SocketAddrV6>,
-}
-
-impl Alternate {
-    /// An IPv4 address alone.
-    pub fn v4(address: SocketAddrV4) -> Self {
-        Self {
-            v4: Some(address),
-            v6: None,
-        }
-    }
-
-    /// An IPv6 address alone.
-    pub fn v6(address: SocketAddrV6) -> Self {
-        Self {
-            v4: None,
-            v6: Some(address),
-        }
-    }
-
-    fn is_usable(&self) -> bool {
-        let v4 = self
-            .v4
-            .is_none_or(|a| a.port() != 0 && !a.ip().is_unspecified());
-        let v6 = self
-            .v6
-            .is_none_or(|a| a.port() != 0 && !a.ip().is_unspecified());
-        (self.v4.is_some() || self.v6.is_some()) && v4 && v6
-    }
-}
-
-impl From<SocketAddr> for Alternate {
-    fn from(address: SocketAddr) -> Self {
-        match address {
-            SocketAddr::V4(v4) => Self::v4(v4),
-            SocketAddr::V6(v6) => Self::v6(v6),
-        }
-    }
-}
-
 /// Where a client is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ClientAddress {
-    /// The client's own address. `quinn::Connection::remote_address` shows another form of it once it has moved.
+    /// The client's own address, never an IPv4-mapped one. `quinn::Connection::remote_address` shows another form of
+    /// it once the connection has moved.
     pub client: SocketAddr,
     /// The server address that the client is on.
     pub server: AddressId,
 }
 
 impl MigrationServer {
-    /// Binds an endpoint. Its quinn configuration is [`MigrationServer::server_config`]; to change it, pass a changed
-    /// copy to `Endpoint::set_server_config`. `datagram_receive_buffer_size` and `migration` must stay on.
+    /// Binds an endpoint on the tokio runtime; [`MigrationServer::builder`] has more settings.
     ///
     /// # Errors
     ///
@@ -124,23 +86,15 @@ impl MigrationServer {
         endpoint: EndpointConfig,
         socket: UdpSocket,
     ) -> Result<Self, BindError> {
-        let handles = Handles::new();
-        let crypto = Arc::new(ServerCrypto::new(tls, codepoints, handles.clone())?);
-        let runtime = Arc::new(TokioRuntime);
-        let socket = Arc::new(ServerSocket::new(socket, &*runtime)?);
-        let config = quinn::ServerConfig::with_crypto(crypto.clone());
-        let endpoint = quinn::Endpoint::new_with_abstract_socket(
-            endpoint,
-            Some(config),
-            socket.clone(),
-            runtime,
-        )?;
-        Ok(Self {
-            crypto,
-            handles,
-            socket,
-            endpoint,
-        })
+        Self::builder(tls, socket)
+            .codepoints(codepoints)
+            .endpoint_config(endpoint)
+            .bind()
+    }
+
+    /// An endpoint on `socket`, with settings to choose.
+    pub fn builder(tls: Arc<rustls::ServerConfig>, socket: UdpSocket) -> ServerBuilder {
+        ServerBuilder::new(tls, socket)
     }
 
     /// The endpoint, for accepting connections. `Endpoint::rebind` would take all added addresses away.
@@ -163,7 +117,7 @@ impl MigrationServer {
             return Err(AddressError::Unspecified);
         }
         self.socket
-            .add(socket, &TokioRuntime)?
+            .add(socket, &*self.runtime)?
             .map(AddressId)
             .ok_or(AddressError::TooMany)
     }
@@ -182,10 +136,20 @@ impl MigrationServer {
 
     /// Where the connection's client is.
     pub fn client_of(&self, connection: &quinn::Connection) -> ClientAddress {
-        let (client, at) = ServerSocket::client(connection.remote_address());
+        let (client, at) = self
+            .socket
+            .client(connection.remote_address(), connection.local_ip());
         ClientAddress {
             client,
             server: AddressId(at),
+        }
+    }
+
+    /// Where an attempt to connect comes from, and the address that it came to.
+    pub fn client_of_incoming(&self, incoming: &quinn::Incoming) -> ClientAddress {
+        ClientAddress {
+            client: canonical(incoming.remote_address()),
+            server: AddressId(self.socket.came_to(incoming.local_ip())),
         }
     }
 
@@ -212,11 +176,11 @@ impl MigrationServer {
     pub async fn advertise(
         &self,
         connection: &quinn::Connection,
-        alternate: Alternate,
+        alternate: impl Into<Alternate>,
     ) -> Result<Advertised, AdvertiseError> {
-        if !alternate.is_usable() {
-            return Err(AdvertiseError::NoAddress);
-        }
+        let alternate = alternate
+            .into()
+            .resolve(&self.socket, connection.local_ip())?;
         let handle = self
             .handles
             .find(connection)
@@ -297,10 +261,7 @@ async fn deliver(
 }
 
 fn queue(connection: &quinn::Connection, carrier: bytes::Bytes) -> Result<(), AdvertiseError> {
-    // Never at the cost of the application's datagrams: without room the hook asks again later.
-    if connection.datagram_send_buffer_space() < carrier.len() {
-        return Ok(());
-    }
+    // In a full buffer it takes the place of the application's oldest datagram, which may be lost at any time.
     match connection.send_datagram(carrier) {
         Ok(()) => Ok(()),
         Err(SendDatagramError::ConnectionLost(error)) => Err(error.into()),

@@ -58,9 +58,16 @@
 //! # }
 //! ```
 //!
-//! Or let the stream follow by itself, and read and write as if nothing happened: [`HandOff::Drain`](tokio::HandOff).
-//! The server then shuts down when the client has closed its side, which hands over what
-//! [`set_state`](tokio::TlsStream::set_state) said last.
+//! # Two kinds of move
+//!
+//! A *connection* moves without the server's application: the server finishes what it does, and the client's next connection
+//! goes to the target with the session ([`StreamHandle::successor`](tokio::StreamHandle::successor)). That suits every
+//! protocol. [`ConnectionHandle::told`](tokio::ConnectionHandle::told) says when to finish.
+//!
+//! A *stream* goes on in the middle, at another server. For that the server's application must consent, beforehand, by
+//! [`set_state`](tokio::TlsStream::set_state): it says from what state the application at the target goes on. With
+//! [`HandOff::Drain`](tokio::HandOff) the client reads and writes as if nothing happened; the server shuts down when
+//! the client has closed its side, which hands over what `set_state` said last.
 //!
 //! # Surprises
 //!
@@ -75,6 +82,10 @@
 //! - **Early data can be read before the handshake is complete.** It is accepted at most once, which plain TLS 1.3 does not
 //!   promise, but perhaps in a copy of the client's hello; the client then sends it again after its handshake. Who must
 //!   not act twice calls [`handshake`](tokio::TlsStream::handshake) before. It has no forward secrecy against the ticket keys.
+//! - **A read of `Ok(0)` at a server is the client's half-close.** A client that follows a stream's move half-closes too, in the
+//!   middle of a message perhaps: what was read of it belongs into the state. Without consent it never does.
+//! - **A deadline is an error at both ends.** The layer says `close_notify` for nobody; see
+//!   [`DepartureOverdue`](tokio::DepartureOverdue).
 //! - **A server that drops a stream with unread bytes resets the connection.** Shut down and read to the end.
 
 mod address;

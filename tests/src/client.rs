@@ -1,6 +1,8 @@
 //! What tests do with a client's stream.
 
-use rustls_migration::tokio::{Event, MigrationStream};
+use std::io;
+
+use rustls_migration::tokio::{Event, Events, HandOffError, MigrationStream};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 /// Reads exactly what `expected` says.
@@ -26,4 +28,30 @@ pub async fn until_notified(stream: &mut MigrationStream) {
 pub async fn echoed(stream: &mut MigrationStream, data: &[u8]) {
     stream.write_all(data).await.unwrap();
     expect(stream, data).await;
+}
+
+/// Reads until an event happens that is `wanted`; no data may come before it.
+pub async fn until(
+    stream: &mut MigrationStream,
+    events: &mut Events,
+    wanted: fn(&Event) -> bool,
+) -> Event {
+    loop {
+        tokio::select! {
+            biased;
+            event = events.next() => {
+                let event = event.unwrap();
+                if wanted(&event) {
+                    return event;
+                }
+            }
+            read = stream.read_u8() => panic!("unexpected: {read:?}"),
+        }
+    }
+}
+
+/// The failed hand-off inside of a stream's error; panics when it cannot be found as an application would find it.
+pub fn hand_off_error(error: &io::Error) -> &HandOffError {
+    let inside = error.get_ref().and_then(|inside| inside.downcast_ref());
+    inside.unwrap_or_else(|| panic!("no HandOffError inside of {error:?}"))
 }

@@ -1,9 +1,12 @@
 //! A clock that stands still until it is turned, for this project's time and for rustls' at once. It can be set wrong too.
+//!
+//! For nonce stores it is the clock beside the wall clock as well: that goes on with real time, and by as much as it is turned.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Instant;
 
+use migration_token::Monotonic;
 use rustls::pki_types::UnixTime;
 use rustls::time_provider::TimeProvider;
 use rustls_migration::Clock;
@@ -32,11 +35,11 @@ impl TestClock {
     /// Time passes.
     pub fn advance(&self, by: Duration) {
         self.elapsed.fetch_add(by.whole_seconds(), Ordering::SeqCst);
-        self.set_ahead(by);
+        self.step(by);
     }
 
     /// Somebody sets the clock, forward or back. No time passes.
-    pub fn set_ahead(&self, by: Duration) {
+    pub fn step(&self, by: Duration) {
         self.world.fetch_add(by.whole_seconds(), Ordering::SeqCst);
     }
 }
@@ -55,6 +58,17 @@ impl Clock for TestClock {
     fn instant(&self) -> Instant {
         let elapsed = u64::try_from(self.elapsed.load(Ordering::SeqCst)).unwrap();
         self.started + std::time::Duration::from_secs(elapsed)
+    }
+}
+
+impl Monotonic for TestClock {
+    fn elapsed(&self) -> std::time::Duration {
+        let passed = u64::try_from(self.elapsed.load(Ordering::SeqCst)).unwrap();
+        self.started.elapsed() + std::time::Duration::from_secs(passed)
+    }
+
+    fn origin(&self) -> Option<u128> {
+        None
     }
 }
 

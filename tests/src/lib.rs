@@ -5,6 +5,8 @@
 pub mod blocking;
 pub mod client;
 pub mod clock;
+pub mod direct;
+pub mod habits;
 pub mod hello;
 pub mod memory;
 pub mod named_store;
@@ -22,12 +24,16 @@ pub mod raced;
 pub mod racer;
 pub mod record;
 pub mod redis;
+pub mod redis_groups;
 pub mod relay;
 pub mod service;
+pub mod services;
 pub mod session;
+pub mod simulated;
 pub mod spending;
 pub mod stock;
 pub mod store;
+pub mod watched;
 
 pub use clock::TestClock;
 pub use node::{Node, Serve};

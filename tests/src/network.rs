@@ -3,7 +3,7 @@
 //!
 //! It never changes a byte: what it delivers is a prefix of what was sent.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -81,6 +81,7 @@ pub struct Network(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     nodes: Mutex<HashMap<SocketAddr, mpsc::UnboundedSender<End>>>,
+    away: Mutex<HashSet<SocketAddr>>,
     incidents: Vec<Incident>,
     delivered: Mutex<Vec<Delivered>>,
     latency: Duration,
@@ -92,6 +93,7 @@ impl Network {
     pub fn new(latency: Duration, capacity: usize, incidents: Vec<Incident>) -> Self {
         Self(Arc::new(Inner {
             nodes: Mutex::default(),
+            away: Mutex::default(),
             incidents,
             delivered: Mutex::default(),
             latency,
@@ -109,6 +111,15 @@ impl Network {
     /// Nobody listens any more. Connections go on.
     pub fn close(&self) {
         self.0.nodes.lock().unwrap().clear();
+    }
+
+    /// Whether `address` refuses connections for now. Those that it has go on.
+    pub fn set_away(&self, address: SocketAddr, away: bool) {
+        let mut all = self.0.away.lock().unwrap();
+        match away {
+            true => all.insert(address),
+            false => all.remove(&address),
+        };
     }
 
     /// What each connection delivered, in the order of dialling.
@@ -170,6 +181,8 @@ impl Dial for Network {
             };
             sleep(self.0.latency * 2).await;
             let node = self.0.nodes.lock().unwrap().get(&address).cloned();
+            let away = self.0.away.lock().unwrap().contains(&address);
+            let node = node.filter(|_| !away);
             let node = node.ok_or(io::ErrorKind::ConnectionRefused)?;
             let end: Box<dyn Transport> = Box::new(self.connect(&node, leg)?);
             Ok(end)

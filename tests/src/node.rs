@@ -163,6 +163,12 @@ pub async fn echo(mut stream: impl AsyncRead + AsyncWrite + Unpin) -> io::Result
     }
 }
 
+/// As [`echo`], and can go on at another node in the middle.
+pub async fn movable_echo(mut stream: ServerStream) -> io::Result<()> {
+    stream.set_state(&[])?;
+    echo(stream).await
+}
+
 /// As [`echo`], but tells the client to move after its first bytes.
 pub async fn echo_then_notify(mut stream: ServerStream) -> io::Result<()> {
     let mut buf = vec![0; 16_384];

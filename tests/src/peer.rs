@@ -8,10 +8,10 @@ use std::sync::Arc;
 use migration_token::MemoryNonceStore;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
+use rustls_migration::Connection as _;
 use rustls_migration::client::{ClientConnection, MigrationClient, Offer};
 use rustls_migration::server::MigrationServerBuilder;
 use rustls_migration::tokio::MigrationAcceptor;
-use rustls_migration::{Clock as _, Connection as _};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
 
 use crate::node::echo;
@@ -36,17 +36,33 @@ impl Peer {
         while self.connection.wants_write() {
             self.connection.write_tls(&mut out).unwrap();
         }
-        self.io.write_all(&out).await.unwrap();
+        // The server may be gone already.
+        let _ = self.io.write_all(&out).await;
         out
     }
 
     /// Receives once.
     pub async fn receive(&mut self) {
-        let mut buf = [0; 16_384];
-        let len = self.io.read(&mut buf).await.unwrap();
+        let len = self.receive_some(16_384).await.unwrap();
         assert_ne!(len, 0, "the server closed");
-        self.connection.read_tls(&mut &buf[..len]).unwrap();
-        self.connection.process_new_packets().unwrap();
+    }
+
+    /// Receives once, so many bytes at the most, or the end of the transport. Returns how many came.
+    ///
+    /// # Errors
+    ///
+    /// What the server did wrong, or its alert.
+    pub async fn receive_some(&mut self, most: usize) -> Result<usize, rustls::Error> {
+        let mut buf = vec![0; most];
+        let len = self.io.read(&mut buf).await.unwrap();
+        let mut rest = &buf[..len];
+        loop {
+            self.connection.read_tls(&mut rest).unwrap();
+            self.connection.process_new_packets()?;
+            if rest.is_empty() {
+                return Ok(len);
+            }
+        }
     }
 
     /// Completes the handshake and sends `plaintext`.
@@ -113,7 +129,7 @@ impl Setting {
     }
 
     pub fn store(&self) -> MemoryNonceStore {
-        MemoryNonceStore::new(10, self.service.clock.now() - time::Duration::DAY)
+        self.service.store(10)
     }
 
     pub fn fresh(&self) -> (Peer, DuplexStream) {

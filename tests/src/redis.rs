@@ -14,7 +14,12 @@ pub struct RedisServer {
     address: SocketAddr,
     dir: TempDir,
     options: Vec<String>,
+    /// Where a Sentinel has its file.
+    sentinel: Option<TempDir>,
 }
+
+/// Stands before the file of a Sentinel among the options.
+const SENTINEL: &str = "--sentinel";
 
 impl RedisServer {
     /// Starts a server with nothing but `options`, as on its command line, and waits until it answers.
@@ -33,9 +38,22 @@ impl RedisServer {
                     address,
                     dir,
                     options,
+                    sentinel: None,
                 };
             }
         }
+    }
+
+    /// Starts a Sentinel that watches nothing yet.
+    pub async fn sentinel() -> Self {
+        // It writes what it learns into a file of its own.
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("sentinel.conf");
+        // Others learn where it is, and go there.
+        std::fs::write(&file, "sentinel announce-ip 127.0.0.2\n").unwrap();
+        let mut sentinel = Self::start(&[SENTINEL, file.to_str().unwrap()]).await;
+        sentinel.sentinel = Some(folder);
+        sentinel
     }
 
     /// Starts a replica of this server, and waits until it has all data.
@@ -104,8 +122,24 @@ impl Drop for RedisServer {
 }
 
 fn spawn(address: SocketAddr, dir: &TempDir, options: &[String]) -> Child {
-    Command::new("redis-server")
+    let mut command = Command::new("redis-server");
+    if let [first, file] = options
+        && first == SENTINEL
+    {
+        // The file comes first, and a Sentinel has no data.
+        return command
+            .args([file, "--port", &address.port().to_string()])
+            .args(["--bind", &address.ip().to_string(), "--dir"])
+            .arg(dir.path())
+            .arg(SENTINEL)
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap_or_else(|error| panic!("redis-server: {error}; run tools/setup-tests"));
+    }
+    command
         .args(["--bind", &address.ip().to_string()])
+        // Sentinels learn where it is, and go there.
+        .args(["--replica-announce-ip", &address.ip().to_string()])
         .args(["--port", &address.port().to_string()])
         .args(["--save", "", "--repl-diskless-sync-delay", "0", "--dir"])
         .arg(dir.path())

@@ -26,7 +26,12 @@ pub struct Relay {
 impl Relay {
     /// A relay to `server` without delay.
     pub async fn to(server: SocketAddr) -> Self {
-        let listener = TcpListener::bind("127.0.0.2:0").await.unwrap();
+        Self::at("127.0.0.2:0".parse().unwrap(), server).await
+    }
+
+    /// As [`to`](Self::to), at an address of the test's choice.
+    pub async fn at(address: SocketAddr, server: SocketAddr) -> Self {
+        let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
         let delay = Duration::ZERO;
         let (sender, way) = watch::channel(Way { server, delay });

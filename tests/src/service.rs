@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration as StdDuration;
 
+use migration_token::MemoryNonceStore;
 use rcgen::SignatureAlgorithm;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::ServerName;
@@ -12,7 +13,6 @@ use rustls_migration::client::{MigrationClient, MigrationClientBuilder, NoWider}
 use rustls_migration::server::{MigrationServer, MigrationServerBuilder};
 use rustls_migration::tokio::MigrationConnector;
 use rustls_migration::{Clock as _, TicketKeys, provider};
-use time::Duration;
 
 use crate::{Pki, TestClock};
 
@@ -103,7 +103,13 @@ impl Service {
         config
     }
 
-    /// A node's settings over `config`: a store that remembers from the day before, and no difference of clocks.
+    /// An empty store in memory, which remembers from now on.
+    pub fn store(&self, capacity: usize) -> MemoryNonceStore {
+        let clock = Arc::new(self.clock.clone());
+        MemoryNonceStore::with_monotonic(capacity, self.clock.now(), clock)
+    }
+
+    /// A node's settings over `config`: a store of its own, and no difference of clocks.
     pub fn node_with(&self, config: ServerConfig) -> MigrationServerBuilder {
         self.node_of(config, "files", self.keys.clone())
     }
@@ -115,10 +121,8 @@ impl Service {
         name: &str,
         keys: TicketKeys,
     ) -> MigrationServerBuilder {
-        let started = self.clock.now() - Duration::DAY;
-        let store = migration_token::MemoryNonceStore::new(10_000, started);
         MigrationServer::builder(config, name, keys)
-            .nonce_store(Arc::new(store))
+            .nonce_store(Arc::new(self.store(10_000)))
             .clock_skew(StdDuration::ZERO)
             .clock(self.clock.clone())
     }

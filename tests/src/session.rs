@@ -12,7 +12,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use rustls_migration::server::Arrival;
-use rustls_migration::tokio::{HandOffError, MigrationAcceptor, TlsStream};
+use rustls_migration::tokio::{DepartureStatus, HandOffError, MigrationAcceptor, TlsStream};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -86,14 +86,14 @@ pub struct Progress {
 }
 
 impl Progress {
-    fn encode(self) -> [u8; 16] {
+    pub(crate) fn encode(self) -> [u8; 16] {
         let mut encoded = [0; 16];
         encoded[..8].copy_from_slice(&self.received.to_be_bytes());
         encoded[8..].copy_from_slice(&self.sent.to_be_bytes());
         encoded
     }
 
-    fn decode(state: &[u8]) -> Option<Self> {
+    pub(crate) fn decode(state: &[u8]) -> Option<Self> {
         let (received, sent) = state.split_first_chunk()?;
         Some(Self {
             received: usize::from_be_bytes(*received),
@@ -275,8 +275,9 @@ impl Nodes {
                 perhaps(&mut random, self.script.impatient, telling)
                     .await
                     .unwrap_or(Ok(()))?;
-                // Giving up may have come too early or too late.
-                told = stream.offers_left() < left;
+                // Giving up may have come too early or too late. A client that has left for somewhere else goes to `next`.
+                let leaves = stream.handle().status() == DepartureStatus::Left;
+                told = leaves || stream.offers_left() < left;
             }
         }
         if told {

@@ -84,10 +84,11 @@ impl NonceStore for CountingStore {
     }
 }
 
-/// A memory store that answers claims only when it is told to, and commits at once.
+/// A memory store that answers claims only when it is told to, and commits at once; or the other way round.
 #[derive(Debug)]
 pub struct HeldStore {
     store: MemoryNonceStore,
+    commits: bool,
     answers: Semaphore,
 }
 
@@ -95,11 +96,27 @@ impl HeldStore {
     pub fn new(store: MemoryNonceStore) -> Self {
         Self {
             store,
+            commits: false,
             answers: Semaphore::new(0),
         }
     }
 
-    /// Answers one claim, or the next one to come.
+    /// One that commits only when it is told to, and answers claims at once.
+    pub fn of_commits(store: MemoryNonceStore) -> Self {
+        Self {
+            commits: true,
+            ..Self::new(store)
+        }
+    }
+
+    /// Whether a claim, or a commit, may be answered now.
+    async fn may_answer(&self, commit: bool) {
+        if self.commits == commit {
+            self.answers.acquire().await.unwrap().forget();
+        }
+    }
+
+    /// Answers one of what it holds, or the next one to come.
     pub fn answer(&self) {
         self.answers.add_permits(1);
     }
@@ -108,13 +125,16 @@ impl HeldStore {
 impl NonceStore for HeldStore {
     fn claim(&self, claim: Claim) -> BoxFuture<'_, Result<ClaimOutcome, StoreError>> {
         Box::pin(async move {
-            self.answers.acquire().await.unwrap().forget();
+            self.may_answer(false).await;
             self.store.claim(claim).await
         })
     }
 
     fn commit(&self, claim: Claim) -> BoxFuture<'_, Result<CommitOutcome, StoreError>> {
-        self.store.commit(claim)
+        Box::pin(async move {
+            self.may_answer(true).await;
+            self.store.commit(claim).await
+        })
     }
 
     fn remembers_since(&self) -> Option<OffsetDateTime> {

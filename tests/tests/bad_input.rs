@@ -7,14 +7,12 @@ use migration_tests::blocking::BlockingStream;
 use migration_tests::client::echoed;
 use migration_tests::node::echo;
 use migration_tests::{Node, RecordingDialer, Service, server_name};
-use migration_token::MemoryNonceStore;
 use rustls::crypto::{CryptoProvider, GetRandomFailed, SecureRandom};
 use rustls::{HandshakeKind, ServerConfig};
+use rustls_migration::Codepoints;
 use rustls_migration::client::ClientConnection;
 use rustls_migration::server::{Arrival, Verdict};
 use rustls_migration::tokio::MigrationConnector;
-use rustls_migration::{Clock as _, Codepoints};
-use time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
@@ -109,8 +107,7 @@ async fn noise_truncations_and_oversized_hellos_disturb_nobody() {
 async fn a_hello_with_any_byte_changed_spends_nothing() {
     let service = Service::default();
     let mut node = Node::bind("127.0.0.3").await;
-    let started = service.clock.now() - Duration::DAY;
-    let store = Arc::new(MemoryNonceStore::new(10, started));
+    let store = Arc::new(service.store(10));
     node.serve_echo(service.node().nonce_store(store.clone()));
     let hello = unspent_flight(&service, node.address()).await;
     // After the record's header.

@@ -14,7 +14,8 @@ use rustls_migration::client::{
     MigrationClient, MigrationLimit, OfferError, TargetPolicy, TargetRefused,
 };
 use rustls_migration::tokio::{
-    ConnectError, EarlyDataOutcome, Event, MigrateError, MigrationConnector, MigrationStream,
+    ConnectError, DepartureOverdue, EarlyDataOutcome, Event, MigrateError, MigrationConnector,
+    MigrationStream,
 };
 use time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -139,11 +140,11 @@ async fn a_client_whose_clock_is_wrong_or_is_set_moves_with_early_data() {
         let mut b = Node::bind("127.0.0.3").await;
         b.serve_echo(service.node());
         let clock = TestClock::new();
-        clock.set_ahead(wrong);
+        clock.step(wrong);
         let connector = client_by(&service, &clock);
         let (mut stream, _a) = offered_to(&connector, &service, b.address()).await;
         echoed(&mut stream, b"hello").await;
-        clock.set_ahead(set);
+        clock.step(set);
         let landing = stream.migrate(b"early").await.unwrap();
         assert_eq!(landing.handshake, HandshakeKind::Resumed, "{wrong} {set}");
         assert_eq!(landing.early_data, EarlyDataOutcome::Accepted);
@@ -200,10 +201,10 @@ async fn a_stream_migrates_five_times_in_300_seconds_and_then_stays() {
     let refused = stream.migrate(b"lost?").await.unwrap_err();
     assert!(matches!(refused, MigrateError::TooOften));
     // No time passes when a clock is set.
-    service.clock.set_ahead(Duration::minutes(30));
+    service.clock.step(Duration::minutes(30));
     let refused = stream.migrate(b"lost?").await.unwrap_err();
     assert!(matches!(refused, MigrateError::TooOften));
-    service.clock.set_ahead(-Duration::minutes(30));
+    service.clock.step(-Duration::minutes(30));
     echoed(&mut stream, b"stays").await;
     service.clock.advance(Duration::seconds(300));
     let landing = stream.migrate(b"again").await.unwrap();
@@ -223,7 +224,8 @@ async fn a_stream_does_not_leave_its_server_for_a_target_that_cannot_be_reached(
     let (mut stream, mut a) = offered(&service, target).await;
     echoed(&mut stream, b"hello").await;
     a.arrival().await;
-    for _ in 0..2 {
+    // An attempt that does not leave is no migration: it does not count against the limit.
+    for _ in 0..=MigrationLimit::default().count {
         let why = stream.migrate(b"go on").await.unwrap_err();
         assert!(matches!(why, MigrateError::Unreachable(_)), "{why:?}");
         echoed(&mut stream, b"still here").await;
@@ -286,7 +288,13 @@ async fn a_stream_that_loses_both_addresses_says_so() {
     echoed(&mut stream, b"hello").await;
     a.stop_listening().await;
     let lost = stream.migrate(b"anyone?").await.unwrap_err();
-    assert!(matches!(lost, MigrateError::Lost { .. }), "{lost:?}");
+    let MigrateError::Lost { target, origin } = &lost else {
+        panic!("{lost:?}");
+    };
+    // Both reasons are there: the target's failure is why the stream left its server in vain.
+    assert!(matches!(**target, ConnectError::Handshake { address, .. } if address == closes));
+    assert!(matches!(**origin, ConnectError::Dial { address, .. } if address == a.address()));
+    assert!(lost.to_string().contains(&target.to_string()), "{lost}");
     // Every call says why from now on.
     for _ in 0..2 {
         let error = stream.write_all(b"hello").await.unwrap_err();
@@ -310,7 +318,7 @@ async fn what_was_not_read_before_a_migration_is_counted() {
 }
 
 #[tokio::test]
-async fn a_client_that_ignores_the_notice_is_closed_at_the_deadline() {
+async fn a_client_that_ignores_the_notice_is_given_up_at_the_deadline() {
     let service = Service::default();
     let mut a = Node::bind("127.0.0.2").await;
     let target = "127.0.0.3:443".parse().unwrap();
@@ -323,8 +331,7 @@ async fn a_client_that_ignores_the_notice_is_closed_at_the_deadline() {
         let sender = sender.clone();
         async move {
             stream.notify().await?;
-            let end = echo(stream).await.map_err(|error| error.kind());
-            sender.send(end).unwrap();
+            sender.send(echo(stream).await).unwrap();
             Ok(())
         }
     });
@@ -333,11 +340,14 @@ async fn a_client_that_ignores_the_notice_is_closed_at_the_deadline() {
         .connect(server_name(), a.address())
         .await
         .unwrap();
-    // The end that the client sees is a proper one: close_notify, and no truncation.
+    // No application has ended the stream, so the client sees no end of it.
     let mut rest = Vec::new();
-    stream.read_to_end(&mut rest).await.unwrap();
+    let error = stream.read_to_end(&mut rest).await.unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::UnexpectedEof);
     assert!(rest.is_empty() && stream.is_notified());
-    assert_eq!(ended.recv().await, Some(Err(std::io::ErrorKind::TimedOut)));
+    let error = ended.recv().await.unwrap().unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::TimedOut);
+    assert!(error.get_ref().unwrap().is::<DepartureOverdue>());
 }
 
 #[tokio::test]

@@ -3,9 +3,11 @@
 use std::net::SocketAddr;
 use std::process::Output;
 use std::sync::Arc;
+use std::time::Duration;
 
 use migration_tests::place::{Held, LONG, Place, SHORT, text};
 use migration_tests::programs::{demo_client, demo_server, report};
+use migration_tests::relay::Relay;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use serde_json::json;
@@ -169,6 +171,82 @@ async fn a_typed_word_moves_a_live_download() {
     assert!(copy == place.content());
 }
 
+/// Checks that the file arrived whole, and that the node at A handed it over to the node at B.
+fn assert_handed_over(output: &Output, copy: &[u8], place: &Place, a: SocketAddr, b: SocketAddr) {
+    let report = report(output);
+    assert_eq!(output.status.code(), Some(0), "{report}");
+    assert!(copy == place.content());
+    assert_eq!(report["sha256"], place.sha256());
+    assert_eq!(report["trigger"], "migrate_notify");
+    let legs = report["legs"].as_array().unwrap();
+    let way: Vec<_> = legs
+        .iter()
+        .map(|leg| (leg["server"].clone(), leg["handshake"].clone()))
+        .collect();
+    let expected = [
+        (json!(a.to_string()), json!("full")),
+        (json!(b.to_string()), json!("resumed")),
+    ];
+    assert_eq!(way, expected, "{report}");
+}
+
+#[tokio::test]
+async fn a_download_that_follows_by_itself_is_handed_over_after_a_number_of_bytes() {
+    let place = Place::with_file(SHORT);
+    let (a, b) = place.nodes(&["--migrate-after", "100000"]).await;
+    let copy = place.path("copy");
+    let arguments = ["--mode", "drain", "--output", text(&copy)];
+    let output = place.get(a.address(), &arguments).output().await.unwrap();
+    let copy = std::fs::read(&copy).unwrap();
+    assert_handed_over(&output, &copy, &place, a.address(), b.address());
+    let report = report(&output);
+    assert_eq!(report["legs"][0]["bytes"], 100_000, "{report}");
+    assert_eq!(report["legs"][1]["bytes"], SHORT - 100_000, "{report}");
+}
+
+#[tokio::test]
+async fn a_download_that_follows_by_itself_is_handed_over_at_a_signal() {
+    let place = Place::with_file(LONG);
+    let (mut a, b) = place.nodes(&[]).await;
+    let held = Held::start(&place, a.address(), &["--mode", "drain"]).await;
+    a.signal("USR1").await;
+    a.logged("moving all live connections live=1").await;
+    let (output, copy) = held.release().await;
+    assert_handed_over(&output, &copy, &place, a.address(), b.address());
+}
+
+#[tokio::test]
+async fn a_download_that_follows_by_itself_is_handed_over_at_a_typed_word() {
+    let place = Place::with_file(LONG);
+    let (mut a, b) = place.nodes(&[]).await;
+    let held = Held::start(&place, a.address(), &["--mode", "drain"]).await;
+    a.enter("migrate").await;
+    a.logged("moving all live connections live=1").await;
+    let (output, copy) = held.release().await;
+    assert_handed_over(&output, &copy, &place, a.address(), b.address());
+}
+
+#[tokio::test]
+async fn a_target_that_comes_a_second_late_is_waited_for() {
+    for mode in ["immediate", "drain"] {
+        let place = Place::with_file(LONG);
+        let unused = TcpListener::bind("127.0.0.3:0").await.unwrap();
+        let late = unused.local_addr().unwrap();
+        drop(unused);
+        let to_late = late.to_string();
+        let b = place.node("127.0.0.4", &["--answers-for", &to_late]).await;
+        let mut a = place.node("127.0.0.2", &["--migrate-to", &to_late]).await;
+        let held = Held::start(&place, a.address(), &["--mode", mode]).await;
+        a.signal("USR1").await;
+        a.logged("moving all live connections live=1").await;
+        let download = tokio::spawn(held.release());
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let _relay = Relay::at(late, b.address()).await;
+        let (output, copy) = download.await.unwrap();
+        assert_handed_over(&output, &copy, &place, a.address(), late);
+    }
+}
+
 #[tokio::test]
 async fn when_the_target_is_gone_the_download_completes_and_the_status_says_so() {
     let place = Place::with_file(LONG);
@@ -186,6 +264,11 @@ async fn when_the_target_is_gone_the_download_completes_and_the_status_says_so()
     assert_eq!(report["sha256"], place.sha256());
     let problem = report["problems"][0].as_str().unwrap();
     assert!(problem.contains("could not be reached"), "{problem}");
+    let legs = report["legs"].as_array().unwrap();
+    assert_eq!(legs.len(), 2, "{report}");
+    for leg in legs {
+        assert_eq!(leg["server"], a.address().to_string());
+    }
 }
 
 #[tokio::test]
@@ -242,6 +325,28 @@ async fn bad_connections_do_not_disturb_a_node() {
     assert_legs(&output, &place, &[(node.address(), Some(SHORT))]);
     node.signal("TERM").await;
     assert_eq!(node.ended().await, Some(0));
+}
+
+#[tokio::test]
+async fn a_node_whose_log_nobody_reads_serves_and_ends() {
+    const PATIENCE: Duration = Duration::from_secs(60);
+    let place = Place::with_file(SHORT);
+    let node = place.node("127.0.0.2", &[]).await;
+    // Each leaves a line in the log: in all more than a pipe holds, 64 KiB.
+    for _ in 0..3000 {
+        let mut tcp = TcpStream::connect(node.address()).await.unwrap();
+        tcp.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+        // It has been refused when the node closes.
+        let closed = tokio::time::timeout(PATIENCE, tcp.read_to_end(&mut Vec::new())).await;
+        let _ = closed.expect("the node goes on");
+    }
+    let get = place.get(node.address(), &[]).output();
+    let output = tokio::time::timeout(PATIENCE, get).await;
+    let output = output.expect("the node serves").unwrap();
+    assert_legs(&output, &place, &[(node.address(), Some(SHORT))]);
+    node.signal("TERM").await;
+    let ended = tokio::time::timeout(PATIENCE, node.ended()).await;
+    assert_eq!(ended.expect("the node ends"), Some(0));
 }
 
 #[tokio::test]

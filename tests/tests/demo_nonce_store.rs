@@ -95,10 +95,10 @@ async fn so_is_a_token_whose_nonce_a_redis_server_has() {
     let redis = RedisServer::start(&[]).await;
     let address = format!("redis://{}", redis.address());
     let store = RedisNonceStore::builder(&address).build().unwrap();
-    store.check().await.unwrap();
+    store.check(OffsetDateTime::now_utc()).await.unwrap();
     // Tokens count that are issued when the server's memory has begun, by any clock.
     while OffsetDateTime::now_utc() <= store.remembers_since().unwrap() {
-        sleep(Duration::from_millis(50)).await;
+        sleep(Duration::from_millis(1)).await;
     }
     killed_and_started_again(Place::with_file(SHORT), address).await;
 }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration as StdDuration;
 
 use migration_tests::client::echoed;
-use migration_tests::node::echo;
+use migration_tests::node::movable_echo;
 use migration_tests::{Node, Service, server_name};
 use rustls_migration::tokio::{DrainPlan, HandOff, MigrationStream};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -44,14 +44,19 @@ async fn two_thousand_connections_move_with_their_traffic_and_none_is_left_behin
     let (mut a, mut b) = (Node::bind("127.0.0.2").await, Node::bind("127.0.0.3").await);
     // How long it takes depends on the machine; that it comes to an end does not.
     let patient = StdDuration::from_secs(300);
-    let settings = service.node().departure_deadline(patient);
-    let acceptor = a.serve(settings, echo);
-    b.serve_echo(service.node());
+    let settings = || {
+        let node = service.node().departure_deadline(patient);
+        node.handshake_timeout(patient)
+    };
+    let acceptor = a.serve(settings(), movable_echo);
+    b.serve_echo(settings());
+    let connector = service.connector().connect_timeout(patient);
+    let connector = connector.hand_off(HandOff::Drain);
     let (at_a, at_b) = (a.address(), b.address());
     let mut clients = JoinSet::new();
     let checked = Arc::new(AtomicUsize::new(0));
     for _ in 0..CONNECTIONS {
-        let stream = connect(&service, &a, HandOff::Drain).await;
+        let stream = connector.connect(server_name(), at_a).await.unwrap();
         let checked = Arc::clone(&checked);
         clients.spawn(async move {
             checked.fetch_add(traffic(stream, at_a).await, Ordering::Relaxed);
@@ -78,10 +83,10 @@ async fn two_thousand_connections_move_with_their_traffic_and_none_is_left_behin
 }
 
 #[tokio::test]
-async fn clients_that_stay_and_clients_that_cannot_be_told_are_closed_at_the_deadline() {
+async fn clients_that_stay_and_clients_that_cannot_be_told_are_given_up_at_the_deadline() {
     let service = Service::default();
     let (mut a, mut b) = (Node::bind("127.0.0.2").await, Node::bind("127.0.0.3").await);
-    let acceptor = a.serve(service.node(), echo);
+    let acceptor = a.serve(service.node(), movable_echo);
     b.serve_echo(service.node());
     let mut stays = connect(&service, &a, HandOff::Manual).await;
     let mut follows = connect(&service, &a, HandOff::Drain).await;
@@ -101,8 +106,11 @@ async fn clients_that_stay_and_clients_that_cannot_be_told_are_closed_at_the_dea
         echoed(&mut follows, b"word").await;
     }
     let (mut rest, mut stock_rest) = (Vec::new(), Vec::new());
-    stays.read_to_end(&mut rest).await.unwrap();
-    stock.read_to_end(&mut stock_rest).await.unwrap();
+    // They were given up, which is no end of their streams.
+    let given_up = stays.read_to_end(&mut rest).await.unwrap_err();
+    assert_eq!(given_up.kind(), std::io::ErrorKind::UnexpectedEof);
+    let given_up = stock.read_to_end(&mut stock_rest).await.unwrap_err();
+    assert_eq!(given_up.kind(), std::io::ErrorKind::UnexpectedEof);
     assert!(stays.is_notified() && rest.is_empty() && stock_rest.is_empty());
     let progress = drain.finished().await.progress;
     assert_eq!((progress.total, progress.moved, progress.forced), (3, 1, 2));
@@ -114,7 +122,7 @@ async fn a_paused_drain_tells_nobody_and_an_aborted_one_leaves_the_rest() {
     let service = Service::default();
     let mut a = Node::bind("127.0.0.2").await;
     let mut b = Node::bind("127.0.0.3").await;
-    let acceptor = a.serve(service.node(), echo);
+    let acceptor = a.serve(service.node(), movable_echo);
     b.serve_echo(service.node());
     let mut stream = connect(&service, &a, HandOff::Drain).await;
     echoed(&mut stream, b"hello").await;
@@ -148,7 +156,7 @@ async fn a_paused_drain_tells_nobody_and_an_aborted_one_leaves_the_rest() {
 async fn targets_get_their_shares() {
     let service = Service::default();
     let mut a = Node::bind("127.0.0.2").await;
-    let acceptor = a.serve(service.node(), echo);
+    let acceptor = a.serve(service.node(), movable_echo);
     let (mut b, mut c) = (Node::bind("127.0.0.3").await, Node::bind("127.0.0.4").await);
     b.serve_echo(service.node());
     c.serve_echo(service.node());

@@ -16,7 +16,8 @@ use migration_tests::{Service, server_name};
 use rustls_migration::client::MigrationLimit;
 use rustls_migration::server::MigrationServer;
 use rustls_migration::tokio::{
-    EarlyDataOutcome, HandOff, HandOffError, MigrateError, MigrationAcceptor, MigrationConnector,
+    DepartureStatus, EarlyDataOutcome, HandOff, HandOffError, MigrateError, MigrationAcceptor,
+    MigrationConnector,
 };
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::{sleep, timeout};
@@ -390,7 +391,14 @@ fn a_hand_over_that_may_not_be_followed_is_an_error_and_not_an_end() {
 
 #[test]
 fn a_server_that_ends_the_stream_after_it_changed_its_mind_about_the_target_ends_it() {
-    // A second offer that comes when the client has gone is no hand-over: a notice follows it.
+    // A second offer that comes when the client has gone is no hand-over: a notice follows it. The client dials and closes
+    // its side within 15 milliseconds, and the server knows after 20, although its application does not read.
+    changes_its_mind(Duration::from_millis(17), DepartureStatus::Told);
+    // Known to have gone, it is told nothing more; without consent its stream ends here.
+    changes_its_mind(Duration::from_secs(1), DepartureStatus::Left);
+}
+
+fn changes_its_mind(after: Duration, status: DepartureStatus) {
     let world = World::new(2);
     let runtime = paused();
     runtime.block_on(async {
@@ -402,9 +410,14 @@ fn a_server_that_ends_the_stream_after_it_changed_its_mind_about_the_target_ends
         let server = tokio::spawn(async move {
             let mut stream = acceptor.accept(incoming.recv().await.unwrap()).await?;
             stream.migrate_to(target, Some(&[])).await?;
-            // The client has dialled and closed its side by then, and nobody has read that.
-            sleep(Duration::from_secs(1)).await;
+            sleep(after).await;
+            let offers = stream.offers_left();
             stream.migrate_to(target, Some(&[])).await?;
+            assert_eq!(stream.handle().status(), status);
+            if status == DepartureStatus::Left {
+                assert_eq!(stream.offers_left(), offers);
+                stream.withdraw_state();
+            }
             stream.write_all(b"goodbye").await?;
             stream.shutdown().await?;
             stream.read_to_end(&mut Vec::new()).await

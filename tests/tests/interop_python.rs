@@ -7,12 +7,10 @@ use std::sync::Arc;
 use migration_tests::node::{echo, echo_then_notify};
 use migration_tests::program::{Program, python};
 use migration_tests::{CountingStore, NAME, Node, Service, stock};
-use migration_token::MemoryNonceStore;
+use rustls_migration::SystemClock;
 use rustls_migration::server::{AcceptError, Arrival, MigrationServerBuilder, Verdict};
 use rustls_migration::tokio::MigrationAcceptor;
-use rustls_migration::{Clock as _, SystemClock};
 use serde_json::Value;
-use time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 const CLIENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/python");
@@ -342,8 +340,7 @@ async fn a_wrong_binder_is_a_decrypt_error_and_claims_no_nonce() {
     let (mut a, mut b) = (Node::bind("127.0.0.2").await, Node::bind("127.0.0.3").await);
     let settings = || service.node().clock(SystemClock);
     a.serve_echo(settings().target(b.address()));
-    let memory = MemoryNonceStore::new(10, service.clock.now() - Duration::DAY);
-    let store = Arc::new(CountingStore::new(memory));
+    let store = Arc::new(CountingStore::new(service.store(10)));
     b.serve_echo(settings().nonce_store(store.clone()));
 
     let report = run(&service, a.address(), &format!("{HONEST} --corrupt binder")).await;

@@ -57,7 +57,7 @@ async fn a_process_killed_at_any_moment_leaves_every_nonce_as_it_was_told() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("nonces");
     let name = format!("file:{}", path.display());
-    let created = open(&path).unwrap().remembers_since();
+    let created = open(&path).unwrap().remembers_since().unwrap();
     let mut told = Told::default();
     for round in 0..ROUNDS {
         let plan = Plan {
@@ -74,7 +74,9 @@ async fn a_process_killed_at_any_moment_leaves_every_nonce_as_it_was_told() {
         process.until_lines(lines).await;
         told.add(&process.kill().await);
         let store = open(&path).unwrap();
-        assert_eq!(store.remembers_since(), created);
+        let since = store.remembers_since().unwrap();
+        // As precisely as the process tells the time to the store.
+        assert!((since - created).abs() < time::Duration::SECOND, "{since}");
         nothing_is_taken_back(&store, &told).await;
     }
     assert!(told.first.len() > 1_000 && told.won.len() > 500);

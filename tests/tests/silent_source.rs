@@ -4,7 +4,6 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use migration_tests::client::expect;
@@ -88,8 +87,8 @@ async fn switch_when_ready(stream: &mut MigrationStream) {
 fn assert_lost_to_silence(error: &io::Error) {
     let inner = error
         .get_ref()
-        .and_then(|inner| inner.downcast_ref::<Arc<HandOffError>>());
-    match inner.map(|error| &**error) {
+        .and_then(|inner| inner.downcast_ref::<HandOffError>());
+    match inner {
         Some(HandOffError::SourceLost(why)) => assert_eq!(why.kind(), io::ErrorKind::TimedOut),
         _ => panic!("{error:?}"),
     }

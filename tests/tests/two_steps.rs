@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use migration_tests::peer::{Peer, Setting, acceptor};
 use migration_tests::{AnswerLosingStore, FailingStore};
-use migration_token::{Claim, ClaimOutcome, CommitOutcome, NonceKey, NonceStore as _};
+use migration_token::{Claim, ClaimOutcome, CommitOutcome, NonceKey, NonceStore as _, StoreError};
 use rustls_migration::Clock as _;
 use rustls_migration::server::{Accepting, Arrival, Claimed, MigrationServer, Verdict};
 use rustls_migration::tokio::{MigrationAcceptor, TlsStream};
@@ -143,18 +143,48 @@ async fn an_answer_that_came_when_the_nonce_may_have_been_forgotten_admits_nobod
     assert_eq!(store.claim(spent).await.unwrap(), ClaimOutcome::First);
     assert_eq!(store.commit(spent).await.unwrap(), CommitOutcome::Won);
 
-    // A copy is examined in time, and then the node stands still for two hours.
-    let copy = examined(&server, &flight);
+    // Copies are examined in time, and then the node stands still for two hours.
+    let copies = [examined(&server, &flight), examined(&server, &flight)];
     setting.service.clock.advance(Duration::hours(2));
+    let now = setting.service.clock.now();
     let beside = Claim {
         nonce: NonceKey::new(&[0; 32], &[0; 32], &[0; 16]),
-        now: setting.service.clock.now(),
+        keep_until: now + Duration::HOUR,
+        now,
         ..spent
     };
     store.claim(beside).await.unwrap();
-    let answer = store.claim(copy.claim().unwrap()).await;
-    assert!(matches!(answer, Ok(ClaimOutcome::First)));
-    let mut connection = copy.accept(Some(answer)).unwrap();
-    assert_eq!(*connection.arrival(), Arrival::Declined(Verdict::Expired));
-    assert!(!connection.early_data_accepted());
+    let answer = store.claim(copies[0].claim().unwrap()).await;
+    assert!(matches!(answer, Err(StoreError::Forgotten)), "{answer:?}");
+    // So it is when the answer was given before the nonce's time was over.
+    for (copy, answer) in copies.into_iter().zip([answer, Ok(ClaimOutcome::First)]) {
+        let mut connection = copy.accept(Some(answer)).unwrap();
+        assert_eq!(*connection.arrival(), Arrival::Declined(Verdict::Expired));
+        assert!(!connection.early_data_accepted());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_restarts_while_its_clock_is_slow_refuses_what_was_spent_when_the_clock_is_set()
+{
+    const SLOW: Duration = Duration::minutes(10);
+    let setting = Setting::new();
+    let clock = &setting.service.clock;
+    let before = Arc::new(setting.node().build().unwrap());
+    let (mut peer, _io): (Peer, _) = setting.moved(b"first").await;
+    let flight = peer.send().await;
+    let spent = examined(&before, &flight).claim().unwrap();
+    let store = before.nonce_store();
+    assert_eq!(store.claim(spent).await.unwrap(), ClaimOutcome::First);
+    assert_eq!(store.commit(spent).await.unwrap(), CommitOutcome::Won);
+
+    clock.advance(Duration::minutes(1));
+    clock.step(-SLOW);
+    let node = acceptor(setting.node());
+    // While the clock is slow the token seems to come from the future.
+    let expired = Arrival::Declined(Verdict::Expired);
+    assert_eq!(answer_to_a_copy(&node, &flight).await, expired);
+    clock.step(SLOW);
+    // Admission believes the store's beginning; the store has seen the clock jump.
+    assert_eq!(answer_to_a_copy(&node, &flight).await, expired);
 }

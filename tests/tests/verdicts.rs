@@ -128,6 +128,15 @@ async fn expired() -> (Arrival, Shape) {
     .await
 }
 
+async fn from_the_future() -> (Arrival, Shape) {
+    refused_by(&service(), |service| {
+        let slow = TestClock::new();
+        slow.step(Duration::minutes(-10));
+        service.node().clock(slow)
+    })
+    .await
+}
+
 async fn older_than_the_stores_memory() -> (Arrival, Shape) {
     refused_by(&service(), |service| {
         let started = service.clock.now() + Duration::SECOND;
@@ -156,10 +165,7 @@ async fn hung_store() -> (Arrival, Shape) {
 
 async fn full_store() -> (Arrival, Shape) {
     refused_by(&service(), |service| {
-        let started = service.clock.now() - Duration::DAY;
-        service
-            .node()
-            .nonce_store(Arc::new(MemoryNonceStore::new(0, started)))
+        service.node().nonce_store(Arc::new(service.store(0)))
     })
     .await
 }
@@ -233,6 +239,33 @@ async fn a_session_does_not_move_to_where_other_certificates_are_asked_for() {
 #[tokio::test]
 async fn a_token_for_an_address_that_is_not_this_nodes_is_refused() {
     assert_eq!(wrong_target().await.0, declined(Verdict::WrongTarget));
+}
+
+#[tokio::test]
+async fn a_token_that_was_issued_later_than_now_is_refused() {
+    assert_eq!(from_the_future().await.0, declined(Verdict::Expired));
+}
+
+#[tokio::test]
+async fn a_token_that_was_issued_later_than_now_by_the_skew_is_accepted() {
+    const SKEW: Duration = Duration::seconds(5);
+    let service = service();
+    for (behind, early_data) in [
+        (SKEW, EarlyDataOutcome::Accepted),
+        (SKEW + Duration::SECOND, EarlyDataOutcome::AfterHandshake),
+    ] {
+        let slow = service.clock.now() - behind;
+        let (mut node_a, mut node_b) =
+            (Node::bind("127.0.0.2").await, Node::bind("127.0.0.3").await);
+        node_a.serve_echo(service.node().target(node_b.address()));
+        let clock = TestClock::new();
+        clock.step(slow - clock.now());
+        let store = MemoryNonceStore::new(10, slow - SKEW);
+        let settings = service.node().clock_skew(SKEW.unsigned_abs()).clock(clock);
+        node_b.serve_echo(settings.nonce_store(Arc::new(store)));
+        let (_, landing) = moved(&service, &RecordingDialer::default(), &node_a).await;
+        assert_eq!(landing.early_data, early_data, "{behind}");
+    }
 }
 
 #[tokio::test]
@@ -321,8 +354,7 @@ async fn a_session_whose_suite_is_not_enabled_is_not_resumed_and_its_token_stays
             (Node::bind("127.0.0.2").await, Node::bind("127.0.0.3").await);
         let config = service.server_config_with(only(&service.provider, at_a));
         node_a.serve_echo(service.node_with(config).target(node_b.address()));
-        let started = service.clock.now() - Duration::DAY;
-        let store = Arc::new(MemoryNonceStore::new(10, started));
+        let store = Arc::new(service.store(10));
         let config = service.server_config_with(only(&service.provider, suite));
         let settings = service.node_with(config).nonce_store(store.clone());
         let at_b = node_b.serve(settings, echo);
@@ -372,8 +404,7 @@ async fn a_store_that_fails_for_a_moment_costs_no_client_its_connection() {
     let service = service();
     let (mut node_a, mut node_b) = (Node::bind("127.0.0.2").await, Node::bind("127.0.0.3").await);
     node_a.serve_echo(service.node().target(node_b.address()));
-    let since = service.clock.now() - Duration::DAY;
-    let store = StumblingStore::new(MemoryNonceStore::new(10, since), 3);
+    let store = StumblingStore::new(service.store(10), 3);
     let settings = service.node().nonce_store(Arc::new(store));
     let at_b = node_b.serve(settings, echo);
     let (mut stream, _) = moved(&service, &RecordingDialer::default(), &node_a).await;
@@ -415,6 +446,7 @@ async fn the_wire_does_not_tell_the_reasons_apart() {
         ("wrong scope", wrong_scope().await),
         ("wrong target", wrong_target().await),
         ("expired", expired().await),
+        ("from the future", from_the_future().await),
         ("forgotten", older_than_the_stores_memory().await),
         ("broken store", broken_store().await),
         ("hung store", hung_store().await),

@@ -3,13 +3,16 @@
 //! A nonce is spent in two steps. *Claim* comes before the handshake answers: the first claim alone may run
 //! early data. *Commit* comes when the client's Finished has been verified: one connection alone wins it. So a
 //! copied ClientHello can take the client's early data away, but never its session, and nothing runs twice.
-//! A store never forgets a nonce while a token that carries it could still be accepted.
+//! A store never forgets a nonce while a token that carries it could still be accepted, and what it has forgotten it never
+//! accepts, whatever the clocks do.
 
+mod birth;
 #[cfg(test)]
 mod contract;
 #[cfg(feature = "redb")]
 mod file;
 mod memory;
+mod monotonic;
 #[cfg(feature = "redis")]
 mod redis;
 
@@ -23,6 +26,7 @@ use time::OffsetDateTime;
 #[cfg(feature = "redb")]
 pub use file::{FileNonceStore, FileStoreError};
 pub use memory::MemoryNonceStore;
+pub use monotonic::{Monotonic, SystemMonotonic};
 #[cfg(feature = "redis")]
 pub use redis::{RedisNonceStore, RedisNonceStoreBuilder, RedisStoreError};
 
@@ -39,7 +43,8 @@ pub trait NonceStore: fmt::Debug + Send + Sync {
     ///
     /// # Errors
     ///
-    /// [`StoreError`] when the claim could not be recorded. Nothing may then be accepted on its account.
+    /// [`StoreError::Forgotten`] when the nonce may have been spent before; another [`StoreError`] when the claim could
+    /// not be recorded. Nothing may then be accepted on its account.
     fn claim(&self, claim: Claim) -> BoxFuture<'_, Result<ClaimOutcome, StoreError>>;
 
     /// Spends a claimed nonce, atomically. One [`ClaimId`] wins, whether or not it was the first to claim, and
@@ -50,10 +55,11 @@ pub trait NonceStore: fmt::Debug + Send + Sync {
     /// [`StoreError`] when the commit could not be recorded. The connection must then be closed.
     fn commit(&self, claim: Claim) -> BoxFuture<'_, Result<CommitOutcome, StoreError>>;
 
-    /// The moment since which this store has forgotten nothing, as far as it knows by now; `None` when that is
+    /// The moment since which this store remembers, as far as it knows by now; `None` when that is
     /// for ever. Tokens issued before it are refused, since they may have been spent in a life that the store does
-    /// not remember. A store that can lose its memory while it is in use judges each claim's
-    /// [`issued_after`](Claim::issued_after) as well.
+    /// not remember. The store itself judges each claim's [`issued_after`](Claim::issued_after) as well: the moment may
+    /// prove to be a later one when a claim tells the time, and it never becomes an earlier one. One that lies ahead of the
+    /// present moment says that the clock was ahead when the memory began, and that no token is accepted until then.
     fn remembers_since(&self) -> Option<OffsetDateTime>;
 }
 
@@ -70,7 +76,7 @@ pub struct Claim {
     pub issued_after: OffsetDateTime,
     /// The moment until which the nonce must be remembered.
     pub keep_until: OffsetDateTime,
-    /// The present moment.
+    /// The present moment, by the wall clock of whoever asks. Stores do not trust it.
     pub now: OffsetDateTime,
 }
 
@@ -78,6 +84,11 @@ impl Claim {
     /// The last whole second in which the nonce must still be known, since the Unix epoch.
     fn last_second(&self) -> i64 {
         self.keep_until.unix_timestamp().saturating_add(1)
+    }
+
+    /// Whether that second has passed.
+    fn is_over(&self) -> bool {
+        self.last_second() < self.now.unix_timestamp()
     }
 }
 
@@ -152,7 +163,7 @@ pub enum CommitOutcome {
     Lost,
 }
 
-/// Why a store could not answer. The environment is at fault, not the client.
+/// Why a store gave no outcome. The environment is at fault, not the client.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StoreError {
@@ -162,6 +173,10 @@ pub enum StoreError {
     /// More requests wait for the store than it lets wait. Nothing was recorded.
     #[error("the nonce store has too many requests waiting")]
     Busy,
+    /// The token is too old for the store's memory: the nonce may have been spent before the memory began, or its time is
+    /// over, or was over once by a clock that has been set back. The token is refused; younger ones are not affected.
+    #[error("the nonce may have been spent and forgotten")]
+    Forgotten,
     /// The store could not be reached or failed.
     #[error("the nonce store is unavailable")]
     Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),

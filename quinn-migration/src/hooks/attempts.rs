@@ -12,11 +12,14 @@ const SPOILED_LIMIT: u32 = 20;
 /// After this many of them in a row there is a pause of one patience: what spoils them may pass.
 const SPOILED_AT_ONCE: u32 = 4;
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Attempts {
     limit: u32,
     /// Not given up before this while an answer may come.
     open_until: Option<Instant>,
+    /// Given up after this time, whatever stands in the way; counted from the first look.
+    time: Option<Duration>,
+    deadline: Option<Instant>,
     sent: u32,
     spoiled: u32,
     state: State,
@@ -44,6 +47,8 @@ impl Attempts {
         Self {
             limit,
             open_until: None,
+            time: None,
+            deadline: None,
             sent: 0,
             spoiled: 0,
             state: State::Due,
@@ -55,6 +60,14 @@ impl Attempts {
         Self {
             open_until: Some(end),
             ..Self::new(limit)
+        }
+    }
+
+    /// The same, and all of it may take so long.
+    pub(super) fn within(self, time: Duration) -> Self {
+        Self {
+            time: Some(time),
+            ..self
         }
     }
 
@@ -94,6 +107,16 @@ impl Attempts {
     }
 
     pub(super) fn poll(&mut self, now: Instant, patience: Duration) -> Step {
+        let until = self.time.map(|time| now + time);
+        self.deadline = self.deadline.or(until);
+        match (self.step(now, patience), self.deadline) {
+            (_, Some(deadline)) if now >= deadline => Step::GiveUp,
+            (Step::Wait(until), Some(deadline)) => Step::Wait(until.min(deadline)),
+            (step, _) => step,
+        }
+    }
+
+    fn step(&mut self, now: Instant, patience: Duration) -> Step {
         match self.state {
             State::Due => self.send_or_give_up(now),
             State::Queued(since) => {
@@ -181,6 +204,22 @@ mod tests {
         }
         assert_eq!(attempts.sent(), 0);
         assert_eq!(attempts.poll(now, PATIENCE), Step::GiveUp);
+    }
+
+    #[test]
+    fn what_never_leaves_the_queue_is_given_up_at_the_deadline() {
+        let start = Instant::now();
+        let mut now = start;
+        let time = PATIENCE * 100;
+        let mut attempts = Attempts::new(8).within(time);
+        loop {
+            match attempts.poll(now, PATIENCE) {
+                Step::Send => {}
+                Step::Wait(until) => now = until,
+                Step::GiveUp => break,
+            }
+        }
+        assert_eq!(now, start + time);
     }
 
     #[test]

@@ -6,9 +6,17 @@
 use bytes::Bytes;
 use zeroize::Zeroizing;
 
-use crate::wire::{Frame, Reader, kind};
+use crate::wire::{
+    Frame, MAX_DATAGRAM_FRAME_SIZE, ParametersError, Reader, find_parameter, kind,
+    replace_parameter,
+};
 
 const MARK_LENGTH: usize = 32;
+
+/// max_datagram_frame_size as it is shown to quinn at least.
+const SHOWN_LIMIT: u64 = 16383;
+/// The same as a variable-length integer.
+const SHOWN_LIMIT_BYTES: [u8; 2] = [0x7f, 0xff];
 
 /// A DATAGRAM payload from this size on has a length of two bytes (RFC 9000 section 16).
 const LONG_DATA: usize = 64;
@@ -25,8 +33,8 @@ const SMALL_CARRIER: usize = 96;
 pub(super) struct Carriers {
     /// Absent when the system's random source failed: then there are no carriers.
     mark: Option<Mark>,
-    /// Whether the peer announced max_datagram_frame_size itself.
-    pub(super) peer_takes_datagrams: bool,
+    /// Largest DATAGRAM frame that the peer accepts, in bytes (max_datagram_frame_size); 0 for none.
+    peer_limit: u64,
 }
 
 struct Mark(Zeroizing<[u8; MARK_LENGTH]>);
@@ -51,7 +59,8 @@ pub(super) struct Room {
 pub(super) enum Found {
     /// Ours.
     Carrier,
-    /// The application's, for a peer that did not ask for DATAGRAM frames and would close the connection over one.
+    /// The application's, for a peer that does not accept DATAGRAM frames of that size and would close the connection over
+    /// one.
     Unwanted,
     /// Anything else.
     Other,
@@ -65,8 +74,27 @@ impl Carriers {
             .then_some(Mark(mark));
         Self {
             mark,
-            peer_takes_datagrams: false,
+            peer_limit: 0,
         }
+    }
+
+    /// The peer's transport parameters as quinn is to see them: it accepts carriers then, whatever the peer announced. The
+    /// announcement is the same in every connection, because quinn remembers it for 0-RTT, and must not find it lower in
+    /// the next handshake (RFC 9221 section 3).
+    pub(super) fn show(&mut self, list: &[u8]) -> Result<Vec<u8>, ParametersError> {
+        let announced = find_parameter(list, MAX_DATAGRAM_FRAME_SIZE.into_inner())?;
+        let limit = announced.and_then(|value| Reader::new(value).varint());
+        self.peer_limit = limit.unwrap_or_default();
+        if self.peer_takes_all() {
+            Ok(list.to_vec())
+        } else {
+            replace_parameter(list, MAX_DATAGRAM_FRAME_SIZE, &SHOWN_LIMIT_BYTES)
+        }
+    }
+
+    /// Whether the peer accepts every DATAGRAM frame that quinn would send.
+    pub(super) fn peer_takes_all(&self) -> bool {
+        self.peer_limit >= SHOWN_LIMIT
     }
 
     /// The bytes to pass to `send_datagram` for a frame that may share its packet.
@@ -114,7 +142,9 @@ impl Carriers {
         let mark = self.mark.as_ref().map(|mark| mark.0.as_slice());
         match (data, mark) {
             (Some(data), Some(mark)) if data.starts_with(mark) => Found::Carrier,
-            _ if self.peer_takes_datagrams => Found::Other,
+            _ if u64::try_from(frame.whole.len()).is_ok_and(|length| length <= self.peer_limit) => {
+                Found::Other
+            }
             _ => Found::Unwanted,
         }
     }

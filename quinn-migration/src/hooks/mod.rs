@@ -28,8 +28,13 @@ pub(crate) trait Hook: Send + 'static {
     /// A 1-RTT packet was opened; quinn reads it next.
     fn on_receive(&mut self, packet: Incoming<'_>) -> Effects;
 
-    /// The peer's transport parameters arrived. Answers with the list that quinn is to read.
-    fn on_peer_parameters(&mut self, list: &[u8]) -> Result<Vec<u8>, ParameterFault>;
+    /// The peer's transport parameters arrived, or those that were `remembered` with a session ticket (RFC 9000 section
+    /// 7.4.1). Answers with the list that quinn is to read.
+    fn on_peer_parameters(
+        &mut self,
+        list: &[u8],
+        remembered: bool,
+    ) -> Result<Vec<u8>, ParameterFault>;
 }
 
 /// What has to happen outside of a hook.
@@ -39,6 +44,12 @@ pub(crate) struct Effects {
     pub(crate) wake: bool,
     /// Datagrams with this connection ID belong on this path.
     pub(crate) route: Option<(ConnectionId, PathId)>,
+    /// The same, when this packet became a probe.
+    pub(crate) probe_route: Option<(ConnectionId, PathId)>,
+    /// Datagrams with this connection ID are to wait for so long.
+    pub(crate) hold: Option<(ConnectionId, Duration)>,
+    /// They wait no longer.
+    pub(crate) release: bool,
     /// The packet leaves the path that quinn chose its packet number's length for: see [`widen_number`].
     pub(crate) long_number: bool,
 }
@@ -51,6 +62,9 @@ pub(crate) enum ParameterFault {
     #[error(transparent)]
     Malformed(#[from] ParametersError),
 }
+
+/// How long an advertisement or a validation may take in all, also when quinn lets nothing out.
+const LONGEST_EXCHANGE: Duration = Duration::from_secs(30);
 
 /// How long to wait for an answer before trying again: three round trips and the peer's usual delays.
 pub(crate) fn patience(rtt: Duration) -> Duration {

@@ -71,10 +71,13 @@ impl PeerIds {
 
     /// The connection ID that quinn would switch to next.
     pub(super) fn next(&self) -> Option<&NewConnectionId> {
-        self.known
-            .iter()
-            .find(|(sequence, _)| **sequence > self.current)
-            .map(|(_, new)| new)
+        self.unused().next()
+    }
+
+    /// The connection IDs that quinn may switch to, in its order.
+    pub(super) fn unused(&self) -> impl Iterator<Item = &NewConnectionId> {
+        let above = |(sequence, _): &(&VarInt, &NewConnectionId)| **sequence > self.current;
+        self.known.iter().filter(above).map(|(_, new)| new)
     }
 
     /// The lowest one from `floor` on.

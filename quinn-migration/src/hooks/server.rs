@@ -14,17 +14,18 @@ use super::attempts::{Attempts, Step};
 use super::carrier::{Carriers, Found};
 use super::packet::Largest;
 use super::peer_ids::PeerIds;
-use super::{Effects, Hook, Incoming, Outgoing, ParameterFault, patience};
+use super::{Effects, Hook, Incoming, LONGEST_EXCHANGE, Outgoing, ParameterFault, patience};
 use crate::wire::{
-    AlternateAddress, Codepoints, Frame, MAX_DATAGRAM_FRAME_SIZE, NewConnectionId, PING_FRAME,
-    Reader, ack_covers, append_parameter, find_parameter, kind, next_frame, overwrite,
-    retire_connection_id,
+    AlternateAddress, Codepoints, Frame, INITIAL_SOURCE_CONNECTION_ID, NewConnectionId, PING_FRAME,
+    Reader, ack_covers, find_parameter, kind, next_frame, overwrite, retire_connection_id,
 };
 
 /// Packets that carry one advertisement at most.
 const SENDS: u32 = 8;
-/// max_datagram_frame_size 16383, shown to quinn so that it accepts carriers.
-pub(super) const CARRIER_LIMIT: [u8; 2] = [0x7f, 0xff];
+/// Transport parameter active_connection_id_limit (RFC 9000 section 18.2).
+const ACTIVE_CONNECTION_ID_LIMIT: u64 = 0x0e;
+/// The smallest one, and the default: one connection ID in use and one more.
+const SMALLEST_LIMIT: u64 = 2;
 
 #[derive(Debug)]
 pub(crate) struct ServerHook {
@@ -32,6 +33,8 @@ pub(crate) struct ServerHook {
     /// The client sent enable_server_migration.
     negotiated: bool,
     carriers: Carriers,
+    /// The client has room for a connection ID that it does not see and one to change its own path with.
+    has_room: bool,
     /// A connection ID that quinn issued and the client has not seen.
     reserve: Option<NewConnectionId>,
     /// Sequence numbers kept from NEW_CONNECTION_ID, until the client retires them.
@@ -111,6 +114,7 @@ impl ServerHook {
             codepoints,
             negotiated: false,
             carriers: Carriers::new(),
+            has_room: false,
             reserve: None,
             withheld: BTreeSet::new(),
             retire_prior_to: VarInt::default(),
@@ -155,7 +159,7 @@ impl ServerHook {
         };
         let mut frame = Vec::new();
         address.encode(self.codepoints.frame(), &mut frame);
-        let attempts = Attempts::new(SENDS);
+        let attempts = Attempts::new(SENDS).within(LONGEST_EXCHANGE);
         self.advert = Some(Advert {
             reserved,
             frame,
@@ -235,7 +239,9 @@ impl ServerHook {
         };
         let again = self.withheld.contains(&new.sequence);
         // A frame that asks for more retirements than the client knows of must reach it.
-        let plain = new.retire_prior_to <= self.retire_prior_to && new.sequence > self.passed;
+        let plain = self.has_room
+            && new.retire_prior_to <= self.retire_prior_to
+            && new.sequence > self.passed;
         if again || (plain && self.reserve.is_none()) {
             if !overwrite(payload, frame.whole.clone(), PING_FRAME) || again {
                 return false;
@@ -282,7 +288,7 @@ impl ServerHook {
             Found::Carrier => {}
             Found::Unwanted => {
                 tracing::warn!(
-                    "application DATAGRAM dropped: the peer does not accept DATAGRAM frames"
+                    "application DATAGRAM dropped: the peer does not accept one of this size"
                 );
                 overwrite(payload, frame.whole.clone(), PING_FRAME);
                 return false;
@@ -406,9 +412,9 @@ impl Hook for ServerHook {
         self.unlink_answer(&mut packet, only_response);
         Effects {
             wake,
-            route: None,
             // quinn sends an answer alone when it goes off the path in use.
             long_number: only_response.is_some(),
+            ..Effects::default()
         }
     }
 
@@ -455,19 +461,18 @@ impl Hook for ServerHook {
         }
     }
 
-    fn on_peer_parameters(&mut self, list: &[u8]) -> Result<Vec<u8>, ParameterFault> {
-        let mut shown = list.to_vec();
-        self.carriers.peer_takes_datagrams =
-            find_parameter(list, MAX_DATAGRAM_FRAME_SIZE.into_inner())?.is_some();
+    fn on_peer_parameters(&mut self, list: &[u8], _: bool) -> Result<Vec<u8>, ParameterFault> {
         match find_parameter(list, self.codepoints.parameter().into_inner())? {
-            None => return Ok(shown),
+            None => return Ok(list.to_vec()),
             Some([]) => self.negotiated = true,
             Some(_) => return Err(ParameterFault::NotEmpty),
         }
-        if !self.carriers.peer_takes_datagrams {
-            append_parameter(&mut shown, MAX_DATAGRAM_FRAME_SIZE, &CARRIER_LIMIT);
-        }
-        Ok(shown)
+        let limit = find_parameter(list, ACTIVE_CONNECTION_ID_LIMIT)?;
+        let limit = limit.and_then(|value| Reader::new(value).varint());
+        // quinn's clients without connection IDs have the smallest limit too, and hide nothing on another path anyway.
+        let unnamed = find_parameter(list, INITIAL_SOURCE_CONNECTION_ID)? == Some(&[]);
+        self.has_room = unnamed || limit.is_some_and(|limit| limit > SMALLEST_LIMIT);
+        Ok(self.carriers.show(list)?)
     }
 }
 

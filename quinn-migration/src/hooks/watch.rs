@@ -33,6 +33,27 @@ pub(super) struct Watch {
     silences: u32,
     /// The application knows of them.
     reported: bool,
+    /// Datagrams on this path when the peer was last asked whether it is there.
+    asked_at: u64,
+    /// Datagrams at the last quiet look, and when to ask unless there are more by then.
+    listening: Option<(u64, Instant)>,
+}
+
+/// A quiet client that has received so many datagrams since it asked last expects more. The answer to the question and what
+/// goes with it are fewer.
+const FLOW: u64 = 4;
+/// What a client that expects datagrams does without them before it asks.
+const SHORTEST_LISTENING: Duration = Duration::from_secs(1);
+
+/// What a client that sends nothing itself does.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Listening {
+    /// Nothing has come for a while that was to be expected: send something that needs an answer.
+    Ask,
+    /// Listen again then.
+    Again(Instant),
+    /// Nothing is expected.
+    Idle,
 }
 
 /// What a look at the path says.
@@ -84,6 +105,31 @@ impl Watch {
         self.silences == 0
     }
 
+    /// Nothing was sent that needs an answer, so silence tells nothing: is it time to ask?
+    pub(super) fn listen(&mut self, now: Instant, patience: Duration) -> Listening {
+        let datagrams = self.datagrams.unwrap_or_default();
+        if datagrams < self.asked_at.saturating_add(FLOW) {
+            self.listening = None;
+            return Listening::Idle;
+        }
+        let fresh = (
+            datagrams,
+            now + patience.saturating_mul(SILENCE).max(SHORTEST_LISTENING),
+        );
+        match self.listening {
+            Some((before, until)) if before == datagrams && now >= until => {
+                self.listening = None;
+                self.asked_at = datagrams;
+                Listening::Ask
+            }
+            Some((before, until)) if before == datagrams => Listening::Again(until),
+            _ => {
+                self.listening = Some(fresh);
+                Listening::Again(fresh.1)
+            }
+        }
+    }
+
     /// Whether the application has not been told of this silence; it is told now.
     pub(super) fn is_news(&mut self) -> bool {
         !std::mem::replace(&mut self.reported, true)
@@ -128,6 +174,26 @@ mod tests {
         let before = watch.datagrams.unwrap_or_default();
         watch.on_datagrams(before);
         watch.on_datagrams(before + 1);
+    }
+
+    #[test]
+    fn a_flow_that_ends_is_asked_for_once() {
+        let mut now = Instant::now();
+        let mut watch = Watch::default();
+        assert_eq!(watch.listen(now, PATIENCE), Listening::Idle);
+        watch.on_datagrams(0);
+        for n in 1..10 {
+            watch.on_received();
+            watch.on_datagrams(n * 10);
+            let until = now + Duration::from_secs(1);
+            assert_eq!(watch.listen(now, PATIENCE), Listening::Again(until));
+            now = until;
+        }
+        assert_eq!(watch.listen(now, PATIENCE), Listening::Ask);
+        // The answer is no flow.
+        watch.on_received();
+        watch.on_datagrams(92);
+        assert_eq!(watch.listen(now, PATIENCE), Listening::Idle);
     }
 
     #[test]

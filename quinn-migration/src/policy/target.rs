@@ -10,7 +10,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 pub enum AddressClass {
     /// This host: 127.0.0.0/8, ::1.
     Loopback,
-    /// This site: RFC 1918, RFC 6598 (100.64.0.0/10) and fc00::/7.
+    /// This site: RFC 1918, RFC 6598 (100.64.0.0/10), RFC 2544 (198.18.0.0/15) and fc00::/7.
     Private,
     /// The Internet.
     Global,
@@ -28,16 +28,14 @@ impl AddressClass {
     }
 
     fn of_v4(ip: Ipv4Addr) -> Self {
-        let [first, second, ..] = ip.octets();
-        let reserved = first == 0 || first >= 240;
-        if reserved || ip.is_multicast() || ip.is_link_local() {
-            Self::Never
-        } else if ip.is_loopback() {
-            Self::Loopback
-        } else if ip.is_private() || (first == 100 && second & 0xc0 == 64) {
-            Self::Private
-        } else {
-            Self::Global
+        match ip.octets() {
+            [127, ..] => Self::Loopback,
+            [10, ..] | [192, 168, ..] | [172, 16..=31, ..] => Self::Private,
+            // Shared by carriers (RFC 6598), and for benchmarks (RFC 2544).
+            [100, 64..=127, ..] | [198, 18 | 19, ..] => Self::Private,
+            // 192.0.0.0/24 is for protocols of the network itself (RFC 6890).
+            [0, ..] | [169, 254, ..] | [192, 0, 0, _] | [224..=255, ..] => Self::Never,
+            _ => Self::Global,
         }
     }
 
@@ -100,6 +98,12 @@ mod tests {
             ("172.31.0.1", Private),
             ("192.168.1.1", Private),
             ("100.64.0.1", Private),
+            ("198.18.0.1", Private),
+            ("198.19.255.255", Private),
+            ("64:ff9b::c612:1", Private),
+            ("198.20.0.1", Global),
+            ("192.0.0.8", Never),
+            ("192.0.1.1", Global),
             ("fd00::1", Private),
             ("2002:a00:1::", Private),
             ("192.0.2.1", Global),

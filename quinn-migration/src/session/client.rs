@@ -1,5 +1,5 @@
-//! The client's `quinn_proto::crypto::ClientConfig`: announces enable_server_migration in every handshake
-//! (draft-saa-ali-quic, "Client Behavior").
+//! The client's `quinn_proto::crypto::ClientConfig`: announces enable_server_migration in every handshake, unless it is
+//! told not to (draft-saa-ali-quic, "Client Behavior").
 //!
 //! Never changes the TLS configuration that it was given.
 
@@ -23,6 +23,8 @@ pub(crate) struct ClientCrypto {
     stock: Arc<QuicClientConfig>,
     initial: Suite,
     codepoints: Codepoints,
+    /// Whether the parameter is announced.
+    offers: bool,
     handles: Handles<ClientHook>,
     router: Arc<Router>,
 }
@@ -31,6 +33,7 @@ impl ClientCrypto {
     pub(crate) fn new(
         tls: Arc<rustls::ClientConfig>,
         codepoints: Codepoints,
+        offers: bool,
         handles: Handles<ClientHook>,
         router: Arc<Router>,
     ) -> Result<Self, ConfigError> {
@@ -44,6 +47,7 @@ impl ClientCrypto {
             stock,
             initial,
             codepoints,
+            offers,
             handles,
             router,
         })
@@ -81,7 +85,9 @@ impl crypto::ClientConfig for ClientCrypto {
             .map_err(|_| ConnectError::InvalidServerName(server_name.into()))?
             .to_owned();
         let mut list = encoded(parameters);
-        append_parameter(&mut list, self.codepoints.parameter(), &[]);
+        if self.offers {
+            append_parameter(&mut list, self.codepoints.parameter(), &[]);
+        }
         let tls = ClientConnection::new(Arc::clone(&self.tls), version, name, list).inspect_err(
             |error| tracing::error!(%error, "rustls refused the client configuration"),
         );
@@ -96,6 +102,7 @@ impl crypto::ClientConfig for ClientCrypto {
                 .handles
                 .create(ClientHook::new(self.codepoints), Some(self.router.routes())),
             retry: self.retry_check(number, parameters),
+            _resident: None,
         }))
     }
 }

@@ -88,8 +88,17 @@ impl<H: Hook> Handle<H> {
     /// is the caller's part.
     pub(super) fn apply(&self, work: impl FnOnce(&mut H) -> Effects) -> bool {
         let effects = self.with_hook(work);
-        if let (Some((id, path)), Some(routes)) = (effects.route, &self.0.routes) {
-            routes.set(id, path);
+        if let Some(routes) = &self.0.routes {
+            let new = [effects.route, effects.probe_route];
+            for (id, path) in new.into_iter().flatten() {
+                routes.set(id, path);
+            }
+            if let Some((id, time)) = effects.hold {
+                routes.hold(id, time);
+            }
+            if effects.release {
+                routes.release(None);
+            }
         }
         if effects.wake {
             self.wake();

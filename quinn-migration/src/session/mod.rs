@@ -18,6 +18,7 @@ use rustls::pki_types::CertificateDer;
 use rustls::quic::{Connection, KeyChange, Secrets, Suite, Version};
 
 use crate::hooks::{Hook, ParameterFault};
+use crate::socket::Resident;
 
 pub(crate) use client::ClientCrypto;
 pub(crate) use handle::{Handle, Handles};
@@ -40,6 +41,8 @@ pub(crate) struct Session<H> {
     handshake_data_ready: bool,
     handle: Handle<H>,
     retry: RetryCheck,
+    /// Held, not used: the socket knows by it that the session lives.
+    _resident: Option<Resident>,
 }
 
 impl<H: Hook> Session<H> {
@@ -127,7 +130,12 @@ impl<H: Hook> crypto::Session for Session<H> {
         else {
             return Ok(None);
         };
-        let shown = match self.handle.with_hook(|hook| hook.on_peer_parameters(list)) {
+        // Before the end of the handshake a client has those that came with its ticket.
+        let remembered = self.side.is_client() && self.is_handshaking();
+        let shown = self
+            .handle
+            .with_hook(|hook| hook.on_peer_parameters(list, remembered));
+        let shown = match shown {
             Ok(shown) => shown,
             // quinn names the fault better.
             Err(ParameterFault::Malformed(_)) => list.to_vec(),

@@ -13,7 +13,10 @@ use rustls::quic::{Connection, ServerConnection, Suite, Version};
 use super::{Handles, Session, encoded, initial_suite, version};
 use crate::error::ConfigError;
 use crate::hooks::server::ServerHook;
-use crate::wire::Codepoints;
+use crate::socket::Homes;
+use crate::wire::{
+    Codepoints, INITIAL_SOURCE_CONNECTION_ID, LONGEST_CONNECTION_ID, find_parameter,
+};
 
 pub(crate) struct ServerCrypto {
     tls: Arc<rustls::ServerConfig>,
@@ -21,6 +24,7 @@ pub(crate) struct ServerCrypto {
     initial: Suite,
     codepoints: Codepoints,
     handles: Handles<ServerHook>,
+    homes: Arc<Homes>,
 }
 
 impl ServerCrypto {
@@ -28,6 +32,7 @@ impl ServerCrypto {
         tls: Arc<rustls::ServerConfig>,
         codepoints: Codepoints,
         handles: Handles<ServerHook>,
+        homes: Arc<Homes>,
     ) -> Result<Self, ConfigError> {
         let stock = Arc::new(QuicServerConfig::try_from(Arc::clone(&tls))?);
         let initial = initial_suite(tls.crypto_provider()).ok_or(ConfigError::NoInitialSuite)?;
@@ -39,6 +44,7 @@ impl ServerCrypto {
             initial,
             codepoints,
             handles,
+            homes,
         })
     }
 }
@@ -63,10 +69,17 @@ impl crypto::ServerConfig for ServerCrypto {
     ) -> Box<dyn crypto::Session> {
         // quinn has asked `initial_keys` about the version already.
         let version = version(number).unwrap_or(Version::V1);
-        let tls = ServerConnection::new(Arc::clone(&self.tls), version, encoded(parameters))
-            .inspect_err(
-                |error| tracing::error!(%error, "rustls refused the server configuration"),
-            );
+        let list = encoded(parameters);
+        let id = find_parameter(&list, INITIAL_SOURCE_CONNECTION_ID)
+            .ok()
+            .flatten();
+        let id = id.filter(|id| id.len() <= LONGEST_CONNECTION_ID);
+        let resident = self
+            .homes
+            .session(ConnectionId::new(id.unwrap_or_default()));
+        let tls = ServerConnection::new(Arc::clone(&self.tls), version, list).inspect_err(
+            |error| tracing::error!(%error, "rustls refused the server configuration"),
+        );
         Box::new(Session {
             tls: tls.ok().map(Connection::Server),
             side: Side::Server,
@@ -77,6 +90,7 @@ impl crypto::ServerConfig for ServerCrypto {
             handle: self.handles.create(ServerHook::new(self.codepoints), None),
             // Servers receive no Retry packets.
             retry: Box::new(|_, _, _| false),
+            _resident: Some(resident),
         })
     }
 }

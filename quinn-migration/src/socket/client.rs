@@ -16,16 +16,16 @@ use super::{PathId, datagrams};
 
 #[derive(Debug)]
 pub(crate) struct ClientSocket {
-    first: Arc<dyn AsyncUdpSocket>,
     router: Arc<Router>,
+    /// The endpoint's own socket, which quinn asks for once.
+    first: Arc<dyn AsyncUdpSocket>,
 }
 
 impl ClientSocket {
-    pub(crate) fn new(first: Arc<dyn AsyncUdpSocket>, router: Arc<Router>) -> Self {
-        router
-            .sockets
-            .insert(PathId::FIRST, Arc::clone(&first), None);
-        Self { first, router }
+    pub(crate) fn new(router: Arc<Router>) -> io::Result<Self> {
+        let first = router.sockets.socket(PathId::FIRST);
+        let first = first.ok_or(io::ErrorKind::NotConnected)?;
+        Ok(Self { router, first })
     }
 
     /// Sends the run of segments from `start` on that go the same way; answers with its end.
@@ -41,15 +41,14 @@ impl ClientSocket {
             end = end.saturating_add(segment).min(contents.len());
         }
         let run = contents.get(start..end).unwrap_or_default();
-        let endpoints = self.router.endpoints(path);
         let part = Transmit {
-            destination: endpoints.map_or(transmit.destination, |endpoints| endpoints.server),
-            ecn: transmit.ecn,
             contents: run,
             segment_size: (datagrams(run.len(), segment) > 1).then_some(segment),
-            src_ip: transmit.src_ip.filter(|_| endpoints.is_none()),
+            ..transmit.clone()
         };
-        self.router.sockets.try_send(path, &part)?;
+        if !self.router.keeps(&part) {
+            self.router.send_on(path, &part)?;
+        }
         Ok(end)
     }
 }
@@ -87,6 +86,7 @@ impl AsyncUdpSocket for ClientSocket {
             Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
             Poll::Pending => return Poll::Pending,
         };
+        self.router.on_received();
         if let Some(endpoints) = self.router.endpoints(path) {
             for one in meta
                 .iter_mut()
@@ -105,7 +105,7 @@ impl AsyncUdpSocket for ClientSocket {
     }
 
     fn max_transmit_segments(&self) -> usize {
-        self.first.max_transmit_segments()
+        self.router.sockets.max_transmit_segments()
     }
 
     fn max_receive_segments(&self) -> usize {

@@ -3,17 +3,25 @@
 //! Never reads a packet beyond its destination connection ID, and never blocks.
 
 mod alias;
+mod batch;
 mod client;
+mod hold;
+mod home;
+mod path_socket;
 mod router;
 mod server;
 mod set;
 
 pub(crate) use client::ClientSocket;
+pub(crate) use home::{Homes, Resident};
+pub use path_socket::NewPath;
+
+pub(crate) use path_socket::PathSockets;
 pub(crate) use router::{Router, Routes};
 pub(crate) use server::ServerSocket;
 
 /// One socket of a set.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct PathId(u32);
 
 impl PathId {

@@ -5,32 +5,60 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, RwLock};
-use quinn::Runtime;
+use quinn::udp::Transmit;
+use quinn::{AsyncUdpSocket, Runtime};
 use quinn_proto::ConnectionId;
 
+use super::hold::Hold;
 use super::set::SocketSet;
-use super::{PathId, Traffic};
+use super::{PathId, PathSockets, Traffic};
 
 /// Connection IDs with a route, for one connection; older ones are not in use any more.
 const ROUTES_EACH: usize = 12;
+/// How long a replaced socket receives what was under way to it.
+const FORMER_LIFE: Duration = Duration::from_secs(3);
+/// How long to wait for a socket that is full.
+const FULL_SOCKET: Duration = Duration::from_millis(1);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Router {
     pub(super) sockets: Arc<SocketSet>,
+    runtime: Arc<dyn Runtime>,
+    path_sockets: PathSockets,
+    /// The endpoint's own socket, whose settings new ones take over.
+    first: Mutex<UdpSocket>,
+    former: Mutex<Vec<Former>>,
     table: RwLock<Table>,
+    /// Datagrams that wait, by the address and the connection ID that quinn gives them.
+    held: Mutex<HashMap<Key, Hold>>,
+    /// Saves a look at them.
+    any_held: AtomicBool,
     /// Saves a look at the table while no connection has moved.
     any: AtomicBool,
     next: AtomicU32,
 }
 
+/// What quinn sends a datagram with: the address that it believes in, and the connection ID.
+type Key = (SocketAddr, ConnectionId);
+
+/// A socket that was replaced. It only receives.
+#[derive(Debug)]
+struct Former {
+    id: PathId,
+    /// The path whose socket it was.
+    of: PathId,
+    until: Instant,
+}
+
 #[derive(Debug, Default)]
 struct Table {
-    routes: HashMap<(SocketAddr, ConnectionId), PathId>,
+    routes: HashMap<Key, PathId>,
     /// How many routes have a connection ID of this length.
     lengths: BTreeMap<usize, usize>,
     paths: HashMap<PathId, Endpoints>,
@@ -44,6 +72,97 @@ pub(super) struct Endpoints {
 }
 
 impl Router {
+    /// `first` is the endpoint's own socket, as the application made it.
+    pub(crate) fn new(
+        first: &UdpSocket,
+        path_sockets: PathSockets,
+        runtime: Arc<dyn Runtime>,
+    ) -> io::Result<Self> {
+        let router = Self {
+            sockets: Arc::default(),
+            runtime,
+            path_sockets,
+            first: Mutex::new(first.try_clone()?),
+            former: Mutex::default(),
+            table: RwLock::default(),
+            held: Mutex::default(),
+            any_held: AtomicBool::new(false),
+            any: AtomicBool::new(false),
+            next: AtomicU32::new(0),
+        };
+        let socket = router.runtime.wrap_udp_socket(first.try_clone()?)?;
+        router.sockets.insert(PathId::FIRST, socket, None);
+        Ok(router)
+    }
+
+    /// Replaces the endpoint's own socket, and with it those of all paths. What is under way to the old ones still arrives
+    /// for a while.
+    pub(crate) fn rebind(&self, first: &UdpSocket) -> io::Result<()> {
+        let socket = self.runtime.wrap_udp_socket(first.try_clone()?)?;
+        let until = Instant::now() + FORMER_LIFE;
+        *self.first.lock() = first.try_clone()?;
+        self.replace(PathId::FIRST, socket, until);
+        let paths: Vec<(PathId, Endpoints)> = {
+            let table = self.table.read();
+            let paths = table.paths.iter().map(|(id, ends)| (*id, *ends));
+            paths.filter(|(id, _)| !self.is_former(*id)).collect()
+        };
+        for (id, endpoints) in paths {
+            match self.path_socket(endpoints.server) {
+                Ok(socket) => self.replace(id, socket, until),
+                // The path stays on its socket, which may still work.
+                Err(error) => tracing::warn!(%error, to = %endpoints.server, "no new socket"),
+            }
+        }
+        Ok(())
+    }
+
+    fn replace(&self, id: PathId, socket: Arc<dyn AsyncUdpSocket>, until: Instant) {
+        let former = self.next_id();
+        if let Some(endpoints) = self.endpoints(id) {
+            self.table.write().paths.insert(former, endpoints);
+        }
+        self.sockets.replace(id, socket, former);
+        self.former.lock().push(Former {
+            id: former,
+            of: id,
+            until,
+        });
+    }
+
+    fn is_former(&self, id: PathId) -> bool {
+        self.former.lock().iter().any(|former| former.id == id)
+    }
+
+    /// Closes former sockets: those of path `of`, and those that are past their time.
+    fn close_former(&self, of: Option<PathId>, now: Instant) {
+        let mut former = self.former.lock();
+        let over = |former: &mut Former| former.until <= now || Some(former.of) == of;
+        let closing: Vec<Former> = former.extract_if(.., over).collect();
+        drop(former);
+        for former in closing {
+            self.table.write().paths.remove(&former.id);
+            self.sockets.remove(former.id);
+        }
+    }
+
+    /// A look at the former sockets, while packets come.
+    pub(super) fn on_received(&self) {
+        if !self.former.lock().is_empty() {
+            self.close_former(None, Instant::now());
+        }
+    }
+
+    fn next_id(&self) -> PathId {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        PathId(number.wrapping_add(1).max(1))
+    }
+
+    fn path_socket(&self, server: SocketAddr) -> io::Result<Arc<dyn AsyncUdpSocket>> {
+        let socket = self.path_sockets.open(server, &self.first.lock())?;
+        self.runtime.wrap_udp_socket(socket)
+    }
+
     pub(crate) fn routes(self: &Arc<Self>) -> Routes {
         Routes {
             router: Arc::clone(self),
@@ -53,18 +172,9 @@ impl Router {
 
     /// Opens a socket on a port of its own, so that the new path cannot be linked to the old one by it
     /// (RFC 9000 section 9.5).
-    fn open(&self, endpoints: Endpoints, runtime: &dyn Runtime) -> io::Result<PathId> {
-        let any: SocketAddr = match endpoints.server {
-            SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
-            SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
-        };
-        let socket = runtime.wrap_udp_socket(UdpSocket::bind(any)?)?;
-        let id = PathId(
-            self.next
-                .fetch_add(1, Ordering::Relaxed)
-                .wrapping_add(1)
-                .max(1),
-        );
+    fn open(&self, endpoints: Endpoints) -> io::Result<PathId> {
+        let socket = self.path_socket(endpoints.server)?;
+        let id = self.next_id();
         self.table.write().paths.insert(id, endpoints);
         self.sockets.insert(id, socket, None);
         Ok(id)
@@ -80,6 +190,39 @@ impl Router {
     /// Whether every datagram takes the first path.
     pub(super) fn is_empty(&self) -> bool {
         !self.any.load(Ordering::Acquire)
+    }
+
+    /// Keeps a datagram of a connection that is held back.
+    pub(super) fn keeps(&self, transmit: &Transmit<'_>) -> bool {
+        if !self.any_held.load(Ordering::Acquire) {
+            return false;
+        }
+        let Some((first, rest)) = transmit.contents.split_first() else {
+            return false;
+        };
+        let mut held = self.held.lock();
+        let of_it = |(destination, id): &&Key| {
+            *destination == transmit.destination && first & 0x80 == 0 && rest.starts_with(id)
+        };
+        let key = held.keys().find(of_it).copied();
+        let hold = key.and_then(|key| held.get_mut(&key));
+        hold.map(|hold| hold.keep(transmit)).is_some()
+    }
+
+    /// Sends a run of datagrams that go the same way.
+    pub(super) fn send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
+        let path = self.lookup(transmit.destination, transmit.contents);
+        self.send_on(path, transmit)
+    }
+
+    pub(super) fn send_on(&self, path: PathId, transmit: &Transmit<'_>) -> io::Result<()> {
+        let endpoints = self.endpoints(path);
+        let part = Transmit {
+            destination: endpoints.map_or(transmit.destination, |endpoints| endpoints.server),
+            src_ip: transmit.src_ip.filter(|_| endpoints.is_none()),
+            ..transmit.clone()
+        };
+        self.sockets.try_send(path, &part)
     }
 
     /// The path for a datagram that quinn sends to `destination`.
@@ -105,9 +248,9 @@ impl Router {
         self.sockets.traffic(id).unwrap_or_default()
     }
 
-    /// Sockets open, the endpoint's own included.
+    /// Sockets in use, the endpoint's own included.
     pub(crate) fn open_sockets(&self) -> usize {
-        self.sockets.len()
+        self.sockets.len().saturating_sub(self.former.lock().len())
     }
 
     /// Routes in the table.
@@ -117,7 +260,7 @@ impl Router {
 }
 
 impl Table {
-    fn add(&mut self, key: (SocketAddr, ConnectionId), path: PathId) -> bool {
+    fn add(&mut self, key: Key, path: PathId) -> bool {
         if self.routes.contains_key(&key) {
             return false;
         }
@@ -126,7 +269,7 @@ impl Table {
         true
     }
 
-    fn remove(&mut self, key: &(SocketAddr, ConnectionId)) {
+    fn remove(&mut self, key: &Key) {
         if self.routes.remove(key).is_none() {
             return;
         }
@@ -149,19 +292,51 @@ pub(crate) struct Routes {
 #[derive(Debug, Default)]
 struct Own {
     believed: Option<SocketAddr>,
-    keys: VecDeque<((SocketAddr, ConnectionId), PathId)>,
+    keys: VecDeque<(Key, PathId)>,
     paths: Vec<PathId>,
+    /// Where datagrams are held back.
+    held: Option<Key>,
 }
 
 impl Routes {
+    /// Keeps what quinn sends with this connection ID back for so long.
+    pub(crate) fn hold(&self, id: ConnectionId, time: Duration) {
+        let mut own = self.own.lock();
+        let Some(believed) = own.believed.filter(|_| !id.is_empty()) else {
+            return;
+        };
+        let (key, until) = ((believed, id), Instant::now() + time);
+        if *own.held.get_or_insert(key) != key {
+            return;
+        }
+        let mut held = self.router.held.lock();
+        held.entry(key).or_insert_with(|| Hold::until(until)).until = until;
+        self.router.any_held.store(true, Ordering::Release);
+    }
+
+    /// Lets datagrams go whose time has come, or all of them. Answers when to come again.
+    pub(crate) fn release(&self, now: Option<Instant>) -> Option<Instant> {
+        let mut own = self.own.lock();
+        let key = own.held?;
+        let mut held = self.router.held.lock();
+        let hold = held.get_mut(&key)?;
+        if now.is_some_and(|now| now < hold.until) {
+            return Some(hold.until);
+        }
+        if !hold.release(|transmit| self.router.send(transmit)) && now.is_some() {
+            return now.map(|now| now + FULL_SOCKET);
+        }
+        held.remove(&key);
+        own.held = None;
+        self.router
+            .any_held
+            .store(!held.is_empty(), Ordering::Release);
+        None
+    }
+
     /// Opens a path to `server` for a connection that quinn believes to be with `believed`.
-    pub(crate) fn open(
-        &self,
-        server: SocketAddr,
-        believed: SocketAddr,
-        runtime: &dyn Runtime,
-    ) -> io::Result<PathId> {
-        let id = self.router.open(Endpoints { server, believed }, runtime)?;
+    pub(crate) fn open(&self, server: SocketAddr, believed: SocketAddr) -> io::Result<PathId> {
+        let id = self.router.open(Endpoints { server, believed })?;
         let mut own = self.own.lock();
         own.believed = Some(believed);
         own.paths.push(id);
@@ -209,6 +384,7 @@ impl Routes {
             .any
             .store(!table.routes.is_empty(), Ordering::Release);
         drop(table);
+        self.router.close_former(Some(path), Instant::now());
         self.router.sockets.remove(path);
     }
 
@@ -219,7 +395,43 @@ impl Routes {
 
 impl Drop for Routes {
     fn drop(&mut self) {
+        self.release(None);
         let paths = std::mem::take(&mut self.own.get_mut().paths);
         paths.into_iter().for_each(|path| self.close(path));
+        // Those on the endpoint's own path.
+        let keys = std::mem::take(&mut self.own.get_mut().keys);
+        let mut table = self.router.table.write();
+        keys.iter().for_each(|(key, _)| table.remove(key));
+        self.router
+            .any
+            .store(!table.routes.is_empty(), Ordering::Release);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use quinn::TokioRuntime;
+
+    #[tokio::test]
+    async fn a_connection_leaves_no_route_behind_wherever_it_ends() {
+        let first = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let runtime = Arc::new(TokioRuntime);
+        let router = Router::new(&first, PathSockets::default(), runtime).unwrap();
+        let router = Arc::new(router);
+        let (server, believed) = (
+            "127.0.0.3:9".parse().unwrap(),
+            "127.0.0.2:9".parse().unwrap(),
+        );
+        for round in 0..20 {
+            let routes = router.routes();
+            let path = routes.open(server, believed).unwrap();
+            routes.set(ConnectionId::new(&[round; 8]), path);
+            routes.set(ConnectionId::new(&[round + 100; 8]), PathId::FIRST);
+            assert_eq!(router.route_count(), 2);
+            drop(routes);
+            assert_eq!((router.route_count(), router.open_sockets()), (0, 1));
+            assert!(router.is_empty());
+        }
     }
 }

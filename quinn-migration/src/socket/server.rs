@@ -3,7 +3,7 @@
 //! Never answers from another address than the one a client is on.
 
 use std::io::{self, IoSliceMut};
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -13,32 +13,38 @@ use quinn::udp::{RecvMeta, Transmit};
 use quinn::{AsyncUdpSocket, Runtime, UdpPoller};
 
 use super::alias::{HIGHEST, alias, unalias};
+use super::home::{Homes, is_long};
 use super::set::{Direct, SocketSet};
 use super::{PathId, Traffic};
+use crate::policy::canonical;
 
 #[derive(Debug)]
 pub(crate) struct ServerSocket {
     /// Kept for its properties only: sending and receiving go through the set.
     first: Properties,
     sockets: Arc<SocketSet>,
+    homes: Arc<Homes>,
     next: AtomicU32,
 }
 
+/// What quinn asks for once, when the endpoint starts. The other sockets are the same: these are properties of the host.
 #[derive(Debug, Clone, Copy)]
 struct Properties {
     address: SocketAddr,
-    transmit_segments: usize,
     receive_segments: usize,
     may_fragment: bool,
 }
 
 impl ServerSocket {
-    pub(crate) fn new(first: UdpSocket, runtime: &dyn Runtime) -> io::Result<Self> {
+    pub(crate) fn new(
+        first: UdpSocket,
+        runtime: &dyn Runtime,
+        homes: Arc<Homes>,
+    ) -> io::Result<Self> {
         let direct = Direct::to(&first)?;
         let first = runtime.wrap_udp_socket(first)?;
         let properties = Properties {
             address: first.local_addr()?,
-            transmit_segments: first.max_transmit_segments(),
             receive_segments: first.max_receive_segments(),
             may_fragment: first.may_fragment(),
         };
@@ -47,6 +53,7 @@ impl ServerSocket {
         Ok(Self {
             first: properties,
             sockets,
+            homes,
             next: AtomicU32::new(1),
         })
     }
@@ -58,6 +65,7 @@ impl ServerSocket {
         runtime: &dyn Runtime,
     ) -> io::Result<Option<PathId>> {
         let direct = Direct::to(&socket)?;
+        let ip = socket.local_addr()?.ip().to_canonical();
         let socket = runtime.wrap_udp_socket(socket)?;
         let next = |number: u32| (number <= HIGHEST).then(|| number.saturating_add(1));
         let taken = self
@@ -65,21 +73,87 @@ impl ServerSocket {
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);
         let Ok(number) = taken else { return Ok(None) };
         let id = PathId(number);
+        // A first socket on all addresses receives for this one too.
+        let first = self.first.address.ip().to_canonical();
+        let alone = !first.is_unspecified() && first != ip && !self.sockets.has_ip(ip);
+        self.homes.add(id, ip, alone);
         self.sockets.insert(id, socket, Some(direct));
         Ok(Some(id))
     }
 
     pub(crate) fn remove(&self, id: PathId) -> bool {
-        self.sockets.remove(id)
+        let removed = self.sockets.remove(id);
+        if removed && id != PathId::FIRST {
+            self.homes.remove(id);
+        }
+        removed
+    }
+
+    /// The local address of a socket; `None` when it was removed.
+    pub(crate) fn address(&self, id: PathId) -> Option<SocketAddr> {
+        self.sockets.socket(id)?.local_addr().ok()
+    }
+
+    /// Whether a client that sends to `address` hears answers from there. A socket on all addresses answers from the one
+    /// that the connection began at, `home`, and else from the one that the kernel likes best.
+    pub(crate) fn answers_from(&self, address: SocketAddr, home: Option<IpAddr>) -> bool {
+        if self.sockets.is_bound_to(canonical(address)) {
+            return true;
+        }
+        let first = self.address(PathId::FIRST);
+        let on_all = first
+            .is_some_and(|first| first.ip().is_unspecified() && first.port() == address.port());
+        on_all && home.is_some_and(|home| home.to_canonical() == address.ip())
     }
 
     pub(crate) fn traffic(&self, id: PathId) -> Option<Traffic> {
         self.sockets.traffic(id)
     }
 
-    /// The client behind a remote address that quinn shows, and the server address that it is on.
-    pub(crate) fn client(shown: SocketAddr) -> (SocketAddr, PathId) {
-        unalias(shown)
+    /// The client behind a remote address that quinn shows for a connection that began at the local address `local`, and
+    /// the server address that it is on.
+    pub(crate) fn client(&self, shown: SocketAddr, local: Option<IpAddr>) -> (SocketAddr, PathId) {
+        let (client, on) = unalias(shown);
+        let home = self.homes.at(local);
+        let at_home = home.filter(|home| self.homes.is_home((shown, *home)));
+        (canonical(client), on.or(at_home).unwrap_or(PathId::FIRST))
+    }
+
+    /// The server address that an attempt to connect came to.
+    pub(crate) fn came_to(&self, local: Option<IpAddr>) -> PathId {
+        self.homes.at(local).unwrap_or(PathId::FIRST)
+    }
+
+    /// Where a packet leaves that quinn sends to a plain client address, for a connection that began at `home`.
+    fn departure(&self, transmit: &Transmit<'_>, home: Option<PathId>) -> PathId {
+        let Some(home) = home else {
+            return PathId::FIRST;
+        };
+        if is_long(transmit.contents) {
+            self.homes
+                .on_handshake((transmit.destination, home), transmit.contents);
+            return home;
+        }
+        // A connection that began at an added address may have moved to the first one.
+        if self.homes.is_home((transmit.destination, home)) {
+            home
+        } else {
+            PathId::FIRST
+        }
+    }
+
+    /// The remote address to show quinn for a packet that came to an address.
+    fn shown(&self, client: SocketAddr, at: PathId, packet: &[u8]) -> SocketAddr {
+        let plain = if at == PathId::FIRST {
+            !self.homes.is_known(client)
+        } else {
+            self.homes.is_home((client, at))
+        };
+        if plain || is_long(packet) {
+            client
+        } else {
+            alias(client, at)
+        }
     }
 }
 
@@ -89,11 +163,15 @@ impl AsyncUdpSocket for ServerSocket {
     }
 
     fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
-        let (client, id) = unalias(transmit.destination);
+        let (client, moved_to) = unalias(transmit.destination);
+        let home = self.homes.at(transmit.src_ip);
+        let id = moved_to.unwrap_or_else(|| self.departure(transmit, home));
         let part = Transmit {
             destination: client,
-            // The source that quinn remembers is that of the connection's first address.
-            src_ip: transmit.src_ip.filter(|_| id == PathId::FIRST),
+            // The source that quinn remembers is that of the address where the connection began.
+            src_ip: transmit
+                .src_ip
+                .filter(|_| id == PathId::FIRST && home.is_none()),
             ..transmit.clone()
         };
         self.sockets.try_send(id, &part)
@@ -110,10 +188,10 @@ impl AsyncUdpSocket for ServerSocket {
             Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
             Poll::Pending => return Poll::Pending,
         };
-        if id != PathId::FIRST {
-            for one in meta.iter_mut().take(count) {
-                one.addr = alias(one.addr, id);
-                one.dst_ip = None;
+        for (one, buffer) in meta.iter_mut().zip(buffers.iter()).take(count) {
+            one.addr = self.shown(one.addr, id, buffer);
+            if id != PathId::FIRST {
+                one.dst_ip = self.homes.tag(id);
             }
         }
         Poll::Ready(Ok(count))
@@ -125,7 +203,7 @@ impl AsyncUdpSocket for ServerSocket {
     }
 
     fn max_transmit_segments(&self) -> usize {
-        self.first.transmit_segments
+        self.sockets.max_transmit_segments()
     }
 
     fn max_receive_segments(&self) -> usize {

@@ -7,17 +7,19 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::io::{self, IoSliceMut};
-use std::net::UdpSocket;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::ops::Bound;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 
 use parking_lot::{Mutex, RwLock};
 use quinn::udp::{RecvMeta, Transmit, UdpSocketState};
 use quinn::{AsyncUdpSocket, UdpPoller};
 
-use super::{PathId, Traffic, datagrams};
+use super::{PathId, Traffic, batch, datagrams};
+use crate::policy::canonical;
 
 type Socket = Arc<dyn AsyncUdpSocket>;
 
@@ -29,6 +31,12 @@ pub(super) struct SocketSet {
     blocked: Mutex<BTreeSet<PathId>>,
     /// Packets received since all members were asked.
     run: AtomicU64,
+    /// The member that was asked last without a signal.
+    turn: Mutex<PathId>,
+    #[cfg(test)]
+    asked: AtomicU64,
+    /// Segments that every member can send in one batch; 0 before there is one.
+    segments: AtomicUsize,
 }
 
 #[derive(Debug)]
@@ -38,14 +46,20 @@ pub(super) struct Member {
     waker: Arc<MemberWaker>,
     sent: AtomicU64,
     received: AtomicU64,
+    /// Errors in a row at receiving.
+    errors: AtomicU64,
 }
 
+/// A socket with so many errors in a row at receiving is broken; fewer pass.
+const MOST_ERRORS: u64 = 16;
 /// Buffers that one member may fill at once while there are others. A packet that 128 later ones overtake is lost:
 /// quinn takes it for a duplicate. So a busy socket must not run ahead of the others.
 const FAIR_SHARE: usize = 4;
 /// After this many packets in a row the sockets that have not signalled are asked too: on a busy host the signal itself
 /// may be late.
 const RUN: u64 = 32;
+/// So many of them.
+const ASKED: usize = 2;
 
 /// Another way to a member's socket, which needs no signal.
 #[derive(Debug)]
@@ -137,8 +151,23 @@ impl Ready {
 }
 
 impl SocketSet {
-    /// Adds a socket, or replaces the one with this number.
+    /// Adds a socket.
     pub(super) fn insert(&self, id: PathId, socket: Socket, direct: Option<Direct>) {
+        self.put(id, socket, direct, Traffic::default());
+    }
+
+    /// Puts another socket in the place of member `id`, which goes on receiving as member `former`.
+    pub(super) fn replace(&self, id: PathId, socket: Socket, former: PathId) {
+        let traffic = self.traffic(id).unwrap_or_default();
+        let old = self.member(id).map(|member| Arc::clone(&member.socket));
+        self.blocked.lock().remove(&id);
+        self.put(id, socket, None, traffic);
+        if let Some(old) = old {
+            self.put(former, old, None, Traffic::default());
+        }
+    }
+
+    fn put(&self, id: PathId, socket: Socket, direct: Option<Direct>, before: Traffic) {
         let waker = Arc::new(MemberWaker {
             id,
             ready: Arc::clone(&self.ready),
@@ -147,20 +176,52 @@ impl SocketSet {
             socket,
             direct,
             waker: Arc::clone(&waker),
-            sent: AtomicU64::new(0),
-            received: AtomicU64::new(0),
+            sent: AtomicU64::new(before.sent),
+            received: AtomicU64::new(before.received),
+            errors: AtomicU64::new(0),
         };
         self.members.write().insert(id, Arc::new(member));
+        self.refresh_segments();
         waker.wake();
     }
 
     pub(super) fn remove(&self, id: PathId) -> bool {
         self.blocked.lock().remove(&id);
-        self.members.write().remove(&id).is_some()
+        let removed = self.members.write().remove(&id).is_some();
+        self.refresh_segments();
+        removed
+    }
+
+    /// Segments that a batch may have now. A member lowers its own limit when its device does not segment.
+    pub(super) fn max_transmit_segments(&self) -> usize {
+        self.segments.load(Ordering::Relaxed).max(1)
+    }
+
+    fn refresh_segments(&self) {
+        let members = self.members.read();
+        let limits = members
+            .values()
+            .map(|member| member.socket.max_transmit_segments());
+        self.segments
+            .store(limits.min().unwrap_or_default(), Ordering::Relaxed);
     }
 
     pub(super) fn len(&self) -> usize {
         self.members.read().len()
+    }
+
+    /// Whether a member is bound to this address, on any port.
+    pub(super) fn has_ip(&self, ip: IpAddr) -> bool {
+        let members = self.members.read();
+        let mut bound = members.values().map(|member| member.socket.local_addr());
+        bound.any(|address| address.is_ok_and(|address| address.ip().to_canonical() == ip))
+    }
+
+    /// Whether a member is bound to this address and port.
+    pub(super) fn is_bound_to(&self, address: SocketAddr) -> bool {
+        let members = self.members.read();
+        let mut bound = members.values().map(|member| member.socket.local_addr());
+        bound.any(|bound| bound.is_ok_and(|bound| canonical(bound) == address))
     }
 
     pub(super) fn socket(&self, id: PathId) -> Option<Socket> {
@@ -186,7 +247,12 @@ impl SocketSet {
         let Some(member) = self.member(id) else {
             return Ok(());
         };
-        match member.socket.try_send(transmit) {
+        let limit = member.socket.max_transmit_segments();
+        let sent = batch::send(&*member.socket, transmit);
+        if member.socket.max_transmit_segments() != limit {
+            self.refresh_segments();
+        }
+        match sent {
             Ok(()) => {
                 let length = transmit.contents.len();
                 let count = datagrams(length, transmit.segment_size.unwrap_or(length));
@@ -247,8 +313,13 @@ impl SocketSet {
                     return Poll::Ready(Err(error));
                 }
                 Poll::Ready(Err(error)) => {
-                    tracing::warn!(%error, "socket dropped");
-                    self.remove(id);
+                    if member.errors.fetch_add(1, Ordering::Relaxed) < MOST_ERRORS {
+                        tracing::debug!(%error, "receiving failed; again");
+                        self.ready.requeue(id);
+                    } else {
+                        tracing::warn!(%error, "socket dropped");
+                        self.remove(id);
+                    }
                 }
             }
         }
@@ -257,13 +328,15 @@ impl SocketSet {
     }
 
     fn count(&self, member: &Member, meta: &[RecvMeta], count: usize) {
+        member.errors.store(0, Ordering::Relaxed);
         let packets = meta.iter().take(count);
         let packets = packets.map(|one| datagrams(one.len, one.stride)).sum();
         member.received.fetch_add(packets, Ordering::Relaxed);
         self.run.fetch_add(packets, Ordering::Relaxed);
     }
 
-    /// After a long run on some sockets, receives from one of the others.
+    /// After a long run on some sockets, receives from one of the others. Asks a few of them, in turns, however many there
+    /// are: their signal comes too, only later.
     fn receive_unsignalled(
         &self,
         buffers: &mut [IoSliceMut<'_>],
@@ -274,17 +347,27 @@ impl SocketSet {
         }
         self.run.store(0, Ordering::Relaxed);
         let members = self.members.read();
-        members.iter().find_map(|(id, member)| {
-            let direct = member.direct.as_ref()?;
+        let mut turn = self.turn.lock();
+        for _ in 0..ASKED.min(members.len()) {
+            let next = members.range((Bound::Excluded(*turn), Bound::Unbounded));
+            let (id, member) = next.chain(members.iter()).next()?;
+            *turn = *id;
+            let Some(direct) = member.direct.as_ref() else {
+                continue;
+            };
             if self.ready.is_queued(*id) {
-                return None;
+                continue;
             }
+            #[cfg(test)]
+            self.asked.fetch_add(1, Ordering::Relaxed);
             // An error shows when the socket signals.
-            let count = direct.receive(buffers, meta).ok()?;
-            self.count(member, meta, count);
-            self.ready.requeue(*id);
-            Some((*id, count))
-        })
+            if let Ok(count) = direct.receive(buffers, meta) {
+                self.count(member, meta, count);
+                self.ready.requeue(*id);
+                return Some((*id, count));
+            }
+        }
+        None
     }
 
     pub(super) fn poller(self: &Arc<Self>) -> Pin<Box<dyn UdpPoller>> {
@@ -336,54 +419,4 @@ impl UdpPoller for SetPoller {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::future::poll_fn;
-
-    use quinn::{Runtime as _, TokioRuntime};
-
-    fn bound(address: &str) -> (UdpSocket, Socket, Direct) {
-        let socket = UdpSocket::bind(address).unwrap();
-        let direct = Direct::to(&socket).unwrap();
-        let wrapped = TokioRuntime
-            .wrap_udp_socket(socket.try_clone().unwrap())
-            .unwrap();
-        (socket, wrapped, direct)
-    }
-
-    fn receive(set: &SocketSet, cx: &Context<'_>) -> Poll<(PathId, usize)> {
-        let mut memory = [[0; 64]; 32];
-        let mut buffers = memory.each_mut().map(|buffer| IoSliceMut::new(buffer));
-        let mut meta = [RecvMeta::default(); 32];
-        set.poll_recv(cx, &mut buffers, &mut meta)
-            .map(Result::unwrap)
-    }
-
-    /// The runtime reports no socket as readable while the task does not yield.
-    #[tokio::test]
-    async fn a_busy_socket_does_not_keep_the_packets_of_another_one_waiting() {
-        let set = SocketSet::default();
-        let (busy, wrapped, direct) = bound("127.0.0.2:0");
-        set.insert(PathId::FIRST, wrapped, Some(direct));
-        let (other, wrapped, direct) = bound("127.0.0.3:0");
-        set.insert(PathId(1), wrapped, Some(direct));
-        let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
-        let send = |to: &UdpSocket| sender.send_to(b"x", to.local_addr().unwrap()).unwrap();
-        send(&busy);
-        poll_fn(|cx| receive(&set, cx)).await;
-        for _ in 0..200 {
-            send(&busy);
-        }
-        send(&other);
-        let cx = Context::from_waker(Waker::noop());
-        let mut overtaken = 0;
-        let mut received = receive(&set, &cx);
-        while let Poll::Ready((PathId::FIRST, packets)) = received {
-            overtaken += packets;
-            received = receive(&set, &cx);
-        }
-        assert_eq!(received, Poll::Ready((PathId(1), 1)));
-        assert!((1..=64).contains(&overtaken), "{overtaken} packets");
-        assert_eq!(set.traffic(PathId(1)).unwrap().received, 1);
-    }
-}
+mod tests;

@@ -69,6 +69,19 @@ impl AlternateAddress {
         })
     }
 
+    /// Reads the value of the transport parameter preferred_address (RFC 9000 section 18.2): the same without a sequence
+    /// number, which is 1 (section 5.1.1).
+    ///
+    /// # Errors
+    ///
+    /// [`AlternateAddressError`] when the value is malformed.
+    pub fn from_preferred_address(value: &[u8]) -> Result<Self, AlternateAddressError> {
+        const SEQUENCE: u8 = 1;
+        let mut body = vec![SEQUENCE];
+        body.extend_from_slice(value);
+        Self::decode(&body)
+    }
+
     /// The connection ID in it, as a NEW_CONNECTION_ID frame (RFC 9000 section 19.15) that retires none.
     pub fn connection_id(&self) -> NewConnectionId {
         NewConnectionId {
@@ -189,6 +202,22 @@ pub(crate) mod tests {
         expected.extend_from_slice(&[0xab; 16]);
         assert_eq!(out, expected);
         assert_eq!(out.len(), 54);
+    }
+
+    #[test]
+    fn a_preferred_address_is_the_frame_with_number_1_and_without_it() {
+        let mut value = vec![192, 0, 2, 1, 0x11, 0x52];
+        value.extend_from_slice(&[0; 18]);
+        value.push(4);
+        value.extend_from_slice(&[0xc1; 4]);
+        value.extend_from_slice(&[0xab; 16]);
+        let read = AlternateAddress::from_preferred_address(&value).unwrap();
+        assert_eq!(read.sequence, VarInt::from_u32(1));
+        assert_eq!(read.v4, Some("192.0.2.1:4434".parse().unwrap()));
+        assert_eq!((read.v6, &read.id[..]), (None, &[0xc1; 4][..]));
+        value.pop();
+        let short = AlternateAddress::from_preferred_address(&value);
+        assert_eq!(short, Err(AlternateAddressError::Length));
     }
 
     #[test]

@@ -20,7 +20,9 @@ pub use alternate::{AlternateAddress, AlternateAddressError};
 pub use codepoints::{Codepoints, CodepointsError};
 pub use connection_id::{NewConnectionId, retire_connection_id};
 pub use frames::{Frame, next_frame, overwrite};
-pub use parameters::{ParametersError, append_parameter, find_parameter};
+pub use parameters::{
+    ParametersError, append_parameter, find_parameter, remove_parameter, replace_parameter,
+};
 pub use token::ResetToken;
 
 pub(crate) use connection_id::LONGEST_CONNECTION_ID;
@@ -46,6 +48,12 @@ pub(crate) mod kind {
 
 /// The transport parameter `max_datagram_frame_size` (RFC 9221 section 3).
 pub(crate) const MAX_DATAGRAM_FRAME_SIZE: VarInt = VarInt::from_u32(0x20);
+
+/// The transport parameter `preferred_address` (RFC 9000 section 18.2).
+pub(crate) const PREFERRED_ADDRESS: VarInt = VarInt::from_u32(0x0d);
+
+/// The transport parameter `initial_source_connection_id` (RFC 9000 section 18.2).
+pub(crate) const INITIAL_SOURCE_CONNECTION_ID: u64 = 0x0f;
 
 /// One PING frame: what a removed frame leaves behind, so that its packet stays ack-eliciting.
 pub(crate) const PING_FRAME: &[u8] = &[0x01];

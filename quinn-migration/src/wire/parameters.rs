@@ -37,6 +37,40 @@ pub fn append_parameter<const N: usize>(list: &mut Vec<u8>, id: VarInt, value: &
     list.extend_from_slice(value);
 }
 
+/// A copy of the list in which parameter `id` has this value.
+///
+/// # Errors
+///
+/// [`ParametersError`] when the list is cut short.
+pub fn replace_parameter<const N: usize>(
+    list: &[u8],
+    id: VarInt,
+    value: &[u8; N],
+) -> Result<Vec<u8>, ParametersError> {
+    let mut copy = remove_parameter(list, id)?;
+    append_parameter(&mut copy, id, value);
+    Ok(copy)
+}
+
+/// A copy of the list without parameter `id`.
+///
+/// # Errors
+///
+/// [`ParametersError`] when the list is cut short.
+pub fn remove_parameter(list: &[u8], id: VarInt) -> Result<Vec<u8>, ParametersError> {
+    let mut copy = Vec::with_capacity(list.len());
+    let mut reader = Reader::new(list);
+    while !reader.is_empty() {
+        let start = reader.position();
+        let found = reader.varint().ok_or(ParametersError)?;
+        reader.length_prefixed().ok_or(ParametersError)?;
+        if found != id.into_inner() {
+            copy.extend_from_slice(list.get(start..reader.position()).unwrap_or_default());
+        }
+    }
+    Ok(copy)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -51,6 +85,21 @@ mod tests {
             }
             for id in &ids {
                 prop_assert_eq!(find_parameter(&list, *id), Ok(Some(&value[..])));
+            }
+        }
+
+        #[test]
+        fn a_replaced_parameter_leaves_the_others_alone(ids in prop::collection::btree_set(0..1u64 << 62, 1..8), pick in any::<prop::sample::Index>()) {
+            let ids: Vec<u64> = ids.into_iter().collect();
+            let mut list = Vec::new();
+            for id in &ids {
+                append_parameter(&mut list, VarInt::from_u64(*id).unwrap(), &[1; 3]);
+            }
+            let replaced = *pick.get(&ids);
+            let list = replace_parameter(&list, VarInt::from_u64(replaced).unwrap(), &[2; 5]).unwrap();
+            for id in ids {
+                let expected: &[u8] = if id == replaced { &[2; 5] } else { &[1; 3] };
+                prop_assert_eq!(find_parameter(&list, id), Ok(Some(expected)));
             }
         }
 

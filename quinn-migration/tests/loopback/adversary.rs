@@ -20,7 +20,7 @@ async fn targets_that_a_loopback_connection_must_not_follow_are_refused_and_neve
         ("[::ffff:10.0.0.1]:443", AddressClass::Private),
     ];
     for (address, class) in targets {
-        let to = Alternate::from(address.parse::<std::net::SocketAddr>().unwrap());
+        let to = Alternate::forwarded(address.parse::<std::net::SocketAddr>().unwrap());
         let advertised = world.advertise(to).await.unwrap();
         let event = settled(&mut world.migrator).await;
         let expected = Refusal::TargetClass {

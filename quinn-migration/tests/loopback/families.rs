@@ -1,10 +1,12 @@
 //! IPv4 and IPv6: advertisements with one family or both, and moves between them.
 
-use quinn_migration::{Alternate, Event, Family, Outcome, Policy, Refusal};
 use std::net::SocketAddr;
+use std::sync::Arc;
+
+use quinn_migration::{Alternate, Event, Family, MigrationClient, Outcome, Policy, Refusal};
 
 use crate::support::transfer::Transfer;
-use crate::support::{Identity, Server, World, client, connect, settled, tireless, within};
+use crate::support::{Identity, Server, World, bind, client, connect, settled, tireless, within};
 
 fn both(one: SocketAddr, other: SocketAddr) -> Alternate {
     let mut alternate = Alternate::default();
@@ -105,4 +107,29 @@ async fn a_family_that_the_policy_does_not_allow_is_reported_and_the_connection_
         Outcome::Declined
     );
     world.echo().await;
+}
+
+/// RFC 9000 section 9.5 allows it, because nothing has been sent with the connection ID.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_family_without_a_socket_leaves_the_other_one_to_try() {
+    let identity = Identity::new();
+    let server = Server::on(&identity, &["127.0.0.2:0", "127.0.0.3:0", "[::1]:0"]);
+    let client = MigrationClient::builder(Arc::new(identity.client_tls()), bind("127.0.0.5:0"))
+        .bind()
+        .unwrap();
+    let (ours, theirs) = connect(client.endpoint(), &server, server.address(0)).await;
+    let mut policy = tireless();
+    policy.family = Family::V6First;
+    let mut migrator = client.attach(&ours, policy).unwrap();
+    let (v4, v6) = (server.address(1), server.address(2));
+    server
+        .inner
+        .advertise(&theirs, [server.id(1), server.id(2)])
+        .await
+        .unwrap();
+    let event = settled(&mut migrator).await;
+    assert!(
+        matches!(event, Event::Migrated { to, .. } if to == v4 && to != v6),
+        "{event:?}"
+    );
 }

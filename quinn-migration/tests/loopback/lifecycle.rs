@@ -11,10 +11,10 @@ async fn a_connection_that_ends_during_a_validation_frees_its_socket() {
     let client = client(&identity);
     let (ours, theirs) = connect(client.endpoint(), &server, server.address(0)).await;
     let mut migrator = client.attach(&ours, tireless()).unwrap();
-    let nobody = "127.0.0.77:9".parse().unwrap();
+    let nobody: std::net::SocketAddr = "127.0.0.77:9".parse().unwrap();
     server
         .inner
-        .advertise(&theirs, Alternate::v4(nobody))
+        .advertise(&theirs, Alternate::forwarded(nobody))
         .await
         .unwrap();
     while !matches!(

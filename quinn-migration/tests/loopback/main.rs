@@ -12,13 +12,18 @@
     reason = "test code fails by panicking"
 )]
 
+mod added;
 mod adversary;
 mod capture;
+mod datagrams;
 mod families;
 mod identifiers;
 mod interop;
 mod lifecycle;
 mod moving;
 mod opened;
+mod paths;
+mod rebinding;
 mod recovery;
+mod segmentation;
 mod support;

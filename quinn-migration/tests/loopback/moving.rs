@@ -1,13 +1,18 @@
 //! A connection moves to another address of its server: the straight paths.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
-use quinn_migration::{AdvertiseError, Alternate, AttachError, Event, Failure, Outcome, Policy};
+use quinn_migration::{
+    AddressId, AdvertiseError, Alternate, AttachError, Event, Failure, Outcome, Policy,
+};
 
 use tokio::task::JoinSet;
 
 use crate::support::transfer::Transfer;
-use crate::support::{Identity, Server, World, client, connect, echo, settled, tireless, within};
+use crate::support::{
+    Identity, Server, World, client, connect, echo, settled, tireless, until, within,
+};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_idle_connection_moves_and_leaves_the_old_address_silent() {
@@ -212,4 +217,71 @@ async fn connections_of_another_endpoint_are_told_apart() {
     assert!(matches!(empty, Err(AdvertiseError::NoAddress)), "{empty:?}");
     assert!(one.inner.supports(&theirs) && !other.inner.supports(&theirs));
     drop(ours);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_address_from_which_the_server_does_not_answer_is_not_advertised() {
+    let identity = Identity::new();
+    let mut server = Server::on(&identity, &["0.0.0.0:0", "127.0.0.3:0"]);
+    let gone = server.add("127.0.0.4:0");
+    assert!(server.inner.remove_address(gone));
+    let client = client(&identity);
+    let port = server.address(0).port();
+    let on_all = |ip: [u8; 4]| SocketAddr::from((ip, port));
+    let (ours, theirs) = connect(client.endpoint(), &server, on_all([127, 0, 0, 9])).await;
+    let mut migrator = client.attach(&ours, tireless()).unwrap();
+    let second = server.address(1);
+    for nobody in [
+        Alternate::from(gone),
+        Alternate::from(AddressId::FIRST),
+        Alternate::from(server.address(2)),
+        Alternate::from(SocketAddr::from(([127, 0, 0, 3], port))),
+        // The socket is there, but answers would leave from 127.0.0.1.
+        Alternate::from(on_all([127, 0, 0, 8])),
+    ] {
+        let refused = server.inner.advertise(&theirs, nobody).await;
+        let expected = match refused {
+            Err(AdvertiseError::NotServed) => true,
+            // 0.0.0.0 is none at all.
+            Err(AdvertiseError::NoAddress) => nobody == Alternate::from(AddressId::FIRST),
+            _ => false,
+        };
+        assert!(expected, "{nobody:?}: {refused:?}");
+    }
+    for (alternate, to) in [
+        (Alternate::from(server.id(1)), second),
+        (
+            Alternate::from(on_all([127, 0, 0, 9])),
+            on_all([127, 0, 0, 9]),
+        ),
+        (Alternate::from(second), second),
+    ] {
+        server.inner.advertise(&theirs, alternate).await.unwrap();
+        let event = settled(&mut migrator).await;
+        assert!(
+            matches!(event, Event::Migrated { to: reached, .. } if reached == to),
+            "{event:?}"
+        );
+        echo(&ours, &theirs).await;
+    }
+}
+
+/// RFC 9000 section 9.4: the window of one path says nothing about another one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_clients_congestion_window_begins_anew_on_a_new_path() {
+    let mut world = World::new().await;
+    let window = |world: &World| world.ours.congestion_state().window();
+    let initial = window(&world);
+    let transfer = Transfer::at_full_speed(&world.ours, &world.theirs).await;
+    until("the window has grown", || window(&world) > 10 * initial).await;
+    transfer.check().await;
+    let grown = window(&world);
+    let to = world.server.address(1);
+    world.move_to(to).await;
+    let after = window(&world);
+    assert!(after <= initial + 3000, "{initial}, {grown}, {after}");
+    Transfer::start(&world.ours, &world.theirs)
+        .await
+        .check()
+        .await;
 }

@@ -11,7 +11,7 @@ use crate::support::transfer::Transfer;
 use crate::support::{Identity, Server, World, client, connect, settled, tireless, until, within};
 
 /// A world in which the client reaches both server addresses through relays.
-async fn relayed(old: Duration, new: Duration) -> (World, Relay, Relay) {
+pub async fn relayed(old: Duration, new: Duration) -> (World, Relay, Relay) {
     let identity = Identity::new();
     let server = Server::on(&identity, &["127.0.0.2:0", "127.0.0.3:0"]);
     let old = Relay::start("127.0.1.2:0", server.address(0), old).await;
@@ -37,7 +37,7 @@ async fn a_lost_advertisement_is_sent_again() {
         .await;
         old.down.silence(false);
     };
-    let alternate = Alternate::from(new.address);
+    let alternate = Alternate::forwarded(new.address);
     let advertising = world.advertise(alternate);
     let (advertised, ()) = tokio::join!(advertising, several_are_lost);
     let advertised = advertised.unwrap();
@@ -54,7 +54,10 @@ async fn a_lost_advertisement_is_sent_again() {
 async fn a_lost_acknowledgement_does_not_make_the_client_move_twice() {
     let (mut world, old, new) = relayed(Duration::ZERO, Duration::ZERO).await;
     old.up.lose_next.store(1, Ordering::SeqCst);
-    let advertised = world.advertise(Alternate::from(new.address)).await.unwrap();
+    let advertised = world
+        .advertise(Alternate::forwarded(new.address))
+        .await
+        .unwrap();
     let event = settled(&mut world.migrator).await;
     assert!(
         matches!(event, Event::Migrated { to, .. } if to == new.address),
@@ -75,7 +78,10 @@ async fn a_lost_acknowledgement_does_not_make_the_client_move_twice() {
 async fn a_lost_challenge_is_sent_again() {
     let (mut world, _old, new) = relayed(Duration::ZERO, Duration::ZERO).await;
     new.up.lose_next.store(2, Ordering::SeqCst);
-    world.advertise(Alternate::from(new.address)).await.unwrap();
+    world
+        .advertise(Alternate::forwarded(new.address))
+        .await
+        .unwrap();
     let event = settled(&mut world.migrator).await;
     assert!(
         matches!(event, Event::Migrated { to, challenges: 3, .. } if to == new.address),
@@ -88,7 +94,10 @@ async fn a_lost_challenge_is_sent_again() {
 async fn a_lost_response_leads_to_another_challenge() {
     let (mut world, _old, new) = relayed(Duration::ZERO, Duration::ZERO).await;
     new.down.lose_next.store(1, Ordering::SeqCst);
-    world.advertise(Alternate::from(new.address)).await.unwrap();
+    world
+        .advertise(Alternate::forwarded(new.address))
+        .await
+        .unwrap();
     let event = settled(&mut world.migrator).await;
     assert!(
         matches!(event, Event::Migrated { to, challenges: 2, .. } if to == new.address),
@@ -101,8 +110,8 @@ async fn a_lost_response_leads_to_another_challenge() {
 async fn an_address_that_does_not_answer_is_given_up_and_a_second_one_works() {
     let mut world = World::new().await;
     let transfer = Transfer::start(&world.ours, &world.theirs).await;
-    let nobody = "127.0.0.77:9".parse().unwrap();
-    let advertised = world.advertise(Alternate::v4(nobody)).await.unwrap();
+    let nobody: std::net::SocketAddr = "127.0.0.77:9".parse().unwrap();
+    let advertised = world.advertise(Alternate::forwarded(nobody)).await.unwrap();
     let event = settled(&mut world.migrator).await;
     let unreachable = Failure::Unreachable { challenges: 3 };
     assert!(
@@ -125,7 +134,7 @@ async fn an_address_that_does_not_answer_is_given_up_and_a_second_one_works() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_failures_in_a_row_do_not_use_up_the_connection_ids() {
     let mut world = World::new().await;
-    let nobody = Alternate::v4("127.0.0.77:9".parse().unwrap());
+    let nobody = Alternate::forwarded("127.0.0.77:9".parse::<std::net::SocketAddr>().unwrap());
     for _ in 0..6 {
         let advertised = world.advertise(nobody).await.unwrap();
         let event = settled(&mut world.migrator).await;
@@ -142,7 +151,7 @@ async fn many_failures_in_a_row_do_not_use_up_the_connection_ids() {
 
 /// The next event, but for [`Event::Stranded`]: on a busy host an earlier path may take longer to answer than it has
 /// before that is reported.
-async fn returned(migrator: &mut Migrator) -> Event {
+pub async fn returned(migrator: &mut Migrator) -> Event {
     loop {
         let event = settled(migrator).await;
         if !matches!(event, Event::Stranded { .. }) {
@@ -155,7 +164,10 @@ async fn returned(migrator: &mut Migrator) -> Event {
 async fn a_path_that_dies_after_the_move_is_left_for_the_old_one() {
     let (mut world, old, new) = relayed(Duration::ZERO, Duration::ZERO).await;
     let transfer = Transfer::start(&world.ours, &world.theirs).await;
-    world.advertise(Alternate::from(new.address)).await.unwrap();
+    world
+        .advertise(Alternate::forwarded(new.address))
+        .await
+        .unwrap();
     let event = settled(&mut world.migrator).await;
     assert!(matches!(event, Event::Migrated { .. }), "{event:?}");
     until("the new path is in use", || {
@@ -185,7 +197,10 @@ async fn a_path_that_dies_after_the_move_is_left_for_the_old_one() {
 async fn a_break_on_the_new_path_does_not_lead_back_to_an_address_that_is_gone() {
     let (mut world, old, new) = relayed(Duration::ZERO, Duration::ZERO).await;
     let transfer = Transfer::start(&world.ours, &world.theirs).await;
-    world.advertise(Alternate::from(new.address)).await.unwrap();
+    world
+        .advertise(Alternate::forwarded(new.address))
+        .await
+        .unwrap();
     let event = settled(&mut world.migrator).await;
     assert!(matches!(event, Event::Migrated { .. }), "{event:?}");
     transfer.progress(1 << 20).await;
@@ -282,7 +297,10 @@ async fn move_over(old_delay: u64, new_delay: u64, loss: f64) {
         old.lose(loss);
         new.lose(loss);
     }
-    let advertised = world.advertise(Alternate::from(new.address)).await.unwrap();
+    let advertised = world
+        .advertise(Alternate::forwarded(new.address))
+        .await
+        .unwrap();
     let event = settled(&mut world.migrator).await;
     let Event::Migrated { to, validation, .. } = event else {
         panic!("{event:?}")
@@ -312,7 +330,10 @@ async fn an_answer_that_hundreds_of_packets_overtake_counts() {
     let (mut world, old, new) = relayed(Duration::ZERO, Duration::ZERO).await;
     let transfer = Transfer::start(&world.ours, &world.theirs).await;
     new.down.hold(true);
-    world.advertise(Alternate::from(new.address)).await.unwrap();
+    world
+        .advertise(Alternate::forwarded(new.address))
+        .await
+        .unwrap();
     until("all challenges are answered", || {
         new.down.passed.load(Ordering::SeqCst) == 3
     })
@@ -348,4 +369,43 @@ async fn a_move_to_a_faster_path_works() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_move_between_lossy_paths_works() {
     move_over(25, 25, 0.02).await;
+}
+
+/// A stateful firewall, or a censor: the path answers, carries so many datagrams of the server, and drops everything from
+/// then on. The connection IDs that quinn gives back when it moves leave on that path alone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_move_to_a_path_that_answers_and_then_dies_leads_back() {
+    for lives in [1, 2, 3, 5, 10, 40] {
+        let identity = Identity::new();
+        let server = Server::on(&identity, &["127.0.0.2:0", "127.0.0.3:0", "127.0.0.4:0"]);
+        // All of them through relays, so that none is much faster.
+        let one = Relay::start("127.0.1.2:0", server.address(0), Duration::ZERO).await;
+        let two = Relay::start("127.0.1.3:0", server.address(1), Duration::ZERO).await;
+        let doomed = Relay::start("127.0.1.4:0", server.address(2), Duration::ZERO).await;
+        let (first, second) = (one.address, two.address);
+        let mut world = World::between(server, client(&identity), first).await;
+        let transfer = Transfer::start(&world.ours, &world.theirs).await;
+        world.move_to(second).await;
+        transfer.progress(1 << 20).await;
+        doomed.die_after(lives);
+        world
+            .advertise(Alternate::forwarded(doomed.address))
+            .await
+            .unwrap();
+        let event = settled(&mut world.migrator).await;
+        assert!(
+            matches!(event, Event::Migrated { .. }),
+            "{lives}: {event:?}"
+        );
+        let event = returned(&mut world.migrator).await;
+        assert!(
+            matches!(event, Event::FellBack { to, .. } if to == second),
+            "{lives}: {event:?}"
+        );
+        transfer.progress(1 << 20).await;
+        // And it goes on from there.
+        world.move_to(first).await;
+        transfer.check().await;
+        world.echo().await;
+    }
 }

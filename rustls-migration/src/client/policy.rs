@@ -179,14 +179,19 @@ pub struct LoopGuard {
 }
 
 impl LoopGuard {
-    /// Whether another migration may begin at `now`; if so, it counts. A window below zero counts as none.
-    pub fn admit(&mut self, limit: MigrationLimit, now: Instant) -> bool {
+    /// Whether another migration may begin at `now`. A window below zero counts as none.
+    pub fn allows(&mut self, limit: MigrationLimit, now: Instant) -> bool {
         let window = std::time::Duration::try_from(limit.window).unwrap_or_default();
         let over = |begun: &Instant| now.saturating_duration_since(*begun) >= window;
         while self.begun.front().is_some_and(over) {
             self.begun.pop_front();
         }
-        let admitted = self.begun.len() < limit.count;
+        self.begun.len() < limit.count
+    }
+
+    /// As [`allows`](Self::allows); if so, it counts.
+    pub fn admit(&mut self, limit: MigrationLimit, now: Instant) -> bool {
+        let admitted = self.allows(limit, now);
         if admitted {
             self.begun.push_back(now);
         }
@@ -331,7 +336,9 @@ mod tests {
             assert!(guard.admit(limit, at(second)));
         }
         assert!(!guard.admit(limit, at(5)));
+        assert!(!guard.allows(limit, at(299)));
         assert!(!guard.admit(limit, at(299)));
+        assert!(guard.allows(limit, at(300)));
         assert!(guard.admit(limit, at(300)));
         assert!(!guard.admit(limit, at(300)));
     }

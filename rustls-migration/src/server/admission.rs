@@ -105,6 +105,7 @@ impl Candidate {
             Some(Ok(ClaimOutcome::First)) => true,
             Some(Ok(ClaimOutcome::Pending)) => false,
             Some(Ok(ClaimOutcome::Committed)) => return Err(Verdict::Replayed),
+            Some(Err(StoreError::Forgotten)) => return Err(Verdict::Expired),
             Some(Err(_)) | None => return Err(Verdict::StoreUnavailable),
         };
         Ok(Admitted {
@@ -235,10 +236,19 @@ fn check(
     {
         return Err(Verdict::WrongTarget);
     }
-    if token.is_expired(now, server.clock_skew) || may_be_forgotten(server, sealed.issued_at_ms) {
+    if token.is_expired(now, server.clock_skew)
+        || is_from_the_future(server, sealed.issued_at_ms, now)
+        || may_be_forgotten(server, sealed.issued_at_ms)
+    {
         return Err(Verdict::Expired);
     }
     Ok(())
+}
+
+/// Whether a token was issued later than now, by more than clocks may differ. Our clock is slow then, or the issuer's was
+/// ahead; in neither case is it known what the token's age says about the store's memory.
+fn is_from_the_future(server: &MigrationServer, issued_at_ms: u64, now: OffsetDateTime) -> bool {
+    unix_milliseconds(issued_after(server, issued_at_ms)) > unix_milliseconds(now)
 }
 
 /// Whether a token of this age may have been spent before the store's memory begins.

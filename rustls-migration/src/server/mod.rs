@@ -237,7 +237,7 @@ impl fmt::Debug for MigrationServer {
 /// | early data that is refused, of any client | 16,384 records, or as many as `max_early_data_size` if that is more, with 23 bytes for each of them | the handshake is aborted |
 /// | time for an answer of the nonce store, [`nonce_store_timeout`](Self::nonce_store_timeout) | 1 s | the token is refused as `StoreUnavailable`; a client that was admitted is closed |
 /// | claims before the nonce store, and commits, [`max_store_questions`](Self::max_store_questions) | 1,024 of each | more wait, as long as the store answers others |
-/// | time for a notified client to leave, [`departure_deadline`](Self::departure_deadline) | 10 s | reads fail with `TimedOut` |
+/// | time for a notified client to leave, [`departure_deadline`](Self::departure_deadline) | 10 s | calls fail with `TimedOut` |
 /// | offers of a connection after its handshake, [`reserve`](Self::reserve) | 2 | `OfferFailure::ReserveEmpty` |
 /// | notices to a client without data or an offer between them | 8 | the client is not told again |
 /// | state in an offer | 8,192 bytes | `OfferFailure::StateTooLong` |
@@ -330,7 +330,9 @@ impl MigrationServerBuilder {
         self
     }
 
-    /// How long a client that was notified may stay before its reads fail, by default ten seconds.
+    /// How long a client that was notified may stay before the application's calls fail, by default ten seconds from the
+    /// moment when the notice has left. While the notice waits behind other bytes, it is how long the client may take none of
+    /// them. During a drain the drain's deadline counts, and no other.
     #[must_use]
     pub fn departure_deadline(mut self, deadline: Duration) -> Self {
         self.departure_deadline = deadline;

@@ -23,7 +23,7 @@ pub enum Verdict {
     NotIssued,
     /// The token names an address that this server does not answer for.
     WrongTarget,
-    /// The token's time is over, or the nonce store cannot know whether it was spent.
+    /// The token's time is over or has not come, or the nonce store cannot know whether it was spent.
     Expired,
     /// The token has been spent.
     Replayed,

@@ -198,6 +198,8 @@ where
         let mut taken = 0;
         loop {
             let rest = plaintext.get(taken..).unwrap_or_default();
+            // What waits to be written may be what it had no room for.
+            let waited = self.connection.wants_write();
             let accepted = match self.connection.write(rest) {
                 Ok(accepted) => accepted,
                 Err(_) if taken > 0 => return Poll::Ready(Ok(taken)),
@@ -206,7 +208,7 @@ where
             taken += accepted;
             let all = taken == plaintext.len();
             match self.poll_write_tls(cx) {
-                Poll::Ready(Ok(())) if accepted > 0 && !all => {}
+                Poll::Ready(Ok(())) if (accepted > 0 || waited) && !all => {}
                 // What has been taken will be sent, or the next write tells.
                 _ if taken > 0 || all => return Poll::Ready(Ok(taken)),
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),

@@ -1,8 +1,8 @@
 //! `cautious FOLDER ADDRESS STORE`: a node that answers for ADDRESS with the keys and the certificate in FOLDER, and prints
 //! each message that its application sees. It acts on early data only when the handshake is complete.
 //!
-//! A message has 8 bytes. For each the node prints `early` when it could be read before the handshake was complete,
-//! `confirmed` when that handshake came to be complete, and `late` when the message came after it. At the end of its input
+//! A message has 8 bytes. For each the node prints `early` when it came as early data, `confirmed` when the handshake
+//! behind it came to be complete, and `late` when the message came after the handshake. At the end of its input
 //! it prints what it has counted, and ends. STORE is `memory`, `file:PATH` or `redis://HOST:PORT`.
 
 use std::io::{self, Write as _};
@@ -15,7 +15,7 @@ use migration_tests::{named_store, raced};
 use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls_migration::server::{MigrationServer, Verdict};
+use rustls_migration::server::{Arrival, MigrationServer, Verdict};
 use rustls_migration::tokio::{MigrationAcceptor, TlsStream};
 use rustls_migration::{TicketKeys, provider};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -80,7 +80,15 @@ async fn listen(acceptor: MigrationAcceptor, listener: TcpListener) {
 /// Reads one message, acts on it when it is sure who sent it, and goes on as an echo.
 async fn serve(mut stream: TlsStream<TcpStream>) -> io::Result<()> {
     let message = stream.read_u64().await?;
-    if stream.get_ref().tls().is_handshaking() {
+    // Not whether the handshake is complete by now: it goes on by itself.
+    let early = matches!(
+        stream.arrival(),
+        Arrival::Migrated {
+            early_data: true,
+            ..
+        }
+    );
+    if early {
         say(format_args!("early {message}"));
         stream.handshake().await?;
         say(format_args!("confirmed {message}"));

@@ -1,6 +1,7 @@
-//! The tables of the file: nonces by key, and the same nonces by the time at which they may be forgotten.
+//! The tables of the file: nonces by key, the same nonces by the time at which they may be forgotten, and what is known of
+//! the memory as a whole.
 //!
-//! It never removes a nonce before its time.
+//! It never removes a nonce before its time, nor without noting the time of what it removed.
 
 use std::io;
 
@@ -8,14 +9,18 @@ use redb::{
     Builder, Database, ReadableDatabase as _, ReadableTable as _, ReadableTableMetadata as _,
     StorageBackend, Table, TableDefinition, WriteTransaction,
 };
-use time::OffsetDateTime;
+use time::{Duration, OffsetDateTime};
 
 use super::writer::Request;
-use crate::nonce::{Claim, ClaimId, ClaimOutcome, CommitOutcome, StoreError};
+use crate::nonce::birth::{Birth, from_unix_milliseconds, span, unix_milliseconds};
+use crate::nonce::{Claim, ClaimId, ClaimOutcome, CommitOutcome, Monotonic, StoreError};
 
 /// Format, and moment of creation in nanoseconds since the Unix epoch.
 const ABOUT: TableDefinition<'_, (), (u32, i128)> = TableDefinition::new("migration-token");
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
+
+/// See [`Life`], in the order of its fields; spans in nanoseconds.
+const LIFE: TableDefinition<'_, (), (i64, i64, u128, u64, u64)> = TableDefinition::new("life");
 
 /// The last second in which the nonce must be known, whether it is spent, and who spent it or else claimed it first.
 type State = (i64, bool, &'static [u8; 16]);
@@ -58,10 +63,86 @@ impl From<redb::Error> for LedgerError {
     }
 }
 
+/// What is known of the memory as a whole.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Life {
+    /// When it began, in Unix milliseconds, by the best clock seen.
+    since_ms: i64,
+    /// The last second of the youngest nonce that was removed.
+    forgotten: i64,
+    /// From which origin `measured` counts; zero when that means nothing to another process.
+    origin: u128,
+    /// When `age` was measured, by a clock that is never set.
+    measured: std::time::Duration,
+    /// How old the memory was then. The time for which nobody had the file open may be missing.
+    age: std::time::Duration,
+}
+
+impl Life {
+    /// One that begins `now`, when the clock that is never set says `elapsed`.
+    fn new(now: OffsetDateTime, elapsed: std::time::Duration, clock: &dyn Monotonic) -> Self {
+        Self {
+            since_ms: unix_milliseconds(now),
+            forgotten: i64::MIN,
+            origin: clock.origin().unwrap_or_default(),
+            measured: elapsed,
+            age: std::time::Duration::ZERO,
+        }
+    }
+
+    /// The beginning of the memory, for the process that opens it `now`, when the clock that is never set says `elapsed`.
+    pub(super) fn birth(
+        &self,
+        now: OffsetDateTime,
+        elapsed: std::time::Duration,
+        clock: &dyn Monotonic,
+    ) -> Birth {
+        let same_origin = self.origin != 0 && clock.origin() == Some(self.origin);
+        let closed = elapsed
+            .checked_sub(self.measured)
+            .filter(|_| same_origin)
+            .unwrap_or_default();
+        let age = span(self.age.saturating_add(closed));
+        let birth = Birth::new(
+            from_unix_milliseconds(self.since_ms),
+            span(elapsed).saturating_sub(age),
+        );
+        birth.note(now, span(elapsed));
+        birth
+    }
+
+    /// The last moment for which something is known to have been forgotten.
+    pub(super) fn forgotten(&self) -> Option<OffsetDateTime> {
+        OffsetDateTime::from_unix_timestamp(self.forgotten).ok()
+    }
+}
+
+/// When a memory began, and the clock that says how long ago that was.
+#[derive(Clone, Debug)]
+pub(super) struct Age {
+    pub(super) birth: std::sync::Arc<Birth>,
+    pub(super) clock: std::sync::Arc<dyn Monotonic>,
+}
+
+impl Age {
+    fn elapsed(&self) -> Duration {
+        span(self.clock.elapsed())
+    }
+
+    fn note_in(&self, life: &mut Life) {
+        life.since_ms = self.birth.since_ms();
+        life.origin = self.clock.origin().unwrap_or_default();
+        life.measured = self.clock.elapsed();
+        let age = self.birth.age(span(life.measured));
+        life.age = age.try_into().unwrap_or_default();
+    }
+}
+
 /// An open file.
 pub(super) struct Ledger {
     database: Database,
     created: OffsetDateTime,
+    life: Life,
 }
 
 impl Ledger {
@@ -69,15 +150,23 @@ impl Ledger {
     pub(super) fn create(
         backend: impl StorageBackend,
         now: OffsetDateTime,
+        elapsed: std::time::Duration,
+        clock: &dyn Monotonic,
     ) -> Result<Self, LedgerError> {
         let database = open(backend)?;
+        let life = Life::new(now, elapsed, clock);
         write(&database, |transaction| {
             let about = (FORMAT, now.unix_timestamp_nanos());
             transaction.open_table(ABOUT)?.insert((), about)?;
-            Tables::open(transaction).map(|_| true)
+            write_life(transaction, &life)?;
+            Tables::open(transaction, life).map(|_| true)
         })?;
         let created = now;
-        Ok(Self { database, created })
+        Ok(Self {
+            database,
+            created,
+            life,
+        })
     }
 
     /// Opens a file that has been made before, and checks it as a whole.
@@ -91,10 +180,20 @@ impl Ledger {
             .map_err(LedgerError::from)?
             .ok_or(LedgerError::Foreign)?;
         let created = OffsetDateTime::from_unix_timestamp_nanos(created);
-        match created {
-            Ok(created) if format == FORMAT => Ok(Self { database, created }),
-            _ => Err(LedgerError::Foreign),
-        }
+        let (Ok(created), FORMAT) = (created, format) else {
+            return Err(LedgerError::Foreign);
+        };
+        let life = read_life(&database)?.ok_or(LedgerError::Foreign)?;
+        Ok(Self {
+            database,
+            created,
+            life,
+        })
+    }
+
+    /// What the file says of the memory.
+    pub(super) fn life(&self) -> Life {
+        self.life
     }
 
     /// When the file was created.
@@ -110,21 +209,27 @@ impl Ledger {
     /// Settles all requests and makes the outcomes durable, and removes up to `forget` expired nonces. Returns how many
     /// nonces there are then. On an error it is not known what the file says.
     pub(super) fn settle(
-        &self,
+        &mut self,
         requests: &mut [Request],
         capacity: u64,
         forget: usize,
+        age: &Age,
     ) -> Result<u64, redb::Error> {
         let mut live = 0;
+        let mut life = self.life;
         write(&self.database, |transaction| {
-            let mut tables = Tables::open(transaction)?;
+            let mut tables = Tables::open(transaction, life)?;
             if let Some(now) = requests.iter().map(|request| request.claim().now).min() {
                 tables.forget_expired(now.unix_timestamp(), forget)?;
             }
+            let elapsed = age.elapsed();
             for request in requests {
                 match request {
                     Request::Claim(asked) => {
-                        asked.outcome = Some(tables.claim(&asked.claim, capacity)?);
+                        asked.outcome = Some(match age.birth.judge(&asked.claim, elapsed) {
+                            Ok(()) => tables.claim(&asked.claim, capacity)?,
+                            Err(error) => Err(error),
+                        });
                     }
                     Request::Commit(asked) => {
                         asked.outcome = Some(Ok(tables.commit(&asked.claim)?));
@@ -132,9 +237,25 @@ impl Ledger {
                 }
             }
             live = tables.nonces.len()?;
-            Ok(tables.changed)
+            let changed = tables.changed || age.birth.since_ms() != life.since_ms;
+            life.forgotten = tables.forgotten;
+            drop(tables);
+            if changed {
+                age.note_in(&mut life);
+                write_life(transaction, &life)?;
+            }
+            Ok(changed)
         })?;
+        self.life = life;
         Ok(live)
+    }
+
+    /// Notes how old the memory is, for whoever opens the file next.
+    pub(super) fn close(mut self, age: &Age) -> Result<(), redb::Error> {
+        age.note_in(&mut self.life);
+        write(&self.database, |transaction| {
+            write_life(transaction, &self.life).map(|()| true)
+        })
     }
 }
 
@@ -153,6 +274,34 @@ fn about(database: &Database) -> Result<Option<(u32, i128)>, redb::Error> {
         Err(redb::TableError::Storage(error)) => Err(error.into()),
         Err(_) => Ok(None),
     }
+}
+
+fn read_life(database: &Database) -> Result<Option<Life>, redb::Error> {
+    let transaction = database.begin_read()?;
+    let table = match transaction.open_table(LIFE) {
+        Ok(table) => table,
+        Err(redb::TableError::Storage(error)) => return Err(error.into()),
+        Err(_) => return Ok(None),
+    };
+    Ok(table.get(())?.map(|life| {
+        let (since_ms, forgotten, origin, measured, age) = life.value();
+        Life {
+            since_ms,
+            forgotten,
+            origin,
+            measured: std::time::Duration::from_nanos(measured),
+            age: std::time::Duration::from_nanos(age),
+        }
+    }))
+}
+
+fn write_life(transaction: &WriteTransaction, life: &Life) -> Result<(), redb::Error> {
+    let nanoseconds =
+        |span: std::time::Duration| u64::try_from(span.as_nanos()).unwrap_or(u64::MAX);
+    let (measured, age) = (nanoseconds(life.measured), nanoseconds(life.age));
+    let life = (life.since_ms, life.forgotten, life.origin, measured, age);
+    transaction.open_table(LIFE)?.insert((), life)?;
+    Ok(())
 }
 
 /// Runs one transaction, which is durable in the end if `change` says that it changed something.
@@ -174,6 +323,8 @@ fn write(
 struct Tables<'a> {
     nonces: Table<'a, &'static [u8; 32], State>,
     expiry: Table<'a, Forgettable, ()>,
+    /// See [`Life`].
+    forgotten: i64,
     changed: bool,
 }
 
@@ -185,10 +336,11 @@ struct Known {
 }
 
 impl<'a> Tables<'a> {
-    fn open(transaction: &'a WriteTransaction) -> Result<Self, redb::Error> {
+    fn open(transaction: &'a WriteTransaction, life: Life) -> Result<Self, redb::Error> {
         Ok(Self {
             nonces: transaction.open_table(NONCES)?,
             expiry: transaction.open_table(EXPIRY)?,
+            forgotten: life.forgotten,
             changed: false,
         })
     }
@@ -217,12 +369,13 @@ impl<'a> Tables<'a> {
             let key = claim.nonce.as_bytes();
             self.nonces.remove(key)?;
             self.expiry.remove((expired.last_second, key))?;
-            self.changed = true;
+            self.removed(expired.last_second);
         }
         Ok(match known {
             Some(Known { spent: true, .. }) => Ok(ClaimOutcome::Committed),
             Some(Known { by, .. }) if by == claim.id => Ok(ClaimOutcome::First),
             Some(_) => Ok(ClaimOutcome::Pending),
+            None if claim.last_second() <= self.forgotten => Err(StoreError::Forgotten),
             None if self.nonces.len()? >= capacity => Err(StoreError::Full),
             None => {
                 let last_second = claim.last_second();
@@ -257,21 +410,26 @@ impl<'a> Tables<'a> {
 
     fn forget_expired(&mut self, now: i64, at_most: usize) -> Result<(), redb::Error> {
         for _ in 0..at_most {
-            let Some(key) = self.first_expired(now)? else {
+            let Some((last_second, key)) = self.first_expired(now)? else {
                 return Ok(());
             };
             self.expiry.pop_first()?;
             self.nonces.remove(&key)?;
-            self.changed = true;
+            self.removed(last_second);
         }
         Ok(())
     }
 
-    fn first_expired(&self, now: i64) -> Result<Option<[u8; 32]>, redb::Error> {
+    fn first_expired(&self, now: i64) -> Result<Option<(i64, [u8; 32])>, redb::Error> {
         Ok(self.expiry.first()?.and_then(|(key, _)| {
             let (last_second, nonce) = key.value();
-            (last_second < now).then_some(*nonce)
+            (last_second < now).then_some((last_second, *nonce))
         }))
+    }
+
+    fn removed(&mut self, last_second: i64) {
+        self.forgotten = self.forgotten.max(last_second);
+        self.changed = true;
     }
 }
 

@@ -18,9 +18,15 @@ use futures_channel::oneshot;
 use redb::backends::FileBackend;
 use time::OffsetDateTime;
 
-use self::ledger::{Ledger, LedgerError};
+use self::ledger::{Age, Ledger, LedgerError};
 use self::writer::{Asked, Request, Writer};
-use super::{BoxFuture, Claim, ClaimOutcome, CommitOutcome, NonceStore, StoreError};
+use super::{
+    BoxFuture, Claim, ClaimOutcome, CommitOutcome, Monotonic, NonceStore, StoreError,
+    SystemMonotonic,
+};
+
+/// How far a file may be ahead of the present moment when it is opened. Such a file accepts tokens again within that time.
+const MAX_AHEAD: time::Duration = time::Duration::minutes(10);
 
 /// Nonces in a file, bounded, expired in the order of their time.
 ///
@@ -43,6 +49,11 @@ use super::{BoxFuture, Claim, ClaimOutcome, CommitOutcome, NonceStore, StoreErro
 /// - One process has it open. It is created with permissions for its owner alone (on Unix), and belongs on a local disk.
 /// - The moment of its creation is kept in it: tokens issued before are refused. So a file may be removed while the
 ///   node is down, at the cost of the tokens then under way.
+/// - No clock is trusted. A creation under a slow clock is set right when the clock is, since the file's age is known by a
+///   clock that is never set. (Time for which the file was closed counts if the machine was not started meanwhile.) What has
+///   been removed under a clock that was ahead is refused when that clock is set back. A file that was made while the clock
+///   was more than ten minutes ahead of the present moment is not opened, because it would refuse every token until then:
+///   [`FileStoreError::Ahead`].
 /// - **Do not restore it from a backup and do not copy it**: it would not know the nonces spent since, and accept them again. Remove
 ///   it instead.
 /// - It is read and checked as a whole whenever it is opened.
@@ -52,7 +63,7 @@ use super::{BoxFuture, Claim, ClaimOutcome, CommitOutcome, NonceStore, StoreErro
 pub struct FileNonceStore {
     writer: Writer,
     live: Arc<AtomicU64>,
-    created: OffsetDateTime,
+    age: Age,
     path: PathBuf,
 }
 
@@ -69,46 +80,54 @@ impl FileNonceStore {
     ///
     /// # Errors
     ///
-    /// [`FileStoreError`] tells whether the file is in use, no nonce store, damaged, or cannot be read or written.
+    /// [`FileStoreError`] tells whether the file is in use, no nonce store, damaged, ahead of the clock, or cannot be read or
+    /// written.
     pub fn open(
         path: impl Into<PathBuf>,
         capacity: usize,
         now: OffsetDateTime,
     ) -> Result<Self, FileStoreError> {
+        Self::open_with_monotonic(path, capacity, now, Arc::new(SystemMonotonic::new()))
+    }
+
+    /// As [`open`](Self::open), with another clock than the system's beside that of the claims.
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](Self::open).
+    pub fn open_with_monotonic(
+        path: impl Into<PathBuf>,
+        capacity: usize,
+        now: OffsetDateTime,
+        monotonic: Arc<dyn Monotonic>,
+    ) -> Result<Self, FileStoreError> {
+        // At once, so that both clocks tell the same moment.
+        let elapsed = monotonic.elapsed();
         let path = path.into();
         let failed = |error: LedgerError| FileStoreError::new(path.clone(), error);
-        create_if_absent(&path, now).map_err(failed)?;
+        create_if_absent(&path, now, elapsed, &*monotonic).map_err(failed)?;
         let open = {
             let path = path.clone();
             move || open_existing(&path)
         };
         let ledger = open().map_err(failed)?;
-        Self::on(
-            ledger,
-            Box::new(open),
+        let life = ledger.life();
+        let age = Age {
+            birth: Arc::new(life.birth(now, elapsed, &*monotonic)),
+            clock: monotonic,
+        };
+        let latest = life.forgotten().max(Some(age.birth.since()));
+        if let Some(until) = latest.filter(|latest| *latest > now.saturating_add(MAX_AHEAD)) {
+            return Err(FileStoreError::Ahead { path, until, now });
+        }
+        let on = OnLedger {
+            reopen: Box::new(open),
             capacity,
-            Self::MAX_WAITING,
-            path.clone(),
-        )
-        .map_err(failed)
-    }
-
-    /// The store on `ledger`, which `reopen` can open again after a fault.
-    fn on(
-        ledger: Ledger,
-        reopen: writer::Open,
-        capacity: usize,
-        max_waiting: usize,
-        path: PathBuf,
-    ) -> Result<Self, LedgerError> {
-        let created = ledger.created();
-        let live = Arc::new(AtomicU64::new(ledger.live()?));
-        Ok(Self {
-            writer: Writer::start(ledger, reopen, capacity, max_waiting, Arc::clone(&live))?,
-            live,
-            created,
-            path,
-        })
+            max_waiting: Self::MAX_WAITING,
+            age,
+            path: path.clone(),
+        };
+        on.store(ledger).map_err(failed)
     }
 
     /// How many nonces the store holds, those that have expired but are not yet removed among them.
@@ -139,6 +158,30 @@ impl FileNonceStore {
     }
 }
 
+/// What a store needs besides its open file.
+struct OnLedger {
+    /// Opens the file again after a fault.
+    reopen: writer::Open,
+    capacity: usize,
+    max_waiting: usize,
+    age: Age,
+    path: PathBuf,
+}
+
+impl OnLedger {
+    fn store(self, ledger: Ledger) -> Result<FileNonceStore, LedgerError> {
+        let live = Arc::new(AtomicU64::new(ledger.live()?));
+        let (shared, age) = (Arc::clone(&live), self.age.clone());
+        let settings = (self.capacity, self.max_waiting);
+        Ok(FileNonceStore {
+            writer: Writer::start(ledger, self.reopen, settings, shared, age)?,
+            live,
+            age: self.age,
+            path: self.path,
+        })
+    }
+}
+
 impl NonceStore for FileNonceStore {
     fn claim(&self, claim: Claim) -> BoxFuture<'_, Result<ClaimOutcome, StoreError>> {
         self.ask(claim, Request::Claim)
@@ -149,7 +192,7 @@ impl NonceStore for FileNonceStore {
     }
 
     fn remembers_since(&self) -> Option<OffsetDateTime> {
-        Some(self.created)
+        Some(self.age.birth.since())
     }
 }
 
@@ -186,6 +229,20 @@ pub enum FileStoreError {
         /// What is wrong with it.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// The clock was ahead when the file was used last, or is behind now: every token would be refused until `until`. If the clock
+    /// is right now, remove the file: tokens issued until then are refused, and later ones accepted.
+    #[error(
+        "the nonce file {} refuses every token until {until}, and it is {now}: set the clock, or remove the file if the \
+         clock is right now", .path.display()
+    )]
+    Ahead {
+        /// The file.
+        path: PathBuf,
+        /// The moment from which on it accepts tokens.
+        until: OffsetDateTime,
+        /// The present moment, as it was told.
+        now: OffsetDateTime,
+    },
     /// The system does not let the file be read, written or created.
     #[error("cannot open the nonce file {}", .path.display())]
     Io {
@@ -211,7 +268,12 @@ impl FileStoreError {
 }
 
 /// Makes a file that is complete from its first moment on, unless there is one.
-fn create_if_absent(path: &Path, now: OffsetDateTime) -> Result<(), LedgerError> {
+fn create_if_absent(
+    path: &Path,
+    now: OffsetDateTime,
+    elapsed: std::time::Duration,
+    clock: &dyn Monotonic,
+) -> Result<(), LedgerError> {
     if path.try_exists()? {
         return Ok(());
     }
@@ -221,7 +283,7 @@ fn create_if_absent(path: &Path, now: OffsetDateTime) -> Result<(), LedgerError>
     };
     // For its owner alone, which is what tempfile promises on Unix.
     let file = tempfile::NamedTempFile::new_in(folder)?;
-    Ledger::create(backend(file.path())?, now)?;
+    Ledger::create(backend(file.path())?, now, elapsed, clock)?;
     match file.persist_noclobber(path) {
         // Another process was faster.
         Err(error) if error.error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),

@@ -14,18 +14,19 @@ use tempfile::TempDir;
 use time::Duration;
 
 use super::*;
-use crate::nonce::contract::{self, Kind};
+use crate::nonce::contract::clocks::{self, ClockKind};
+use crate::nonce::contract::{self, HandClock, Kind};
 use crate::nonce::{ClaimId, NonceKey};
 
 const START: OffsetDateTime = OffsetDateTime::UNIX_EPOCH;
 const CAPACITY: usize = 100;
 
-/// Stores in files of their own, in one folder.
-struct Files(TempDir);
+/// Stores in files of their own, in one folder, and the clock that is never set.
+struct Files(TempDir, Arc<HandClock>);
 
 impl Files {
     fn new() -> Self {
-        Self(tempfile::tempdir().unwrap())
+        Self(tempfile::tempdir().unwrap(), Arc::default())
     }
 
     fn path(&self) -> PathBuf {
@@ -36,8 +37,16 @@ impl Files {
         self.open_at(0)
     }
 
+    /// Opens it at this second of both clocks.
     fn open_at(&self, now: i64) -> Result<FileNonceStore, FileStoreError> {
-        FileNonceStore::open(self.path(), CAPACITY, START + Duration::seconds(now))
+        self.1.turn_to(now);
+        self.open_while_the_clock_says(now)
+    }
+
+    /// Opens it while the clock that is never set is where it was.
+    fn open_while_the_clock_says(&self, now: i64) -> Result<FileNonceStore, FileStoreError> {
+        let now = START + Duration::seconds(now);
+        FileNonceStore::open_with_monotonic(self.path(), CAPACITY, now, self.1.clone())
     }
 }
 
@@ -47,15 +56,45 @@ impl Kind for Files {
     // A disk takes its time.
     const CASES: u32 = 8;
 
-    fn empty(&self, capacity: usize) -> FileNonceStore {
+    fn empty(
+        &self,
+        capacity: usize,
+        now: OffsetDateTime,
+        clock: &Arc<HandClock>,
+    ) -> FileNonceStore {
         // Open files have no need of a name.
         let _ = fs::remove_file(self.path());
-        FileNonceStore::open(self.path(), capacity, START).unwrap()
+        FileNonceStore::open_with_monotonic(self.path(), capacity, now, clock.clone()).unwrap()
     }
 
     fn live(&self, store: &FileNonceStore) -> Option<usize> {
         Some(store.len())
     }
+}
+
+/// A store on `ledger`, which can be opened again on `disk`.
+fn on(
+    ledger: Ledger,
+    disk: Option<Disk>,
+    clock: &Arc<HandClock>,
+    (capacity, max_waiting): (usize, usize),
+) -> Result<FileNonceStore, LedgerError> {
+    let reopen = move || {
+        let disk = disk.clone().ok_or(LedgerError::Foreign)?;
+        Ledger::open(disk)
+    };
+    let age = Age {
+        birth: Arc::new(ledger.life().birth(START, clock.elapsed(), &**clock)),
+        clock: clock.clone(),
+    };
+    let on = OnLedger {
+        reopen: Box::new(reopen),
+        capacity,
+        max_waiting,
+        age,
+        path: PathBuf::new(),
+    };
+    on.store(ledger)
 }
 
 /// Stores in files that are in memory.
@@ -64,17 +103,15 @@ struct Memory;
 impl Kind for Memory {
     type Store = FileNonceStore;
 
-    fn empty(&self, capacity: usize) -> FileNonceStore {
-        let ledger = Ledger::create(InMemoryBackend::new(), START).unwrap();
-        let reopen = || Err(LedgerError::Foreign);
-        FileNonceStore::on(
-            ledger,
-            Box::new(reopen),
-            capacity,
-            FileNonceStore::MAX_WAITING,
-            PathBuf::new(),
-        )
-        .unwrap()
+    fn empty(
+        &self,
+        capacity: usize,
+        now: OffsetDateTime,
+        clock: &Arc<HandClock>,
+    ) -> FileNonceStore {
+        let ledger =
+            Ledger::create(InMemoryBackend::new(), now, clock.elapsed(), &**clock).unwrap();
+        on(ledger, None, clock, (capacity, FileNonceStore::MAX_WAITING)).unwrap()
     }
 
     fn live(&self, store: &FileNonceStore) -> Option<usize> {
@@ -108,6 +145,70 @@ fn any_sequence_is_answered_as_by_a_plain_map() {
     contract::any_sequence_is_answered_as_by_a_plain_map(&Memory);
 }
 
+impl ClockKind for Files {
+    const NODES: usize = 1;
+    const WORLDS: u32 = 150;
+    const MARGIN: Option<i64> = None;
+
+    fn begin(&self, _: OffsetDateTime) {
+        let _ = fs::remove_file(self.path());
+    }
+
+    fn open(
+        &self,
+        _: usize,
+        now: OffsetDateTime,
+        clock: &Arc<HandClock>,
+    ) -> Option<FileNonceStore> {
+        let clock: Arc<dyn Monotonic> = Arc::<HandClock>::clone(clock);
+        match FileNonceStore::open_with_monotonic(self.path(), 1_000, now, clock) {
+            Ok(store) => Some(store),
+            Err(FileStoreError::Ahead { .. }) => None,
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    fn close(&self, store: FileNonceStore) -> bool {
+        drop(store);
+        false
+    }
+
+    fn lose(&self) {
+        fs::remove_file(self.path()).unwrap();
+    }
+
+    fn set_server(&self, _: OffsetDateTime) {}
+}
+
+#[test]
+fn what_was_forgotten_under_a_clock_that_was_ahead_is_refused_when_it_is_back() {
+    contract::what_was_forgotten_under_a_clock_that_was_ahead_is_refused_when_it_is_back(
+        &Files::new(),
+    );
+}
+
+#[test]
+fn a_token_from_before_the_memory_or_after_its_time_is_refused() {
+    contract::a_token_from_before_the_memory_or_after_its_time_is_refused(&Files::new());
+}
+
+#[test]
+fn a_memory_that_began_under_a_slow_clock_begins_later_when_the_clock_is_set() {
+    contract::a_memory_that_began_under_a_slow_clock_begins_later_when_the_clock_is_set(
+        &Files::new(),
+    );
+}
+
+#[test]
+fn whatever_the_clocks_do_no_token_is_won_twice() {
+    clocks::whatever_the_clocks_do_no_token_is_won_twice(&Files::new());
+}
+
+#[test]
+fn no_clock_fault_that_was_seen_lets_a_token_in_again() {
+    clocks::no_clock_fault_that_was_seen_lets_a_token_in_again(&Files::new());
+}
+
 fn asked(nonce: u8, id: u8) -> Claim {
     asked_at(nonce, id, 0)
 }
@@ -116,7 +217,7 @@ fn asked_at(nonce: u8, id: u8, now: i64) -> Claim {
     Claim {
         nonce: NonceKey::new(&[0; 32], &[0; 32], &[nonce; 16]),
         id: ClaimId::new([id; 16]),
-        issued_after: START,
+        issued_after: START + Duration::seconds(now),
         keep_until: START + Duration::seconds(now + 60),
         now: START + Duration::seconds(now),
     }
@@ -133,9 +234,9 @@ fn commit(store: &FileNonceStore, asked: Claim) -> Result<CommitOutcome, StoreEr
 #[test]
 fn a_file_that_is_opened_again_knows_claims_and_commits_and_what_is_left_of_its_capacity() {
     let files = Files::new();
-    let store = files.open_at(7).unwrap();
+    let store = files.open_at(0).unwrap();
     let created = store.remembers_since();
-    assert_eq!(created, Some(START + Duration::seconds(7)));
+    assert_eq!(created, Some(START));
     claim(&store, asked(1, 1)).unwrap();
     claim(&store, asked(2, 1)).unwrap();
     commit(&store, asked(2, 1)).unwrap();
@@ -155,6 +256,7 @@ fn a_file_that_is_opened_again_knows_claims_and_commits_and_what_is_left_of_its_
     assert_eq!(claim(&store, asked(200, 1)).unwrap(), ClaimOutcome::First);
     let full = claim(&store, asked(201, 1));
     assert!(matches!(full, Err(StoreError::Full)));
+    files.1.turn_to(62);
     assert_eq!(
         claim(&store, asked_at(201, 1, 62)).unwrap(),
         ClaimOutcome::First
@@ -169,6 +271,46 @@ fn a_removed_file_begins_to_remember_anew() {
     fs::remove_file(files.path()).unwrap();
     let store = files.open_at(30).unwrap();
     assert_eq!(store.remembers_since(), Some(START + Duration::seconds(30)));
+}
+
+#[test]
+fn a_file_made_while_the_clock_was_a_year_ahead_says_so_and_what_to_do() {
+    const YEAR: i64 = 365 * 24 * 3600;
+    let files = Files::new();
+    drop(files.open_while_the_clock_says(YEAR).unwrap());
+    let error = files.open_while_the_clock_says(60).unwrap_err();
+    let FileStoreError::Ahead { until, now, .. } = &error else {
+        panic!("{error}");
+    };
+    assert_eq!(*until, START + Duration::seconds(YEAR));
+    assert_eq!(*now, START + Duration::seconds(60));
+    let said = error.to_string();
+    assert!(said.contains("set the clock, or remove the file"), "{said}");
+    // A little ahead is waited for.
+    assert!(files.open_while_the_clock_says(YEAR - 600).is_ok());
+    fs::remove_file(files.path()).unwrap();
+    let store = files.open_while_the_clock_says(60).unwrap();
+    let answer = claim(&store, asked_at(1, 1, 60)).unwrap();
+    assert_eq!(answer, ClaimOutcome::First);
+}
+
+#[test]
+fn a_file_knows_its_age_when_it_is_opened_again_and_after_a_start_of_the_machine_what_it_was() {
+    let files = Files::new();
+    // Made under a clock that is slow by 600 seconds.
+    drop(files.open_while_the_clock_says(0).unwrap());
+    files.1.turn_to(50);
+    // Closed for all this time, and set meanwhile.
+    let store = files.open_while_the_clock_says(650).unwrap();
+    let since = Some(START + Duration::seconds(600));
+    assert_eq!(store.remembers_since(), since);
+    drop(store);
+    files.1.start_anew();
+    files.1.turn_to(7);
+    // Fifty seconds of age are known, and how long the machine was down is not.
+    let store = files.open_while_the_clock_says(700).unwrap();
+    let since = Some(START + Duration::seconds(650));
+    assert_eq!(store.remembers_since(), since);
 }
 
 #[test]
@@ -294,20 +436,10 @@ impl Disk {
     }
 
     fn store(&self, max_waiting: usize) -> FileNonceStore {
-        drop(Ledger::create(self.clone(), START).unwrap());
-        let open = {
-            let disk = self.clone();
-            move || Ledger::open(disk.clone())
-        };
-        let ledger = open().unwrap();
-        FileNonceStore::on(
-            ledger,
-            Box::new(open),
-            CAPACITY,
-            max_waiting,
-            PathBuf::new(),
-        )
-        .unwrap()
+        let clock: Arc<HandClock> = Arc::default();
+        drop(Ledger::create(self.clone(), START, clock.elapsed(), &*clock).unwrap());
+        let ledger = Ledger::open(self.clone()).unwrap();
+        on(ledger, Some(self.clone()), &clock, (CAPACITY, max_waiting)).unwrap()
     }
 }
 
@@ -377,8 +509,7 @@ fn after_a_failed_write_nothing_is_accepted_until_the_store_is_opened_anew() {
     }
     drop(store);
     let ledger = Ledger::open(disk).unwrap();
-    let reopen = || Err(LedgerError::Foreign);
-    let store = FileNonceStore::on(ledger, Box::new(reopen), CAPACITY, 10, PathBuf::new()).unwrap();
+    let store = on(ledger, None, &Arc::default(), (CAPACITY, 10)).unwrap();
     assert_ne!(claim(&store, asked(1, 2)).unwrap(), ClaimOutcome::First);
 }
 

@@ -11,7 +11,7 @@ use std::thread::{self, JoinHandle};
 
 use futures_channel::oneshot;
 
-use super::ledger::{Ledger, LedgerError};
+use super::ledger::{Age, Ledger, LedgerError};
 use crate::nonce::{Claim, ClaimOutcome, CommitOutcome, StoreError};
 
 /// How many requests become durable together.
@@ -126,9 +126,9 @@ impl Writer {
     pub(super) fn start(
         ledger: Ledger,
         reopen: Open,
-        capacity: usize,
-        max_waiting: usize,
+        (capacity, max_waiting): (usize, usize),
         live: Arc<AtomicU64>,
+        age: Age,
     ) -> io::Result<Self> {
         let (queue, requests) = sync_channel(max_waiting);
         let file = OpenFile {
@@ -137,6 +137,7 @@ impl Writer {
             reopen,
             capacity: u64::try_from(capacity).unwrap_or(u64::MAX),
             live,
+            age,
         };
         let thread = thread::Builder::new()
             .name("nonce-file".to_owned())
@@ -175,6 +176,7 @@ struct OpenFile {
     reopen: Open,
     capacity: u64,
     live: Arc<AtomicU64>,
+    age: Age,
 }
 
 impl OpenFile {
@@ -194,10 +196,14 @@ impl OpenFile {
                 request.tell(failed.as_ref());
             }
         }
+        if let Some(ledger) = self.ledger.filter(|_| failed.is_none()) {
+            // Without this note whoever opens the file next believes it to be younger, which is safe.
+            let _ = ledger.close(&self.age);
+        }
     }
 
     fn settle(&mut self, batch: &mut [Request]) -> Result<(), Failure> {
-        let ledger = match self.ledger.take() {
+        let mut ledger = match self.ledger.take() {
             Some(ledger) => ledger,
             None => (self.reopen)().map_err(Failure::Reopen)?,
         };
@@ -205,7 +211,7 @@ impl OpenFile {
             return Err(Failure::Replaced);
         }
         // On a failure the file is closed: what redb holds of it in memory may not be what the disk has.
-        let live = ledger.settle(batch, self.capacity, FORGET_LEN)?;
+        let live = ledger.settle(batch, self.capacity, FORGET_LEN, &self.age)?;
         self.live.store(live, Ordering::Relaxed);
         self.ledger = Some(ledger);
         Ok(())

@@ -1,9 +1,10 @@
-local held = redis.call('GET', KEYS[1])
-if held == 'spent ' .. ARGV[1] then
-    return {'won', born}
+-- ARGV: 7 claim id, 8 the nonce. The fields are those of the claim.
+local held = redis.call('HGET', hash, ARGV[8])
+if not held then
+    return {'lost', since, name}
 end
-if not held or string.sub(held, 1, 8) ~= 'claimed ' then
-    return {'lost', born}
+if string.sub(held, 1, 1) == 's' then
+    return {string.sub(held, 2, 17) == ARGV[7] and 'won' or 'lost', since, name}
 end
-redis.call('SET', KEYS[1], 'spent ' .. ARGV[1], 'KEEPTTL')
-return {'won', born}
+redis.call('HSET', hash, ARGV[8], 's' .. ARGV[7] .. string.sub(held, 18))
+return {'won', since, name}

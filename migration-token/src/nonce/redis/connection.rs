@@ -1,4 +1,4 @@
-//! Connections to one redis server, each checked when it is made, and their bounded pool (`docs/protocol.md` section 8).
+//! Connections to the redis servers, each checked when it is made, and their bounded pool (`docs/protocol.md` section 8).
 //!
 //! A connection on which anything went wrong is never used again.
 
@@ -6,26 +6,24 @@ use std::time::Duration;
 
 use deadpool::Runtime;
 use deadpool::managed::{Manager, Metrics, Pool, RecycleError, RecycleResult};
-use redis::aio::MultiplexedConnection;
-use redis::{
-    AsyncConnectionConfig, Client, Cmd, FromRedisValue, RedisResult, ScriptInvocation, cmd,
-};
+use redis::{Cmd, ErrorKind, FromRedisValue, RedisResult, ServerErrorKind, cmd};
 
 use super::RedisStoreError;
-use super::script::Answer;
+use super::place::{Line, Place};
+use super::script::{Answer, Invocation};
 
 /// After this time a connection is made anew, so that a changed name or configuration of the server is noticed.
 const MAX_AGE: Duration = Duration::from_secs(60);
 
 /// Makes and checks connections.
 pub(super) struct Connector {
-    client: Client,
+    place: Place,
     durable: bool,
 }
 
 /// A connection that one request has to itself.
 pub(super) struct Connection {
-    redis: MultiplexedConnection,
+    line: Line,
     /// Set while an answer is outstanding, and for ever when it does not come.
     spoiled: bool,
 }
@@ -45,8 +43,8 @@ pub(super) fn pool(
 }
 
 impl Connector {
-    pub(super) fn new(client: Client, durable: bool) -> Self {
-        Self { client, durable }
+    pub(super) fn new(place: Place, durable: bool) -> Self {
+        Self { place, durable }
     }
 }
 
@@ -55,17 +53,8 @@ impl Manager for Connector {
     type Error = RedisStoreError;
 
     async fn create(&self) -> Result<Connection, RedisStoreError> {
-        // Whoever asks has a time limit over everything.
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(None)
-            .set_response_timeout(None);
-        let redis = self
-            .client
-            .get_multiplexed_async_connection_with_config(&config)
-            .await
-            .map_err(RedisStoreError::connect)?;
         let mut connection = Connection {
-            redis,
+            line: self.place.connect().await?,
             spoiled: false,
         };
         connection.refuse_eviction().await?;
@@ -89,18 +78,27 @@ impl Manager for Connector {
 }
 
 impl Connection {
-    /// Sends a command and waits for its answer. A connection whose answer nobody waits for is spoiled.
-    pub(super) async fn ask<T: FromRedisValue>(&mut self, command: &Cmd) -> RedisResult<T> {
+    /// Sends a command to the server that has `key`, and waits for its answer. A connection whose answer nobody waits for is
+    /// spoiled.
+    pub(super) async fn ask<T: FromRedisValue>(
+        &mut self,
+        command: Cmd,
+        key: &str,
+    ) -> RedisResult<T> {
         self.spoiled = true;
-        let answer = command.query_async(&mut self.redis).await;
+        let answer = self.line.ask_owner(command, key).await;
         self.judge(&answer);
-        answer
+        Ok(T::from_redis_value(answer?)?)
     }
 
     /// The same with a script, which the server is sent only when it does not have it.
-    pub(super) async fn run(&mut self, script: &ScriptInvocation<'_>) -> RedisResult<Answer> {
+    pub(super) async fn run(&mut self, script: &Invocation<'_>) -> RedisResult<Answer> {
         self.spoiled = true;
-        let answer = script.invoke_async(&mut self.redis).await;
+        let mut answer = script.by_name().query_async(&mut self.line).await;
+        let unknown = ErrorKind::Server(ServerErrorKind::NoScript);
+        if answer.as_ref().is_err_and(|error| error.kind() == unknown) {
+            answer = script.by_text().query_async(&mut self.line).await;
+        }
         self.judge(&answer);
         answer
     }
@@ -119,17 +117,19 @@ impl Connection {
     }
 
     async fn refuse_eviction(&mut self) -> Result<(), RedisStoreError> {
-        let memory: String = self.set_up(cmd("INFO").arg("memory")).await?;
-        let policy = memory
-            .lines()
-            .find_map(|line| line.strip_prefix("maxmemory_policy:"))
-            .map_or("unknown", str::trim);
-        if policy == "noeviction" {
-            return Ok(());
+        let of_each: Vec<String> = self.ask_all(cmd("INFO").arg("memory")).await?;
+        for memory in of_each {
+            let policy = memory
+                .lines()
+                .find_map(|line| line.strip_prefix("maxmemory_policy:"))
+                .map_or("unknown", str::trim);
+            if policy != "noeviction" {
+                return Err(RedisStoreError::Evicts {
+                    policy: policy.to_owned(),
+                });
+            }
         }
-        Err(RedisStoreError::Evicts {
-            policy: policy.to_owned(),
-        })
+        Ok(())
     }
 
     async fn require(
@@ -137,19 +137,30 @@ impl Connection {
         setting: &'static str,
         wanted: &'static str,
     ) -> Result<(), RedisStoreError> {
-        let (_, is): (String, String) = self.set_up(cmd("CONFIG").arg("GET").arg(setting)).await?;
-        if is == wanted {
-            return Ok(());
+        let of_each: Vec<(String, String)> =
+            self.ask_all(cmd("CONFIG").arg("GET").arg(setting)).await?;
+        for (_, is) in of_each {
+            if is != wanted {
+                return Err(RedisStoreError::NotDurable {
+                    setting,
+                    wanted,
+                    is,
+                });
+            }
         }
-        Err(RedisStoreError::NotDurable {
-            setting,
-            wanted,
-            is,
-        })
+        Ok(())
     }
 
-    async fn set_up<T: FromRedisValue>(&mut self, command: &Cmd) -> Result<T, RedisStoreError> {
-        let answer = self.ask(command).await;
-        answer.map_err(|error| RedisStoreError::Command(error.into()))
+    /// What each server that may have the data answers.
+    async fn ask_all<T: FromRedisValue>(
+        &mut self,
+        command: &Cmd,
+    ) -> Result<Vec<T>, RedisStoreError> {
+        let answers = self.line.ask_all(command.clone()).await;
+        let answers = answers.map_err(|error| RedisStoreError::Command(error.into()))?;
+        let answers = answers.into_iter().map(T::from_redis_value);
+        answers
+            .collect::<Result<_, _>>()
+            .map_err(|error| RedisStoreError::Command(error.into()))
     }
 }

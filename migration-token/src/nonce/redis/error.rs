@@ -11,11 +11,26 @@ use crate::nonce::StoreError;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RedisStoreError {
-    /// The address is not of a form that is understood. TLS is not supported: tunnel it.
+    /// The address is not of a form that is understood. `rediss` needs the feature `redis-tls`. A cluster has no databases and no
+    /// unix sockets, and its addresses agree in user, password and TLS.
     #[error(
-        "not redis://[[USER]:PASSWORD@]HOST[:PORT][/DB] nor unix:///PATH[?db=DB][&pass=PASSWORD]"
+        "not redis[s]://[[USER]:PASSWORD@]HOST[:PORT][/DB] nor unix:///PATH[?db=DB][&pass=PASSWORD]"
     )]
     Address,
+    /// The certificate authority is no PEM file with certificates, or there is one for an address without TLS.
+    #[error("the certificate authority is not PEM, or the address is not rediss://")]
+    Authority,
+    /// TLS was asked for, and the process has no cryptography for it.
+    #[error("install a process-wide rustls CryptoProvider before the store is built")]
+    NoCryptoProvider,
+    /// No Sentinel knows where the primary is, or none answers.
+    #[error("none of {sentinels} Sentinels named the primary of {name:?} in time")]
+    NoPrimary {
+        /// What they were to call it.
+        name: String,
+        /// How many were asked.
+        sentinels: usize,
+    },
     /// The prefix is empty or has a brace in it, which would break the keys' hash tag.
     #[error("the prefix of the keys must not be empty nor contain braces")]
     Prefix,
@@ -25,8 +40,8 @@ pub enum RedisStoreError {
     /// The server cannot be reached, or refused the user.
     #[error("cannot connect to the redis server: {0}")]
     Connect(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// The server broke off, or refused a command: it needs redis 6.2 or later, and EVALSHA, SCRIPT LOAD, INFO, TIME,
-    /// GET, SET and, where configured, WAIT and CONFIG GET allowed.
+    /// The server broke off, or refused a command: it needs redis 6.2 or later, and EVALSHA, EVAL, INFO, TIME,
+    /// HGET, HMGET, HLEN, HSET, HDEL and, where configured, WAIT and CONFIG GET allowed, on keys that begin with the prefix.
     #[error("the redis server did not carry out a command: {0}")]
     Command(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// There was no answer in time.
@@ -52,9 +67,8 @@ pub enum RedisStoreError {
         /// What it is.
         is: String,
     },
-    /// The server's clock is further from ours than the margin, or the nonce's time is over.
-    #[error("the clocks of the redis server and of this node differ by more than {} ms, or a nonce came too late",
-        .margin.as_millis())]
+    /// The server's clock is further from ours than the margin. Nothing was written.
+    #[error("the clocks of the redis server and of this node differ by more than {} ms", .margin.as_millis())]
     Clock {
         /// The allowed difference.
         margin: Duration,
@@ -62,10 +76,6 @@ pub enum RedisStoreError {
     /// The server is a replica, or does not tell its replication id.
     #[error("the redis server is not a primary: connect to the one that takes writes")]
     NotPrimary,
-    /// The server may have forgotten what was spent when this token was issued: it restarted, failed over or was
-    /// flushed. Younger tokens are not affected.
-    #[error("the redis server's memory may begin after the token was issued")]
-    Forgotten,
     /// Too few replicas have the write.
     #[error("{acknowledged} of {wanted} replicas acknowledged in time")]
     Replicas {

@@ -1,29 +1,35 @@
 //! A [`NonceStore`] on a redis server, for addresses that several nodes answer for (`docs/protocol.md` section 8).
 //!
-//! It never trusts that the server still has what it was once told: every step asks which life of the data answers.
+//! It never trusts that the server still has what it was once told: every step asks which life of the data answers. Nor does
+//! it trust a clock: the server forgets nothing by itself.
 
 mod builder;
 mod connection;
 mod error;
+mod life;
+mod place;
 mod script;
 #[cfg(test)]
 mod tests;
 
 use std::fmt;
-use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use deadpool::managed::{Object, Pool, PoolError};
-use redis::{ScriptInvocation, cmd};
+use redis::{RedisResult, cmd};
 use time::OffsetDateTime;
 use tokio::time::{Instant, timeout_at};
 
+#[cfg(doc)]
+use super::Monotonic;
+use super::birth::span;
 use super::{BoxFuture, Claim, ClaimOutcome, CommitOutcome, NonceStore, StoreError};
 pub use builder::RedisNonceStoreBuilder;
 use connection::{Connection, Connector};
 pub use error::RedisStoreError;
 use error::of_command;
-use script::{Answer, Scripts};
+use life::KnownLife;
+use script::{Answer, Invocation, Scripts};
 
 /// Nonces on a redis server, shared by all nodes that name the server and the same prefix. Needs tokio.
 ///
@@ -35,9 +41,9 @@ use script::{Answer, Scripts};
 ///
 /// A primary of redis 6.2 or later with `maxmemory-policy noeviction`: another policy is refused, since it could
 /// forget a nonce. A full server refuses ([`StoreError::Full`]). Its clock must not differ from the nodes' by more than
-/// [`clock_margin`](RedisNonceStoreBuilder::clock_margin), which each claim checks, and must not jump: one that runs
-/// ahead and comes back has forgotten nonces early. In a cluster, name the node that has the slot of
-/// `{prefix}`; redirections are not followed. TLS is not supported: use a unix socket or a tunnel.
+/// [`clock_margin`](RedisNonceStoreBuilder::clock_margin), which each claim checks before anything is written. No key has a
+/// time to live: nonces are removed by the scripts, which keep the time of what they removed and refuse what may have been
+/// forgotten, wherever the clocks go.
 ///
 /// # What a restart or a failover does
 ///
@@ -46,8 +52,11 @@ use script::{Answer, Scripts};
 /// the same atomic step. When they differ, or the note is gone (a flush, an empty restart), a new life begins at that
 /// moment, and tokens issued before it are refused by claim and commit alike: a restart without the last second of its
 /// file, or a replica that lacked the last writes, cannot let a spent nonce in. The price is that clients with
-/// older tokens land by full handshakes until they have new ones. [`survives_restarts`] spares that price for a
-/// server that persists each write.
+/// older tokens land by full handshakes until they have new ones; tokens that are issued from then on are accepted, give or
+/// take the skew of the nodes. [`survives_restarts`] spares that price for a server that persists each write.
+///
+/// If the server's clock and a node's were slow together when a life began, and are set later, the node that saw it begin
+/// moves the beginning, since it has measured the life's age by a [`Monotonic`] clock.
 ///
 /// One case is beyond this: two servers that both believe to be the primary, each with its own clients. Set
 /// [`replicas`](RedisNonceStoreBuilder::replicas) so that only one of them can answer.
@@ -71,33 +80,42 @@ pub struct RedisNonceStore {
     timeout: Duration,
     clock_margin: Duration,
     replicas: usize,
-    /// When the youngest life of the data that was seen began, by the server's clock; zero before any answer.
-    born_ms: AtomicI64,
+    life: KnownLife,
 }
 
+/// What a store asks its server.
+#[derive(Clone, Copy)]
+enum Step<'a> {
+    Look(OffsetDateTime),
+    Claim(&'a Claim),
+    Commit(&'a Claim),
+}
+
+/// How often a step is asked again because a new life has begun.
+const LIVES: usize = 3;
+
 impl RedisNonceStore {
-    /// A builder for a store at `address`: `redis://[[USER]:PASSWORD@]HOST[:PORT][/DB]` or
-    /// `unix:///PATH[?db=DB][&pass=PASSWORD]`.
+    /// A builder for a store at `address`: `redis://[[USER]:PASSWORD@]HOST[:PORT][/DB]`, `unix:///PATH[?db=DB][&pass=PASSWORD]`, or with
+    /// the feature `redis-tls` `rediss://` with the same parts as `redis://`.
     pub fn builder(address: &str) -> RedisNonceStoreBuilder {
         RedisNonceStoreBuilder::new(address)
     }
 
-    /// Connects and asks whether the server is fit, so that a service can tell its operator at its start.
+    /// Connects and asks whether the server is fit, so that a service can tell its operator at its start. `now` is the present
+    /// moment, just read: the server's memory begins by that, if it has not yet.
     ///
     /// # Errors
     ///
     /// [`StoreError::Unavailable`] from a [`RedisStoreError`] that says what to do.
-    pub async fn check(&self) -> Result<(), StoreError> {
-        self.ask(|| self.scripts.look()).await.map(drop)
+    pub async fn check(&self, now: OffsetDateTime) -> Result<(), StoreError> {
+        self.ask(Step::Look(now)).await.map(drop)
     }
 
     async fn claim_now(&self, claim: Claim) -> Result<ClaimOutcome, StoreError> {
-        let asked = Instant::now();
-        let answer = self.ask(|| {
-            // Waiting for a connection is no difference of clocks.
-            self.scripts.claim(&claim, claim.now + asked.elapsed())
-        });
-        match answer.await?.as_str() {
+        if claim.is_over() {
+            return Err(StoreError::Forgotten);
+        }
+        match self.ask(Step::Claim(&claim)).await?.as_str() {
             "first" => Ok(ClaimOutcome::First),
             "pending" => Ok(ClaimOutcome::Pending),
             "committed" => Ok(ClaimOutcome::Committed),
@@ -106,45 +124,81 @@ impl RedisNonceStore {
     }
 
     async fn commit_now(&self, claim: Claim) -> Result<CommitOutcome, StoreError> {
-        match self.ask(|| self.scripts.commit(&claim)).await?.as_str() {
+        match self.ask(Step::Commit(&claim)).await?.as_str() {
             "won" => Ok(CommitOutcome::Won),
             "lost" => Ok(CommitOutcome::Lost),
             _ => Err(RedisStoreError::Answer.into()),
         }
     }
 
-    /// Runs a script, within the time that there is.
-    async fn ask<'a>(
-        &self,
-        script: impl Fn() -> ScriptInvocation<'a>,
-    ) -> Result<String, StoreError> {
-        let deadline = Instant::now() + self.timeout;
-        timeout_at(deadline, self.ask_until(script, deadline))
+    /// Takes a step, within the time that there is.
+    async fn ask(&self, step: Step<'_>) -> Result<String, StoreError> {
+        let asked = Instant::now();
+        let deadline = asked + self.timeout;
+        timeout_at(deadline, self.ask_until(step, asked, deadline))
             .await
             .unwrap_or_else(|_| Err(RedisStoreError::Timeout(self.timeout).into()))
     }
 
-    async fn ask_until<'a>(
+    async fn ask_until(
         &self,
-        script: impl Fn() -> ScriptInvocation<'a>,
+        step: Step<'_>,
+        asked: Instant,
         deadline: Instant,
     ) -> Result<String, StoreError> {
         let mut connection = self.connection().await?;
-        let mut answer = connection.run(&script()).await;
-        if Object::metrics(&connection).recycle_count > 0
-            && answer.as_ref().is_err_and(redis::RedisError::is_io_error)
-        {
-            // The server closed it while it was idle, and the others as well. Asking twice is safe.
-            drop(connection);
+        for _ in 0..LIVES {
+            // Waiting for a connection is no difference of clocks.
+            let script = || self.script(step, span(asked.elapsed()));
+            let answer = self.run(&mut connection, script).await;
+            let (word, since, life) = answer.map_err(of_command)?;
+            let now = step.now(span(asked.elapsed()));
+            if word == "began" {
+                let learned = self.life.present();
+                let settle = || self.scripts.settle(&life, since, learned);
+                let settled = self.run(&mut connection, settle).await;
+                settled.map_err(of_command)?;
+                continue;
+            }
+            if let (Some(now), false) = (now, life.is_empty()) {
+                self.life.heard(&life, since, now);
+            }
+            let word = self.heed(&mut connection, word)?;
+            if self.replicas > 0 && matches!(word.as_str(), "first" | "won") {
+                self.wait_for_replicas(&mut connection, deadline).await?;
+            }
+            return Ok(word);
+        }
+        Err(StoreError::Forgotten)
+    }
+
+    /// The step's script, when so much time has passed since it was asked for.
+    fn script(&self, step: Step<'_>, passed: time::Duration) -> Invocation<'_> {
+        let asking = |now: OffsetDateTime| self.life.asking(now.saturating_add(passed));
+        match step {
+            Step::Look(now) => self.scripts.look(&asking(now)),
+            Step::Claim(claim) => self.scripts.claim(claim, &asking(claim.now)),
+            Step::Commit(claim) => self.scripts.commit(claim),
+        }
+    }
+
+    /// Runs a script. Asking twice is safe.
+    async fn run<'a>(
+        &self,
+        connection: &mut Object<Connector>,
+        script: impl Fn() -> Invocation<'a>,
+    ) -> RedisResult<Answer> {
+        let answer = connection.run(&script()).await;
+        let was_idle = Object::metrics(connection).recycle_count > 0;
+        if was_idle && answer.as_ref().is_err_and(redis::RedisError::is_io_error) {
+            // The server closed it while it was idle, and the others as well.
             self.pool.retain(|_, _| false);
-            connection = self.connection().await?;
-            answer = connection.run(&script()).await;
+            if let Ok(another) = self.connection().await {
+                *connection = another;
+                return connection.run(&script()).await;
+            }
         }
-        let word = self.heed(&mut connection, answer.map_err(of_command)?)?;
-        if self.replicas > 0 && matches!(word.as_str(), "first" | "won") {
-            self.wait_for_replicas(&mut connection, deadline).await?;
-        }
-        Ok(word)
+        answer
     }
 
     async fn connection(&self) -> Result<Object<Connector>, StoreError> {
@@ -160,12 +214,8 @@ impl RedisNonceStore {
         })
     }
 
-    /// Notes the life that answered, and turns the words that every script may say into errors.
-    fn heed(
-        &self,
-        connection: &mut Connection,
-        (word, moment): Answer,
-    ) -> Result<String, StoreError> {
+    /// Turns the words that every script may say into errors.
+    fn heed(&self, connection: &mut Connection, word: String) -> Result<String, StoreError> {
         match word.as_str() {
             "not-primary" => {
                 // The next connection may find the primary.
@@ -176,13 +226,8 @@ impl RedisNonceStore {
                 margin: self.clock_margin,
             }
             .into()),
-            word_of_a_life => {
-                self.born_ms.fetch_max(moment, Ordering::Relaxed);
-                match word_of_a_life {
-                    "forgotten" => Err(RedisStoreError::Forgotten.into()),
-                    _ => Ok(word),
-                }
-            }
+            "forgotten" => Err(StoreError::Forgotten),
+            _ => Ok(word),
         }
     }
 
@@ -198,7 +243,10 @@ impl RedisNonceStore {
             .unwrap_or(u64::MAX)
             .max(1);
         let acknowledged: usize = connection
-            .ask(cmd("WAIT").arg(self.replicas).arg(left))
+            .ask(
+                cmd("WAIT").arg(self.replicas).arg(left).clone(),
+                self.scripts.key(),
+            )
             .await
             .map_err(of_command)?;
         if acknowledged < self.replicas {
@@ -209,6 +257,19 @@ impl RedisNonceStore {
             .into());
         }
         Ok(())
+    }
+}
+
+impl Step<'_> {
+    /// The present moment, when so much time has passed since the step was asked for. A commit does not know it: its claim has
+    /// that of the hello.
+    fn now(self, passed: time::Duration) -> Option<OffsetDateTime> {
+        let asked = match self {
+            Self::Look(now) => now,
+            Self::Claim(claim) => claim.now,
+            Self::Commit(_) => return None,
+        };
+        Some(asked.saturating_add(passed))
     }
 }
 
@@ -223,11 +284,7 @@ impl NonceStore for RedisNonceStore {
 
     /// `None` before the first answer; claims are judged by the server in any case.
     fn remembers_since(&self) -> Option<OffsetDateTime> {
-        let born_ms = self.born_ms.load(Ordering::Relaxed);
-        let born = OffsetDateTime::from_unix_timestamp_nanos(i128::from(born_ms) * 1_000_000);
-        born.ok()
-            .filter(|_| born_ms > 0)
-            .map(|born| born + self.clock_margin)
+        self.life.since()
     }
 }
 

@@ -1,89 +1,174 @@
 //! The scripts that redis runs for a store, each one atomic step, and what they ask and answer.
 //!
-//! A script touches two keys in one hash slot. It writes no nonce before it has judged the life of the data.
+//! A script touches one key, so that a cluster can move it. It writes nothing before it has checked the clock and judged the life of
+//! the data, and it removes no nonce without noting the time of what it removed.
 
-use redis::{Script, ScriptInvocation};
-use time::{Duration, OffsetDateTime};
+use redis::{Cmd, Script, ToRedisArgs, cmd};
+use time::OffsetDateTime;
 
 use crate::nonce::Claim;
+use crate::nonce::birth::unix_milliseconds;
 
-/// A script's word, and the moment (Unix milliseconds) at which the life of the data began.
-pub(super) type Answer = (String, i64);
+/// A script's word, the moment (Unix milliseconds) since which the data remembers, and the name of its life.
+pub(super) type Answer = (String, i64, String);
+
+/// Where the scripts have the present moment from.
+pub(super) const SERVER_TIME: &str = "local clock = redis.call('TIME')\n";
+
+/// A script's text and its name, which is a digest of it.
+struct Lua {
+    text: String,
+    name: Script,
+}
+
+/// A script with what it gets.
+pub(super) struct Invocation<'a> {
+    lua: &'a Lua,
+    key: &'a str,
+    arguments: Vec<Vec<u8>>,
+}
 
 /// The scripts, and what they get besides a claim.
 pub(super) struct Scripts {
-    claim: Script,
-    commit: Script,
-    look: Script,
-    prefix: String,
+    claim: Lua,
+    commit: Lua,
+    look: Lua,
+    settle: Lua,
+    key: String,
     margin: std::time::Duration,
     durable: bool,
 }
 
+/// What whoever asks knows of time and of the data.
+pub(super) struct Asking {
+    /// The present moment.
+    pub(super) now: OffsetDateTime,
+    /// The name of the life that it knows, and when that began by its own measure.
+    pub(super) life: Option<(String, i64)>,
+}
+
+impl Lua {
+    fn new(text: String) -> Self {
+        let name = Script::new(&text);
+        Self { text, name }
+    }
+
+    fn with<'a>(&'a self, key: &'a str) -> Invocation<'a> {
+        Invocation {
+            lua: self,
+            key,
+            arguments: Vec::new(),
+        }
+    }
+}
+
+impl Invocation<'_> {
+    fn arg(&mut self, argument: impl ToRedisArgs) -> &mut Self {
+        self.arguments.extend(argument.to_redis_args());
+        self
+    }
+
+    /// The command for a server that knows the script.
+    pub(super) fn by_name(&self) -> Cmd {
+        self.command("EVALSHA", self.lua.name.get_hash())
+    }
+
+    /// The command for one that does not, which it does from then on.
+    pub(super) fn by_text(&self) -> Cmd {
+        self.command("EVAL", &self.lua.text)
+    }
+
+    fn command(&self, command: &str, script: &str) -> Cmd {
+        let mut command = cmd(command);
+        command.arg(script).arg(1).arg(self.key);
+        for argument in &self.arguments {
+            command.arg(argument.as_slice());
+        }
+        command
+    }
+}
+
 impl Scripts {
-    pub(super) fn new(prefix: String, margin: std::time::Duration, durable: bool) -> Self {
-        let script = |step: &str| Script::new(&[include_str!("life.lua"), step].concat());
+    /// The scripts for keys with this prefix. `clock` is [`SERVER_TIME`], but for tests.
+    pub(super) fn new(
+        prefix: &str,
+        margin: std::time::Duration,
+        durable: bool,
+        clock: &str,
+    ) -> Self {
+        let script = |step: &str| Lua::new([clock, include_str!("life.lua"), step].concat());
         Self {
             claim: script(include_str!("claim.lua")),
             commit: script(include_str!("commit.lua")),
-            look: script("return {'here', born}"),
-            prefix,
+            look: script("return {'here', since, name}"),
+            settle: Lua::new(include_str!("settle.lua").to_owned()),
+            // In a cluster the braces decide on the slot.
+            key: format!("{{{prefix}}}-nonces"),
             margin,
             durable,
         }
     }
 
-    /// Claims a nonce, at the moment `now`.
-    pub(super) fn claim(&self, claim: &Claim, now: OffsetDateTime) -> ScriptInvocation<'_> {
-        let mut invocation = self.begin(&self.claim, claim);
-        invocation
-            .arg(milliseconds(now))
-            // Rounded up.
-            .arg(milliseconds(claim.keep_until).saturating_add(1));
+    /// The key of everything.
+    pub(super) fn key(&self) -> &str {
+        &self.key
+    }
+
+    /// Claims a nonce.
+    pub(super) fn claim(&self, claim: &Claim, asking: &Asking) -> Invocation<'_> {
+        // The server forgets by its own clock.
+        let margin = i64::try_from(self.margin.as_millis().div_ceil(1000)).unwrap_or(i64::MAX);
+        let mut invocation = self.step(&self.claim, "claim", Some(claim), Some(asking));
+        invocation.arg(claim.last_second().saturating_add(margin));
         invocation
     }
 
     /// Spends a nonce.
-    pub(super) fn commit(&self, claim: &Claim) -> ScriptInvocation<'_> {
-        self.begin(&self.commit, claim)
+    pub(super) fn commit(&self, claim: &Claim) -> Invocation<'_> {
+        self.step(&self.commit, "commit", Some(claim), None)
     }
 
     /// Does nothing but to note the life of the data.
-    pub(super) fn look(&self) -> ScriptInvocation<'_> {
-        self.with(&self.look, b"", b"", i64::MAX)
+    pub(super) fn look(&self, asking: &Asking) -> Invocation<'_> {
+        self.step(&self.look, "look", None, Some(asking))
     }
 
-    fn begin<'a>(&self, script: &'a Script, claim: &Claim) -> ScriptInvocation<'a> {
-        self.with(
-            script,
-            claim.nonce.as_bytes(),
-            claim.id.as_bytes(),
-            milliseconds(claim.issued_after),
-        )
-    }
-
-    fn with<'a>(
-        &self,
-        script: &'a Script,
-        nonce: &[u8],
-        id: &[u8],
-        issued_after: i64,
-    ) -> ScriptInvocation<'a> {
-        // The braces make one hash slot of both keys in a cluster.
-        let mut nonce_key = format!("{{{}}}:", self.prefix).into_bytes();
-        nonce_key.extend_from_slice(nonce);
-        let mut invocation = script.key(nonce_key);
+    /// Lets the life `name`, which was told to remember since `since`, remember since `learned`, when whoever began it
+    /// learned of that.
+    pub(super) fn settle(&self, name: &str, since: i64, learned: i64) -> Invocation<'_> {
+        let mut invocation = self.settle.with(&self.key);
+        let history = name.split(':').next().unwrap_or_default();
         invocation
-            .key(format!("{{{}}}-born", self.prefix))
-            .arg(id)
+            .arg(format!("{history} {since} {name}"))
+            .arg(learned);
+        invocation
+    }
+
+    fn step<'a>(
+        &'a self,
+        script: &'a Lua,
+        step: &str,
+        claim: Option<&Claim>,
+        asking: Option<&Asking>,
+    ) -> Invocation<'a> {
+        let margin = i64::try_from(self.margin.as_millis()).unwrap_or(i64::MAX);
+        let issued_after = claim.map_or(i64::MAX, |claim| unix_milliseconds(claim.issued_after));
+        let now = asking.map_or(0, |asking| unix_milliseconds(asking.now));
+        let life = asking.and_then(|asking| asking.life.as_ref());
+        let life = life.map(|(name, since)| format!("{name} {since}"));
+        let mut invocation = script.with(&self.key);
+        invocation
+            .arg(step)
             .arg(issued_after)
-            .arg(i64::try_from(self.margin.as_millis()).unwrap_or(i64::MAX))
-            .arg(if self.durable { "durable" } else { "" });
+            .arg(margin)
+            .arg(if self.durable { "durable" } else { "" })
+            .arg(now)
+            .arg(life.unwrap_or_default());
+        if let Some(claim) = claim {
+            invocation
+                .arg(claim.id.as_bytes())
+                .arg(claim.nonce.as_bytes());
+        }
         invocation
     }
-}
-
-fn milliseconds(moment: OffsetDateTime) -> i64 {
-    let since_epoch: Duration = moment - OffsetDateTime::UNIX_EPOCH;
-    i64::try_from(since_epoch.whole_milliseconds()).unwrap_or(i64::MAX)
 }

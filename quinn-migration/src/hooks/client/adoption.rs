@@ -11,6 +11,7 @@ use super::super::peer_ids::PeerIds;
 use super::probe::{Probe, Purpose};
 use super::{ClientHook, Path, Phase, plus};
 use crate::event::Event;
+use crate::socket::PathId;
 use crate::wire::{Frame, NewConnectionId};
 
 /// Active connection IDs that quinn accepts and announces (active_connection_id_limit).
@@ -23,7 +24,7 @@ pub(super) struct Adoption {
     pub(super) new: NewConnectionId,
     pub(super) path: Path,
     pub(super) purpose: Purpose,
-    started: Instant,
+    started: Option<Instant>,
     challenges: u32,
     packets: u64,
 }
@@ -35,8 +36,23 @@ impl Adoption {
             new: probe.new.clone(),
             path: probe.path,
             purpose: probe.purpose,
-            started: probe.started,
+            started: Some(probe.started),
             challenges: probe.sent(),
+            packets: 0,
+        }
+    }
+
+    /// Of a fresh connection ID for the path in use.
+    pub(super) fn renewal(fresh: NewConnectionId, path: Path) -> Self {
+        Self {
+            new: NewConnectionId {
+                retire_prior_to: fresh.sequence,
+                ..fresh
+            },
+            path,
+            purpose: Purpose::Renewal,
+            started: None,
+            challenges: 0,
             packets: 0,
         }
     }
@@ -60,7 +76,12 @@ impl ClientHook {
         let Some(answered) = asked.find(|probe| probe.is_answered_by(body)) else {
             return false;
         };
-        self.phase = Phase::Adopting(Adoption::after(answered));
+        if self.is_kept(&answered.new.id) {
+            let answered = answered.clone();
+            self.return_with_kept(&answered);
+        } else {
+            self.phase = Phase::Adopting(Adoption::after(answered));
+        }
         self.unanswered.clear();
         true
     }
@@ -70,41 +91,54 @@ impl ClientHook {
         let Phase::Adopting(adoption) = std::mem::replace(&mut self.phase, Phase::Settled) else {
             return;
         };
+        match adoption.purpose {
+            Purpose::Advertised => self.finish_move(&adoption),
+            Purpose::Return(silence) => self.finish_return(&adoption, silence),
+            Purpose::Renewal => self.release_kept(),
+        }
+        self.held.forget(adoption.new.sequence);
+        self.server_ids.learn(adoption.new);
+        let current = self.server_ids.current();
+        self.assigned.retain(|(_, sequence)| *sequence > current);
+    }
+
+    fn finish_move(&mut self, adoption: &Adoption) {
         let Some(driven) = &mut self.driven else {
             return;
         };
         let left = std::mem::replace(&mut driven.active, adoption.path);
-        let event = match adoption.purpose {
-            Purpose::Advertised => {
-                self.validating_since = Some(adoption.started);
-                let older = driven.previous.replace(left);
-                self.closing.extend(older.map(|path| path.id));
-                Event::Migrated {
-                    sequence: adoption.new.sequence,
-                    from: left.server,
-                    to: adoption.path.server,
-                    challenges: adoption.challenges,
-                    // The step that reports it knows the time.
-                    validation: Duration::ZERO,
-                }
-            }
-            Purpose::Return(silence) => {
-                // What was left before is where the connection is now, or as dead as the path that is left now.
-                let older = driven.previous.take();
-                let older = older.filter(|path| path.id != adoption.path.id);
-                self.closing.push_back(left.id);
-                self.closing.extend(older.map(|path| path.id));
-                Event::FellBack {
-                    from: left.server,
-                    to: adoption.path.server,
-                    silence,
-                }
-            }
-        };
+        let older = driven.previous.replace(left);
+        self.closing.extend(older.map(|path| path.id));
+        self.validating_since = adoption.started;
+        self.keep(left);
         self.watch = super::Watch::default();
-        self.held.forget(adoption.new.sequence);
-        self.server_ids.learn(adoption.new);
-        self.report(event);
+        self.report(Event::Migrated {
+            sequence: adoption.new.sequence,
+            from: left.server,
+            to: adoption.path.server,
+            challenges: adoption.challenges,
+            // The step that reports it knows the time.
+            validation: Duration::ZERO,
+        });
+    }
+
+    fn finish_return(&mut self, adoption: &Adoption, silence: Duration) {
+        self.release_kept();
+        let Some(driven) = &mut self.driven else {
+            return;
+        };
+        let left = std::mem::replace(&mut driven.active, adoption.path);
+        // What was left before is where the connection is now, or as dead as the path that is left now.
+        let older = driven.previous.take();
+        let older = older.filter(|path| path.id != adoption.path.id);
+        self.closing.push_back(left.id);
+        self.closing.extend(older.map(|path| path.id));
+        self.watch = super::Watch::default();
+        self.report(Event::FellBack {
+            from: left.server,
+            to: adoption.path.server,
+            silence,
+        });
     }
 
     /// Asks an earlier path whether it still answers, because the one in use does not: the path left last, and the
@@ -118,7 +152,7 @@ impl ClientHook {
             Some(previous) if !round.is_multiple_of(2) => previous,
             Some(_) | None => driven.first,
         };
-        let Some(spare) = self.server_ids.next().or_else(|| self.held.any()).cloned() else {
+        let Some(spare) = self.spare_for(back) else {
             return false;
         };
         // One for each path in turn: on a silent path quinn lets little out.
@@ -126,6 +160,30 @@ impl ClientHook {
         let probe = probe.expecting(self.control);
         self.phase = Phase::Probing(probe);
         true
+    }
+
+    /// A connection ID for a challenge to an earlier path: one that no other path has seen, or the one that was in use
+    /// there.
+    fn spare_for(&mut self, back: Path) -> Option<NewConnectionId> {
+        let assigned = |id: &&NewConnectionId, to: fn(PathId, PathId) -> bool| {
+            let mut all = self.assigned.iter();
+            all.any(|(path, sequence)| *sequence == id.sequence && to(*path, back.id))
+        };
+        let unused = || {
+            self.server_ids
+                .unused()
+                .chain(self.held.unused(&self.server_ids))
+        };
+        let own = unused().find(|id| assigned(id, |path, back| path == back));
+        let fresh = || unused().find(|id| !assigned(id, |_, _| true));
+        let kept = self.kept.as_ref().filter(|kept| kept.is_for(back));
+        if let Some(kept) = kept.filter(|_| !self.has_enough_spares()) {
+            return Some(kept.connection_id());
+        }
+        let spare = own.or_else(fresh).cloned()?;
+        self.assigned.push((back.id, spare.sequence));
+        self.assigned.dedup();
+        Some(spare)
     }
 }
 
@@ -186,9 +244,11 @@ impl HeldIds {
         self.0.retain(|held| held.sequence != sequence);
     }
 
-    /// Any one, for a path change that makes room by itself.
-    pub(super) fn any(&self) -> Option<&NewConnectionId> {
-        self.0.last()
+    /// Those that quinn may go over to, for a path change that makes room by itself; the last one first.
+    pub(super) fn unused(&self, known: &PeerIds) -> impl Iterator<Item = &NewConnectionId> {
+        let current = known.current();
+        let above = move |held: &&NewConnectionId| held.sequence > current;
+        self.0.iter().rev().filter(above)
     }
 }
 

@@ -103,7 +103,7 @@ impl ClientHook {
         }
     }
 
-    fn on_offer(&mut self, offer: AlternateAddress) {
+    pub(super) fn on_offer(&mut self, offer: AlternateAddress) {
         let AlternateAddress {
             sequence, v4, v6, ..
         } = offer;
@@ -138,7 +138,11 @@ impl ClientHook {
         // Before this side's first 1-RTT packet the length is not known.
         let offered = offer.id.len();
         let current = self.last_id.map_or(offered, |id| id.len());
-        if self.last_id == Some(offer.id) || self.server_ids.contains(offer.sequence, &offer.id) {
+        // Number 0 is the connection ID of the handshake.
+        if offer.sequence == VarInt::default()
+            || self.last_id == Some(offer.id)
+            || self.server_ids.contains(offer.sequence, &offer.id)
+        {
             Sorted::Refused(Refusal::Reused)
         } else if current != offered {
             Sorted::Refused(Refusal::ConnectionIdLength { current, offered })

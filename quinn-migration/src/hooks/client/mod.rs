@@ -5,7 +5,10 @@
 //! Never sends anything but challenges to an address that has never answered one.
 
 mod adoption;
+mod alternates;
+mod challenges;
 mod inbox;
+mod kept;
 mod probe;
 mod retirement;
 mod steps;
@@ -21,20 +24,20 @@ use quinn_proto::{ConnectionId, VarInt};
 
 use self::adoption::{Adoption, HeldIds};
 use self::inbox::Inbox;
+use self::kept::Kept;
 use self::probe::{Filling, Probe};
 use self::retirement::Retirement;
 use super::carrier::{Carriers, Found};
 use super::packet::Largest;
 use super::peer_ids::PeerIds;
-use super::server::CARRIER_LIMIT;
 use super::watch::Watch;
 use super::{Effects, Hook, Incoming, Outgoing, ParameterFault};
 use crate::event::Event;
 use crate::policy::Gate;
 use crate::socket::PathId;
 use crate::wire::{
-    Codepoints, Frame, MAX_DATAGRAM_FRAME_SIZE, NewConnectionId, PING_FRAME, append_parameter,
-    find_parameter, kind, next_frame, overwrite,
+    AlternateAddress, Codepoints, Frame, NewConnectionId, PING_FRAME, PREFERRED_ADDRESS,
+    find_parameter, kind, next_frame, overwrite, remove_parameter,
 };
 
 pub(crate) use steps::{Action, Sizes};
@@ -73,6 +76,14 @@ pub(crate) struct ClientHook {
     /// What earlier paths were asked since the path in use is silent. A peer that hears nothing either says little, so
     /// its answers may take long.
     unanswered: VecDeque<Probe>,
+    /// The connection ID of the path that was left last, which is not given back yet.
+    kept: Option<Kept>,
+    /// Challenges of the server that wait for the end of a validation.
+    challenges: Vec<[u8; 8]>,
+    /// Advertisements for when the path in use falls silent.
+    alternates: VecDeque<AlternateAddress>,
+    /// Connection IDs that went to an earlier path: each goes to one path only (RFC 9000 section 9.5).
+    assigned: Vec<(PathId, VarInt)>,
     /// Present while a task drives this hook.
     driven: Option<Driven>,
     events: VecDeque<Event>,
@@ -97,7 +108,7 @@ struct Driven {
 
 impl Driven {
     /// How many other paths there are to go back to.
-    fn earlier_paths(&self) -> u32 {
+    fn earlier_paths(&self) -> usize {
         match self.previous {
             Some(previous) if previous != self.first => 2,
             Some(_) | None => 1,
@@ -109,7 +120,7 @@ impl Driven {
 enum Phase {
     Settled,
     /// The task opens a socket for this.
-    Opening(crate::wire::AlternateAddress, SocketAddr),
+    Opening(AlternateAddress, SocketAddr),
     Probing(Probe),
     Adopting(Adoption),
 }
@@ -131,6 +142,10 @@ impl ClientHook {
             retirement: Retirement::default(),
             phase: Phase::Settled,
             unanswered: VecDeque::new(),
+            kept: None,
+            challenges: Vec::new(),
+            alternates: VecDeque::new(),
+            assigned: Vec::new(),
             watch: Watch::default(),
             driven: None,
             events: VecDeque::new(),
@@ -150,13 +165,15 @@ impl ClientHook {
 
     /// Whether outgoing packets must be looked into at all.
     fn looks_inside(&self) -> bool {
-        self.queued_carriers > 0 || !self.carriers.peer_takes_datagrams || self.is_watching()
+        self.queued_carriers > 0
+            || !self.carriers.peer_takes_all()
+            || self.is_watching()
+            || self.kept.is_some()
     }
 
     fn is_watching(&self) -> bool {
-        self.driven
-            .as_ref()
-            .is_some_and(|driven| driven.active != driven.first)
+        let moved = |driven: &Driven| driven.active != driven.first;
+        self.has_alternates() || self.driven.as_ref().is_some_and(moved)
     }
 
     /// Walks an outgoing packet: finds a carrier, drops DATAGRAM frames that the peer would not accept.
@@ -180,6 +197,9 @@ impl ClientHook {
                 kind::APPLICATION_CLOSE,
             ];
             contents.ack_eliciting |= !silent.contains(&frame.kind);
+            if frame.kind == kind::RETIRE_CONNECTION_ID {
+                self.hold_retirement_back(payload, &frame);
+            }
             if frame.kind == kind::PADDING || frame.is_application_data() {
                 contents.control.get_or_insert(frame.whole.start);
             }
@@ -194,14 +214,21 @@ impl ClientHook {
                 }
                 Found::Unwanted => {
                     tracing::warn!(
-                        "application DATAGRAM dropped: the peer does not accept DATAGRAM frames"
+                        "application DATAGRAM dropped: the peer does not accept one of this size"
                     );
                     overwrite(payload, frame.whole, PING_FRAME);
                     contents.carriers_alone = false;
                     contents.carriers_last = false;
                 }
                 Found::Other => {
-                    let dispensable = [kind::PADDING, kind::PING, kind::IMMEDIATE_ACK];
+                    // The next ACK frame says it all again.
+                    let dispensable = [
+                        kind::PADDING,
+                        kind::PING,
+                        kind::ACK,
+                        kind::ACK_ECN,
+                        kind::IMMEDIATE_ACK,
+                    ];
                     contents.carriers_alone &= dispensable.contains(&frame.kind);
                     contents.carriers_last &= frame.kind == kind::PADDING
                         || contents.first_carrier.is_none() && !frame.is_application_data();
@@ -214,28 +241,35 @@ impl ClientHook {
         contents
     }
 
-    /// Puts a challenge, a retirement or nothing in the place of the first carrier; the others are PADDING. When the
-    /// packet is a probe now, answers with its route.
+    /// Puts a challenge, a retirement or nothing in the place of the first carrier; the others are PADDING. Answers
+    /// whether the packet is a probe now.
     fn fill(
         &mut self,
         packet: &mut Outgoing<'_>,
         carrier: &Frame,
         contents: &Contents,
-    ) -> Option<(ConnectionId, PathId)> {
+        effects: &mut Effects,
+    ) -> bool {
+        let used = packet.destination();
         if let Phase::Probing(probe) = &mut self.phase {
             match probe.fill(packet, carrier, contents) {
-                Filling::Challenge => return Some((probe.new.id, probe.path.id)),
+                Filling::Challenge(hold) => {
+                    effects.probe_route = Some((probe.new.id, probe.path.id));
+                    effects.hold = used.zip(hold);
+                    effects.long_number = true;
+                    return true;
+                }
                 Filling::Spoiled => {}
                 Filling::NotDue => {
                     self.retirement.fill(packet, carrier);
-                    return None;
+                    return false;
                 }
             }
         } else if self.retirement.fill(packet, carrier) {
-            return None;
+            return false;
         }
         overwrite(packet.payload, carrier.whole.clone(), PING_FRAME);
-        None
+        false
     }
 
     /// Follows the connection ID that quinn uses, and moves to the new path when it is the adopted one.
@@ -261,12 +295,18 @@ impl ClientHook {
     fn on_frame(&mut self, payload: &mut [u8], frame: &Frame) -> bool {
         let body = payload.get(frame.body.clone()).unwrap_or_default();
         match frame.kind {
-            kind::ACK | kind::ACK_ECN => self.retirement.on_acknowledgement(body),
+            kind::ACK | kind::ACK_ECN => {
+                self.prove_path(body) | self.retirement.on_acknowledgement(body)
+            }
             kind::NEW_CONNECTION_ID => {
                 self.on_new_connection_id(payload, frame);
                 self.is_overtaken()
             }
             kind::PATH_RESPONSE => self.on_path_response(payload, frame),
+            kind::PATH_CHALLENGE => {
+                self.on_path_challenge(payload, frame);
+                false
+            }
             kind::HANDSHAKE_DONE => !std::mem::replace(&mut self.confirmed, true),
             other if other == self.codepoints.frame().into_inner() => {
                 self.on_advertisement(payload, frame);
@@ -283,6 +323,7 @@ impl ClientHook {
         else {
             return;
         };
+        self.on_server_retirement(new.retire_prior_to);
         if self.held.must_hold(&new, &self.server_ids) {
             overwrite(payload, frame.whole.clone(), PING_FRAME);
             let asked = self.held.pass_retirement_on(&new, &self.server_ids);
@@ -321,6 +362,7 @@ impl ClientHook {
         {
             adoption.new.encode(&mut injected);
         }
+        self.return_challenges(&mut injected);
         if !injected.is_empty() {
             injected.extend_from_slice(payload);
             *payload = BytesMut::from(injected.as_slice());
@@ -332,7 +374,7 @@ impl ClientHook {
 struct Contents {
     first_carrier: Option<Frame>,
     carriers: usize,
-    /// There is nothing but carriers, PADDING, PING and IMMEDIATE_ACK, none of which is missed when it does not leave.
+    /// There is nothing but carriers, PADDING, PING, ACK and IMMEDIATE_ACK, none of which is missed when it does not leave.
     carriers_alone: bool,
     /// The carriers come after all other frames, and none of those has application data.
     carriers_last: bool,
@@ -344,6 +386,11 @@ struct Contents {
 impl Hook for ClientHook {
     fn on_send(&mut self, mut packet: Outgoing<'_>) -> Effects {
         let mut effects = Effects::default();
+        // First, because a move begins with this packet, and what it carries depends on that.
+        if packet.is_short() {
+            self.overhead = packet.overhead();
+            self.follow_id(&packet, &mut effects);
+        }
         if self.looks_inside() {
             let contents = self.inspect(packet.payload);
             if !packet.is_short() {
@@ -351,12 +398,8 @@ impl Hook for ClientHook {
             }
             if let Some(carrier) = &contents.first_carrier {
                 effects.wake = true;
-                if let Some(route) = self.fill(&mut packet, carrier, &contents) {
-                    return Effects {
-                        wake: true,
-                        route: Some(route),
-                        long_number: true,
-                    };
+                if self.fill(&mut packet, carrier, &contents, &mut effects) {
+                    return effects;
                 }
             }
             if contents.ack_eliciting && self.is_watching() {
@@ -364,10 +407,10 @@ impl Hook for ClientHook {
                 self.control = contents.control.unwrap_or(packet.payload.len());
             }
         }
-        if packet.is_short() {
-            self.overhead = packet.overhead();
-            self.follow_id(&packet, &mut effects);
+        if let Phase::Probing(probe) = &mut self.phase {
+            probe.on_other_packet();
         }
+        self.substitute(&mut packet);
         effects
     }
 
@@ -378,7 +421,7 @@ impl Hook for ClientHook {
         }
         // Before this packet's frames are learnt: quinn reads the held ones first.
         let new = self.received.is_new(packet.number);
-        let held = if new {
+        let mut held = if new {
             self.held.release(&self.server_ids)
         } else {
             Vec::new()
@@ -391,22 +434,38 @@ impl Hook for ClientHook {
             at = frame.whole.end;
             effects.wake |= self.on_frame(packet.payload, &frame);
         }
+        effects.release = matches!(self.phase, Phase::Adopting(_));
         effects.wake |= self.report_malformed_rest(packet.payload, at);
         self.watch.on_received();
         effects.wake |= self.is_returning();
+        self.renew_id();
+        if new {
+            held.extend(self.needless());
+        }
         // The packet with the answer to a challenge may be late, but it is no duplicate: the challenge is fresh.
         self.inject(held, packet.payload);
         effects
     }
 
-    fn on_peer_parameters(&mut self, list: &[u8]) -> Result<Vec<u8>, ParameterFault> {
-        let mut shown = list.to_vec();
-        let announced = find_parameter(list, MAX_DATAGRAM_FRAME_SIZE.into_inner())?.is_some();
-        self.carriers.peer_takes_datagrams = announced;
-        if !announced {
-            append_parameter(&mut shown, MAX_DATAGRAM_FRAME_SIZE, &CARRIER_LIMIT);
+    fn on_peer_parameters(
+        &mut self,
+        list: &[u8],
+        remembered: bool,
+    ) -> Result<Vec<u8>, ParameterFault> {
+        // quinn would take its connection ID for one to use anywhere.
+        let shown = remove_parameter(list, PREFERRED_ADDRESS)?;
+        if let Some(preferred) = find_parameter(list, PREFERRED_ADDRESS.into_inner())? {
+            let preferred = AlternateAddress::from_preferred_address(preferred);
+            // quinn names the fault better.
+            let Ok(preferred) = preferred else {
+                return Ok(list.to_vec());
+            };
+            // What is remembered is not for this connection (RFC 9000 section 7.4.1).
+            if !remembered {
+                self.on_offer(preferred);
+            }
         }
-        Ok(shown)
+        Ok(self.carriers.show(&shown)?)
     }
 }
 

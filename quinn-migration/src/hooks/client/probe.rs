@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::super::attempts::{Attempts, Step};
 use super::super::carrier::Room;
-use super::super::{Outgoing, patience};
+use super::super::{LONGEST_EXCHANGE, Outgoing, patience};
 use super::{Contents, Path};
 use crate::wire::{Frame, NewConnectionId, kind, overwrite};
 
@@ -20,10 +20,14 @@ const KNOWN_PATH_TIME: Duration = Duration::from_secs(1);
 const CHALLENGE_LENGTH: usize = 8;
 /// PING and IMMEDIATE_ACK, in bytes.
 const MOST_DISPENSABLE: usize = 2;
+/// Packets on the path in use that may arrive before a challenge: less than what makes quinn take it for a duplicate (128).
+const HARMLESS: u32 = 96;
+/// How much longer a new path may be, one way, for each challenge after the first.
+const SLOWER: Duration = Duration::from_millis(100);
 /// Control frames that a challenge makes room for, in bytes.
 const MOST_CONTROL: usize = 512;
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Probe {
     /// The connection ID to use there. Its frame makes quinn switch to it.
     pub(super) new: NewConnectionId,
@@ -34,6 +38,12 @@ pub(super) struct Probe {
     attempts: Attempts,
     /// Carriers of this attempt that have not come by.
     carriers: usize,
+    /// Packets that left on the path in use since the last challenge.
+    overtaking: u32,
+    /// The last attempt was of the smallest size.
+    small: bool,
+    /// The path in use is silent.
+    silent: bool,
     /// Bytes of other frames that quinn puts before the carriers: what came last.
     before: usize,
     /// The next attempt expects them in its second packet too.
@@ -47,12 +57,15 @@ pub(super) enum Purpose {
     Advertised,
     /// Nothing has come on the path in use for this long, and this one was in use before.
     Return(Duration),
+    /// None: the path in use gets another connection ID.
+    Renewal,
 }
 
 /// What became of a carrier.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Filling {
-    Challenge,
+    /// The path in use waits for it for so long.
+    Challenge(Option<Duration>),
     /// It was meant for a challenge, but its packet cannot be a probe. There is another try.
     Spoiled,
     /// It was not meant for a challenge.
@@ -69,7 +82,7 @@ impl Probe {
     ) -> Self {
         let time = match purpose {
             Purpose::Advertised => NEW_PATH_TIME,
-            Purpose::Return(_) => KNOWN_PATH_TIME,
+            Purpose::Return(_) | Purpose::Renewal => KNOWN_PATH_TIME,
         };
         Self {
             new: NewConnectionId {
@@ -80,17 +93,39 @@ impl Probe {
             purpose,
             started: now,
             challenges: Vec::new(),
-            attempts: Attempts::open_until(challenges, now + time),
+            attempts: Attempts::open_until(challenges, now + time).within(LONGEST_EXCHANGE),
             carriers: 0,
+            overtaking: 0,
+            small: false,
+            silent: false,
             before: 0,
             in_both: false,
         }
+    }
+
+    /// The path in use is silent: what quinn sends on it then is of the smallest size.
+    pub(super) fn on_silence(mut self) -> Self {
+        self.silent = true;
+        self
     }
 
     /// Leaves room for so many bytes of control frames in the first packet.
     pub(super) fn expecting(mut self, control: usize) -> Self {
         self.before = control.min(MOST_CONTROL);
         self
+    }
+
+    /// A packet leaves on the path in use.
+    pub(super) fn on_other_packet(&mut self) {
+        self.overtaking = self.overtaking.saturating_add(1);
+    }
+
+    /// How long the path in use is to wait for the challenge that leaves now: not at all for the first one, nor when so few
+    /// packets followed the last one that they cannot be why it was not answered.
+    fn hold(&mut self) -> Option<Duration> {
+        let overtaken = std::mem::take(&mut self.overtaking) > HARMLESS;
+        let slower = SLOWER.saturating_mul(self.sent().saturating_sub(1));
+        (overtaken && self.purpose == Purpose::Advertised && !slower.is_zero()).then_some(slower)
     }
 
     pub(super) fn sent(&self) -> u32 {
@@ -108,11 +143,15 @@ impl Probe {
     pub(super) fn next_room(&mut self, mtu: usize, overhead: usize) -> Room {
         let in_second = if self.in_both { self.before } else { 0 };
         self.in_both = !self.in_both;
+        // The new path may take smaller datagrams only. quinn fills up what has room, so this works while it has nothing
+        // else to send; when it has, the next one is full again.
+        self.small = self.silent || (self.sent() > 0 && !self.small);
         let size = match self.purpose {
+            Purpose::Advertised if self.small => SMALLEST_DATAGRAM.min(mtu),
             // Full, so that quinn puts nothing else into it.
             Purpose::Advertised => mtu,
             // The path in use is silent: what quinn sends then has this size, and is often all that it may send.
-            Purpose::Return(_) => SMALLEST_DATAGRAM,
+            Purpose::Return(_) | Purpose::Renewal => SMALLEST_DATAGRAM,
         };
         let room = size.saturating_sub(overhead);
         Room {
@@ -140,7 +179,7 @@ impl Probe {
         let (fits, most_before) = match self.purpose {
             Purpose::Advertised => (contents.carriers_alone, MOST_DISPENSABLE),
             // This path has been validated before, so it may take what quinn repeats with every packet of a silence.
-            Purpose::Return(_) => (contents.carriers_last, MOST_CONTROL),
+            Purpose::Return(_) | Purpose::Renewal => (contents.carriers_last, MOST_CONTROL),
         };
         if carrier.whole.start <= most_before {
             self.before = carrier.whole.start;
@@ -153,7 +192,9 @@ impl Probe {
         {
             self.challenges.push(data);
             self.attempts.on_sent();
-            return Filling::Challenge;
+            // The next one may be small again.
+            self.small = false;
+            return Filling::Challenge(self.hold());
         }
         if !due {
             return Filling::NotDue;

@@ -9,12 +9,13 @@ use bytes::Bytes;
 
 use super::super::attempts::Step;
 use super::super::patience;
-use super::super::watch::Look;
+use super::super::watch::{Listening, Look};
 use super::probe::Purpose;
 use super::{ClientHook, Driven, Path, Phase, Probe};
 use crate::event::{Event, Failure};
-use crate::policy::{Gate, Policy, Refusal};
+use crate::policy::{FollowPolicy, Gate, Policy, Refusal};
 use crate::socket::PathId;
+use crate::wire::AlternateAddress;
 
 /// The next thing for the driving task.
 #[derive(Debug)]
@@ -79,6 +80,7 @@ impl ClientHook {
 
     pub(crate) fn poll(&mut self, now: Instant, rtt: Duration, sizes: Sizes) -> Action {
         self.on_overtaken();
+        self.drop_past_alternates();
         while let Some(path) = self.closing.pop_front() {
             if path != PathId::FIRST {
                 return Action::Close(path);
@@ -89,6 +91,9 @@ impl ClientHook {
         }
         if !self.confirmed {
             return Action::Wait(None);
+        }
+        if let Phase::Opening(_, target) = &self.phase {
+            return Action::Open(*target);
         }
         if matches!(self.phase, Phase::Settled) && self.inbox.has_mail() {
             return self.consider(now, rtt, sizes);
@@ -119,6 +124,10 @@ impl ClientHook {
         let (Some(offer), Some(driven)) = (self.inbox.take(), &mut self.driven) else {
             return Action::Wait(None);
         };
+        if driven.gate.follow() == FollowPolicy::OnSilence {
+            self.keep_alternate(offer);
+            return self.poll(now, rtt, sizes);
+        }
         match driven.gate.judge(driven.active.server, &offer, now) {
             Ok(target) => {
                 self.phase = Phase::Opening(offer, target);
@@ -149,19 +158,38 @@ impl ClientHook {
         let path = Path { id, server };
         let purpose = Purpose::Advertised;
         let probe = Probe::new(offer.connection_id(), path, purpose, challenges, now);
+        let probe = if self.watch.is_alive() {
+            probe
+        } else {
+            probe.on_silence()
+        };
         self.phase = Phase::Probing(probe);
     }
 
     /// There is no socket for [`Action::Open`].
     pub(crate) fn not_opened(&mut self, error: std::io::ErrorKind) {
-        if let Phase::Opening(offer, target) = std::mem::replace(&mut self.phase, Phase::Settled) {
-            self.retirement.add(offer.sequence);
-            self.report(Event::Failed {
-                sequence: offer.sequence,
-                target,
-                reason: Failure::Socket(error),
-            });
+        let Phase::Opening(offer, target) = std::mem::replace(&mut self.phase, Phase::Settled)
+        else {
+            return;
+        };
+        let driven = self.driven.as_ref();
+        let other =
+            driven.and_then(|driven| driven.gate.instead(driven.active.server, &offer, target));
+        if let Some(other) = other {
+            let offer = AlternateAddress {
+                v4: offer.v4.filter(|_| other.is_ipv4()),
+                v6: offer.v6.filter(|_| other.is_ipv6()),
+                ..offer
+            };
+            self.phase = Phase::Opening(offer, other);
+            return;
         }
+        self.retirement.add(offer.sequence);
+        self.report(Event::Failed {
+            sequence: offer.sequence,
+            target,
+            reason: Failure::Socket(error),
+        });
     }
 
     fn poll_probe(&mut self, now: Instant, rtt: Duration, sizes: Sizes) -> Option<Step> {
@@ -218,7 +246,9 @@ impl ClientHook {
     /// has retired it, or quinn has passed it over.
     pub(super) fn is_overtaken(&self) -> bool {
         match &self.phase {
-            Phase::Probing(probe) => self.server_ids.is_past(probe.new.sequence),
+            Phase::Probing(probe) => {
+                self.server_ids.is_past(probe.new.sequence) && !self.is_kept(&probe.new.id)
+            }
             Phase::Adopting(adoption) => self.server_ids.is_past(adoption.new.sequence),
             Phase::Settled | Phase::Opening(..) => false,
         }
@@ -236,6 +266,7 @@ impl ClientHook {
     }
 
     fn poll_settled(&mut self, now: Instant, rtt: Duration, sizes: Sizes) -> Action {
+        let keep = self.poll_kept(now);
         let retire = match self.retirement.poll(now, rtt) {
             Some(Step::Send) if sizes.datagram > 0 => {
                 let carrier = self.carriers.small();
@@ -245,14 +276,22 @@ impl ClientHook {
             Some(Step::Send | Step::GiveUp) | None => None,
         };
         let look = match self.look(now, rtt) {
-            Look::Quiet => None,
+            Look::Quiet => match self.listen(now, rtt) {
+                // A carrier that nothing is due for becomes PING.
+                Listening::Ask if sizes.datagram > 0 => {
+                    let carrier = self.carriers.small();
+                    return self.send(carrier.map(|carrier| vec![carrier]));
+                }
+                Listening::Again(at) => Some(at),
+                Listening::Ask | Listening::Idle => None,
+            },
             Look::Again(at) => Some(at),
             Look::Dead(silence) => {
                 self.on_silence(silence, now);
                 return self.poll(now, rtt, sizes);
             }
         };
-        Action::Wait([retire, look].into_iter().flatten().min())
+        Action::Wait([keep, retire, look].into_iter().flatten().min())
     }
 
     fn look(&mut self, now: Instant, rtt: Duration) -> Look {
@@ -263,12 +302,20 @@ impl ClientHook {
         }
     }
 
+    fn listen(&mut self, now: Instant, rtt: Duration) -> Listening {
+        if self.is_watching() && matches!(self.phase, Phase::Settled) {
+            self.watch.listen(now, patience(rtt))
+        } else {
+            Listening::Idle
+        }
+    }
+
     /// The path in use does not answer: asks an earlier one. Says once for each silence that none answers.
     fn on_silence(&mut self, silence: Duration, now: Instant) {
         let round = self.watch.on_silence();
-        let begun = self.begin_return(silence, round, now);
+        let begun = self.leave_silent_path(silence, round, now);
         let Some(driven) = &self.driven else { return };
-        let asked_all = round > driven.earlier_paths();
+        let asked_all = usize::try_from(round).is_ok_and(|round| round > driven.earlier_paths());
         let on = driven.active.server;
         if (asked_all || !begun) && self.watch.is_news() {
             self.report(Event::Stranded { on });
@@ -328,6 +375,9 @@ impl ClientHook {
         if let Some(driven) = &mut self.driven {
             driven.attached = false;
         }
+        if self.kept.as_ref().is_some_and(|kept| !kept.is_in_use()) {
+            self.release_kept();
+        }
         let mut closing: Vec<PathId> = self.closing.drain(..).collect();
         match &self.phase {
             Phase::Probing(probe) if probe.purpose == Purpose::Advertised => {
@@ -337,6 +387,9 @@ impl ClientHook {
         }
         if !matches!(self.phase, Phase::Adopting(_)) {
             self.phase = Phase::Settled;
+        }
+        for offer in std::mem::take(&mut self.alternates) {
+            self.refuse(offer.sequence, Refusal::Superseded);
         }
         if let Some(offer) = self.inbox.take() {
             self.refuse(offer.sequence, Refusal::Superseded);

@@ -5,6 +5,7 @@
 )]
 
 use super::*;
+use crate::wire::append_parameter;
 use crate::wire::{ResetToken, put_varint, retire_connection_id};
 use bytes::BytesMut;
 use proptest::prelude::*;
@@ -26,8 +27,9 @@ impl Bench {
         let mut hook = ServerHook::new(Codepoints::default());
         let mut list = Vec::new();
         append_parameter(&mut list, Codepoints::default().parameter(), &[]);
-        let shown = hook.on_peer_parameters(&list).unwrap();
-        assert_eq!(find_parameter(&shown, 0x20), Ok(Some(&CARRIER_LIMIT[..])));
+        append_parameter(&mut list, VarInt::from_u32(0x0e), &[5]);
+        let shown = hook.on_peer_parameters(&list, false).unwrap();
+        assert_eq!(find_parameter(&shown, 0x20), Ok(Some(&[0x7f, 0xff][..])));
         Self {
             received: 0,
             hook,
@@ -151,7 +153,7 @@ fn a_frame_that_was_let_through_is_let_through_again() {
 #[test]
 fn a_client_that_did_not_offer_gets_every_frame_and_no_advertisement() {
     let mut hook = ServerHook::new(Codepoints::default());
-    assert_eq!(hook.on_peer_parameters(&[]), Ok(Vec::new()));
+    assert_eq!(hook.on_peer_parameters(&[], false), Ok(Vec::new()));
     let mut bench = Bench {
         received: 0,
         hook,
@@ -174,10 +176,28 @@ fn a_parameter_with_a_value_is_a_fault_of_the_client() {
     append_parameter(&mut list, Codepoints::default().parameter(), &[1]);
     let mut hook = ServerHook::new(Codepoints::default());
     assert_eq!(
-        hook.on_peer_parameters(&list),
+        hook.on_peer_parameters(&list, false),
         Err(ParameterFault::NotEmpty)
     );
     assert!(!hook.negotiated());
+}
+
+/// It could not change its own path any more (RFC 9000 section 9.5).
+#[test]
+fn a_client_with_room_for_two_connection_ids_keeps_its_only_spare() {
+    for limit in [Some(2), None, Some(3)] {
+        let mut list = Vec::new();
+        append_parameter(&mut list, Codepoints::default().parameter(), &[]);
+        if let Some(limit) = limit {
+            append_parameter(&mut list, VarInt::from_u32(0x0e), &[limit]);
+        }
+        let mut bench = Bench::negotiated();
+        bench.hook = ServerHook::new(Codepoints::default());
+        bench.hook.on_peer_parameters(&list, false).unwrap();
+        let issued = new_connection_id(1, 0);
+        let seen = bench.send(issued.clone()).1 == issued;
+        assert_eq!(seen, limit != Some(3), "{limit:?}");
+    }
 }
 
 #[test]

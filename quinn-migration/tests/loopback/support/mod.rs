@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use quinn::{Connection, Endpoint, EndpointConfig};
 use quinn_migration::{
-    AddressId, AdvertiseError, Advertised, Alternate, Codepoints, Event, MigrationClient,
+    AddressId, AdvertiseError, Advertised, Alternate, Codepoints, Event, Family, MigrationClient,
     MigrationServer, Migrator, Outcome, Policy,
 };
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
@@ -25,6 +25,8 @@ pub const ALPN: &[u8] = b"migration-test";
 pub struct Identity {
     certificate: CertificateDer<'static>,
     key: PrivatePkcs8KeyDer<'static>,
+    /// Both as PEM.
+    pem: [String; 2],
 }
 
 impl Identity {
@@ -33,7 +35,17 @@ impl Identity {
         Self {
             certificate: made.cert.der().clone(),
             key: PrivatePkcs8KeyDer::from(made.signing_key.serialize_der()),
+            pem: [made.cert.pem(), made.signing_key.serialize_pem()],
         }
+    }
+
+    /// The certificate and its key as PEM files in `directory`.
+    pub fn write_to(&self, directory: &std::path::Path) -> [std::path::PathBuf; 2] {
+        let files = [directory.join("certificate.pem"), directory.join("key.pem")];
+        for (file, pem) in files.iter().zip(&self.pem) {
+            std::fs::write(file, pem).unwrap();
+        }
+        files
     }
 
     pub fn server_tls(&self) -> rustls::ServerConfig {
@@ -156,10 +168,11 @@ pub async fn connect(
     (ours.unwrap(), theirs)
 }
 
-/// A policy that lets a test move as often as it likes.
+/// A policy that lets a test move as often as it likes, and to either family.
 pub fn tireless() -> Policy {
     let mut policy = Policy::default();
     policy.moves = u32::MAX;
+    policy.family = Family::CurrentFirst;
     policy
 }
 
@@ -216,7 +229,7 @@ impl World {
         let advertised = self
             .server
             .inner
-            .advertise(&self.theirs, Alternate::from(to))
+            .advertise(&self.theirs, Alternate::forwarded(to))
             .await
             .unwrap();
         let event = settled(&mut self.migrator).await;

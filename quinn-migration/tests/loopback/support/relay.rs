@@ -22,10 +22,40 @@ pub struct Line {
     /// Datagrams that did not.
     pub lost: AtomicU32,
     silent: AtomicBool,
+    /// What kills both lines of a relay; absent unless a test asks for it.
+    fuse: Mutex<Option<Fuse>>,
+    /// Largest datagram that passes, in bytes; 0 for any size.
+    pub largest: AtomicU32,
+    /// Bytes in a second; 0 for any number.
+    rate: AtomicU32,
+    /// Bytes that wait for the rate.
+    waiting: AtomicU32,
     /// While this says so, datagrams wait.
     held: watch::Sender<bool>,
     random: Mutex<Option<(f64, u64)>>,
 }
+
+/// Datagrams from the server until the relay dies.
+#[derive(Clone)]
+struct Fuse {
+    left: Arc<AtomicU32>,
+    burns: bool,
+}
+
+impl Fuse {
+    fn is_burnt(&self) -> bool {
+        if !self.burns {
+            return self.left.load(Ordering::SeqCst) == 0;
+        }
+        let burn = |left: u32| left.checked_sub(1);
+        self.left
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, burn)
+            .is_err()
+    }
+}
+
+/// Bytes that wait for a line's rate; more are lost.
+const QUEUE: u32 = 64 * 1024;
 
 impl Line {
     /// Keeps datagrams back, in order, or lets them go.
@@ -37,7 +67,19 @@ impl Line {
         self.silent.store(silent, Ordering::SeqCst);
     }
 
-    fn loses(&self) -> bool {
+    fn loses(&self, length: usize) -> bool {
+        let length = length as u32;
+        let waiting = self.waiting.load(Ordering::SeqCst);
+        let full = self.rate.load(Ordering::SeqCst) > 0 && waiting + length > QUEUE;
+        let largest = self.largest.load(Ordering::SeqCst);
+        if full || (largest > 0 && length > largest) || self.loses_one() {
+            return true;
+        }
+        self.waiting.fetch_add(length, Ordering::SeqCst);
+        false
+    }
+
+    fn loses_one(&self) -> bool {
         let chosen = self
             .lose_next
             .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| {
@@ -50,7 +92,8 @@ impl Line {
             *state ^= *state << 17;
             (*state >> 11) as f64 / (1u64 << 53) as f64 <= *share
         });
-        let lost = chosen || unlucky || self.silent.load(Ordering::SeqCst);
+        let dead = self.fuse.lock().as_ref().is_some_and(Fuse::is_burnt);
+        let lost = chosen || unlucky || dead || self.silent.load(Ordering::SeqCst);
         let counter = if lost { &self.lost } else { &self.passed };
         counter.fetch_add(1, Ordering::SeqCst);
         lost
@@ -88,6 +131,22 @@ impl Relay {
         *self.down.random.lock() = Some((share, 0xd1b5_4a32_d192_ed03));
     }
 
+    /// Lets so many bits pass in a second, in each direction.
+    pub fn limit(&self, bits: u32) {
+        for line in [&self.down, &self.up] {
+            line.rate.store(bits / 8, Ordering::SeqCst);
+        }
+    }
+
+    /// Lets so many more datagrams of the server pass, and then nothing in either direction, for ever.
+    pub fn die_after(&self, datagrams: u32) {
+        let left = Arc::new(AtomicU32::new(datagrams));
+        for (line, burns) in [(&self.down, true), (&self.up, false)] {
+            let left = Arc::clone(&left);
+            *line.fuse.lock() = Some(Fuse { left, burns });
+        }
+    }
+
     /// Nothing passes, in either direction, until [`Relay::restore`].
     pub fn silence(&self) {
         self.up.silence(true);
@@ -107,8 +166,14 @@ fn delayed_sender(socket: Arc<UdpSocket>, line: Arc<Line>) -> UnboundedSender<De
     let (sender, mut queue) = unbounded_channel::<Delayed>();
     tokio::spawn(async move {
         let mut held = line.held.subscribe();
+        let mut free = Instant::now();
         while let Some((at, bytes, to)) = queue.recv().await {
-            sleep_until(at).await;
+            let rate = line.rate.load(Ordering::SeqCst);
+            if rate > 0 {
+                free = free.max(at) + Duration::from_secs_f64(bytes.len() as f64 / rate as f64);
+            }
+            sleep_until(free.max(at)).await;
+            line.waiting.fetch_sub(bytes.len() as u32, Ordering::SeqCst);
             held.wait_for(|held| !held).await.unwrap();
             let _ = socket.send_to(&bytes, to).await;
         }
@@ -127,7 +192,7 @@ async fn pump(
     let mut to_server: HashMap<SocketAddr, UnboundedSender<Delayed>> = HashMap::new();
     let mut buffer = vec![0; 65536];
     while let Ok((length, client)) = socket.recv_from(&mut buffer).await {
-        if up.loses() {
+        if up.loses(length) {
             continue;
         }
         let sender = to_server.entry(client).or_insert_with(|| {
@@ -165,7 +230,7 @@ async fn pump_back(
 ) {
     let mut buffer = vec![0; 65536];
     while let Ok((length, _)) = near.recv_from(&mut buffer).await {
-        if !down.loses()
+        if !down.loses(length)
             && out
                 .send((Instant::now() + delay, buffer[..length].to_vec(), client))
                 .is_err()

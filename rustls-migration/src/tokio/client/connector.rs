@@ -30,7 +30,8 @@ pub struct MigrationConnector {
 #[non_exhaustive]
 pub enum HandOff {
     /// Not by itself: the application calls [`MigrationStream::migrate`]. Should it close its side first and the server
-    /// hand over, reads end, and [`MigrationStream::offer`] says where the session goes on.
+    /// hand over, reads fail with [`HandOffError::NotFollowed`](super::HandOffError::NotFollowed), and
+    /// [`MigrationStream::offer`] says where the session goes on.
     #[default]
     Manual,
     /// By itself, and so that nothing is lost or repeated (break before make): the stream is finished at the old server, which
@@ -123,7 +124,8 @@ impl MigrationConnector {
 
     /// Connects to the offer's target with its session: the next connection of a client whose server asked it to move
     /// ([`StreamHandle::take_offer`](super::StreamHandle::take_offer)). If the target does not take the session up, the
-    /// connection begins with a full handshake.
+    /// connection begins with a full handshake. So it does if the offer came to another [`MigrationClient`]: rustls resumes
+    /// a session only under the configuration that it was made with.
     ///
     /// # Errors
     ///

@@ -14,7 +14,7 @@ use std::time::Duration;
 use rustls::HandshakeKind;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead as _, ReadBuf};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::error::ConnectError;
 use super::idle_timeout::IdleTimeout;
@@ -28,6 +28,10 @@ pub(super) type ClientConn = Driver<Box<dyn Transport>, ClientConnection>;
 
 /// How long to wait before an address that could not be reached is dialled again: at first, and at most.
 const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+
+/// For how long a connection that was opened ahead is used. Its server has given a handshake so much time (by default ten
+/// seconds) since it accepted the connection, and a hand-over has one attempt.
+const FRESH: Duration = Duration::from_secs(2);
 
 /// How far a handshake goes before its connection is used.
 #[derive(Clone, Copy, Debug)]
@@ -88,7 +92,11 @@ impl Dialer {
     pub(super) async fn open(&self, address: SocketAddr) -> Result<Preconnected, ConnectError> {
         let dialled = timeout(self.connect_timeout, self.dial.dial(address)).await;
         match dialled.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
-            Ok(io) => Ok(Preconnected { address, io }),
+            Ok(io) => Ok(Preconnected {
+                address,
+                io,
+                opened: Instant::now(),
+            }),
             Err(error) => Err(ConnectError::Dial { address, error }),
         }
     }
@@ -133,7 +141,7 @@ impl Dialer {
         }
     }
 
-    /// What was connected ahead, if it leads to `address` and is still open there; else a new connection.
+    /// What was connected ahead, if it leads to `address`, is fresh and still open there; else a new connection.
     pub(super) async fn reuse_or_open(
         &self,
         ahead: Option<Preconnected>,
@@ -246,7 +254,7 @@ impl Dialer {
 
     async fn handshake(
         &self,
-        Preconnected { address, io }: Preconnected,
+        Preconnected { address, io, .. }: Preconnected,
         connection: Result<ClientConnection, client::ConnectError>,
         goal: HandshakeGoal,
     ) -> Result<ClientConn, ConnectError> {
@@ -281,7 +289,8 @@ impl Continuity {
 }
 
 async fn still_open(ahead: Option<Preconnected>, address: SocketAddr) -> Option<Preconnected> {
-    let mut preconnected = ahead.filter(|ahead| ahead.address == address)?;
+    let mut preconnected =
+        ahead.filter(|ahead| ahead.address == address && ahead.opened.elapsed() < FRESH)?;
     preconnected.is_open().await.then_some(preconnected)
 }
 
@@ -290,6 +299,7 @@ async fn still_open(ahead: Option<Preconnected>, address: SocketAddr) -> Option<
 pub struct Preconnected {
     address: SocketAddr,
     io: Box<dyn Transport>,
+    opened: Instant,
 }
 
 impl Preconnected {

@@ -141,6 +141,9 @@ pub enum MigrateError {
     OfferRefused(OfferError),
     /// The newest offer is for this stream to go on elsewhere, not for another connection.
     StreamOffer,
+    /// The stream moves only when its application says so ([`HandOff::Manual`](super::HandOff::Manual)), and that closed its
+    /// side instead.
+    Manual,
     /// The newest offer's time is over.
     Expired,
     /// The stream is in the middle of a hand-off.
@@ -169,6 +172,7 @@ impl fmt::Display for MigrateError {
             Self::NoOffer => f.write_str("there is no offer to follow"),
             Self::OfferRefused(_) => f.write_str("the offer is not accepted"),
             Self::StreamOffer => f.write_str("the offer is for the stream itself"),
+            Self::Manual => f.write_str("the application closed the stream and did not move it"),
             Self::Expired => f.write_str("the offer has expired"),
             Self::UnderWay => f.write_str("a hand-off is under way"),
             Self::NotReady => f.write_str("no target is ready"),
@@ -190,6 +194,7 @@ impl Error for MigrateError {
             Self::Unreachable(error) | Self::Lost { origin: error, .. } => Some(&**error),
             Self::NoOffer
             | Self::StreamOffer
+            | Self::Manual
             | Self::Expired
             | Self::UnderWay
             | Self::NotReady
@@ -207,6 +212,7 @@ impl From<MigrateError> for io::Error {
             MigrateError::NoOffer
             | MigrateError::OfferRefused(_)
             | MigrateError::StreamOffer
+            | MigrateError::Manual
             | MigrateError::Expired
             | MigrateError::UnderWay
             | MigrateError::NotReady

@@ -129,7 +129,12 @@ impl EventSource {
 
     pub(super) fn send(&self, event: Event) {
         tracing::debug!(?event, "migration");
-        if let Source::Heard(sender) = &*self.source() {
+        // Sending wakes whoever listens, and that is not our code: the lock is not held then.
+        let sender = match &*self.source() {
+            Source::Heard(sender) => Some(sender.clone()),
+            Source::Unheard | Source::Ended => None,
+        };
+        if let Some(sender) = sender {
             // Nobody need be listening.
             let _ = sender.send(event);
         }
@@ -137,6 +142,8 @@ impl EventSource {
 
     /// The stream is gone.
     pub(super) fn end(&self) {
-        *self.source() = Source::Ended;
+        let former = std::mem::replace(&mut *self.source(), Source::Ended);
+        // This wakes whoever listens, too.
+        drop(former);
     }
 }

@@ -132,7 +132,7 @@ impl MigrationStream {
             Phase::Connected {
                 next: Next::Nothing,
                 ..
-            } => self.check_offer(),
+            } => self.admit_offer(),
             Phase::Connected {
                 next: Next::Dialling { target: former, .. },
                 ..
@@ -391,11 +391,14 @@ impl MigrationStream {
         }
     }
 
-    /// Whether the stream was handed over at its end, and that is for it to follow.
+    /// Whether the stream was handed over at its end, and may follow.
     fn handed_over(&self, conn: &ClientConn) -> Option<Result<(), MigrateError>> {
         let handed_over = conn.connection().handed_over()?;
-        (self.control.hand_off != HandOff::Manual)
-            .then(|| handed_over.map_err(MigrateError::OfferRefused))
+        Some(match self.control.hand_off {
+            // Its application has closed it without moving it, so nobody gets the rest.
+            HandOff::Manual => Err(MigrateError::Manual),
+            HandOff::Drain | HandOff::Overlap => handed_over.map_err(MigrateError::OfferRefused),
+        })
     }
 
     /// A hand-over came when this side had been closed by the application, maybe before the target has been dialled.
@@ -413,7 +416,7 @@ impl MigrationStream {
         self.control.set_ready(false);
         let accepted = match counted {
             true => accepted,
-            false => accepted.and_then(|()| self.check_offer().map(|_| ())),
+            false => accepted.and_then(|()| self.admit_offer().map(|_| ())),
         };
         self.follow(conn, ahead, accepted, Vec::new());
     }

@@ -100,6 +100,16 @@ impl Control {
         self.state().offer.take()
     }
 
+    /// Takes the newest offer, unless only the stream itself can follow it.
+    fn take_offer_of_connection(&self) -> Result<Offer, MigrateError> {
+        let mut state = self.state();
+        match state.offer.as_ref().map(Offer::kind) {
+            None => Err(MigrateError::NoOffer),
+            Some(MoveKind::Stream) => Err(MigrateError::StreamOffer),
+            Some(MoveKind::Connection) => state.offer.take().ok_or(MigrateError::NoOffer),
+        }
+    }
+
     /// Asks something of the newest offer.
     pub(super) fn with_offer<R>(&self, ask: impl FnOnce(&Offer) -> R) -> Option<R> {
         self.state().offer.as_ref().map(ask)
@@ -176,11 +186,7 @@ impl StreamHandle {
     ///
     /// [`MigrateError::NoOffer`], and [`MigrateError::StreamOffer`] for one that only the stream itself can follow.
     pub fn take_offer(&self) -> Result<Offer, MigrateError> {
-        match self.0.with_offer(Offer::kind) {
-            None => Err(MigrateError::NoOffer),
-            Some(MoveKind::Stream) => Err(MigrateError::StreamOffer),
-            Some(MoveKind::Connection) => self.0.take_offer().ok_or(MigrateError::NoOffer),
-        }
+        self.0.take_offer_of_connection()
     }
 
     /// Whether the present server has asked the client to move.

@@ -64,7 +64,7 @@ impl MigrationStream {
     }
 
     /// As [`migrate`](Self::migrate), over a connection that [`open_target`](Self::open_target) has opened. If that leads
-    /// elsewhere than the newest offer, or the target has closed it, another one is opened.
+    /// elsewhere than the newest offer, is older than two seconds, or the target has closed it, another one is opened.
     ///
     /// # Errors
     ///
@@ -99,6 +99,8 @@ impl MigrationStream {
         let preconnected = control.dialer.reuse_or_open(preconnected, target).await;
         let preconnected =
             preconnected.map_err(|error| MigrateError::Unreachable(Arc::new(error)))?;
+        // A target that could not be reached was no migration.
+        self.admit_offer()?;
         let offer = control.take_offer().ok_or(MigrateError::NoOffer)?;
         self.leave_for(offer, preconnected, early_data);
         poll_fn(|cx| self.poll_migrated(cx)).await

@@ -25,7 +25,7 @@ use crate::connection::Connection as _;
 use crate::tokio::waker::Party;
 
 /// How much the application may write between the two servers, in bytes; past that its writes wait.
-const MAX_HELD: usize = 14_336;
+const MAX_HELD: usize = 16_384;
 
 /// How much is read ahead of the application while it writes, so that it learns what the server says, in bytes.
 const READ_AHEAD: usize = 64 * 1024;
@@ -140,7 +140,7 @@ impl MigrationStream {
         }
     }
 
-    /// Whether the offer may be followed now; if so, it counts as a migration. Returns its target.
+    /// Whether the offer may be followed now. Returns its target.
     pub(super) fn check_offer(&mut self) -> Result<SocketAddr, MigrateError> {
         let client = self.control.dialer.client();
         let now = client.clock().instant();
@@ -148,11 +148,19 @@ impl MigrationStream {
         match self.control.with_offer(offer) {
             None => Err(MigrateError::NoOffer),
             Some((_, true)) => Err(MigrateError::Expired),
-            Some((target, false)) => match self.guard.admit(client.limit(), now) {
+            Some((target, false)) => match self.guard.allows(client.limit(), now) {
                 true => Ok(target),
                 false => Err(MigrateError::TooOften),
             },
         }
+    }
+
+    /// As [`check_offer`](Self::check_offer); if so, it counts as a migration.
+    pub(super) fn admit_offer(&mut self) -> Result<SocketAddr, MigrateError> {
+        let target = self.check_offer()?;
+        let client = self.control.dialer.client();
+        self.guard.admit(client.limit(), client.clock().instant());
+        Ok(target)
     }
 }
 

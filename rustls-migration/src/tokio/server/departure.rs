@@ -1,7 +1,7 @@
 //! A client's departure: told, gone, handed over, or too late (`docs/protocol.md` sections 4 and 9).
 //!
-//! The clock of a departure starts when the notice has left, never while it waits behind other bytes. A drain has a
-//! deadline of its own, and then there is no other.
+//! The clock of a departure starts when the notice has left. While the notice waits behind other bytes, only a client that
+//! takes none of them is out of time. A drain has a deadline of its own, and then there is no other.
 
 use std::future::Future as _;
 use std::net::SocketAddr;
@@ -41,11 +41,6 @@ pub(super) enum Departure {
     HandedOver,
     /// There could be no last offer, so the stream must not end as if it were complete.
     HandOverFailed(OfferFailure),
-    /// The client did not leave in time.
-    Overdue {
-        /// When the transport is closed; `None` when it has been.
-        abort: Option<Timer>,
-    },
 }
 
 /// Who counts the time that a client has to leave.
@@ -53,43 +48,80 @@ pub(super) enum Departure {
 pub(super) enum DepartureClock {
     /// A drain.
     Governed,
-    /// This stream, as soon as the transport has taken so many bytes in all: the notice is the last of them.
-    WhenWritten { written: u64, limit: Duration },
-    /// The notice has left.
-    Running(Timer),
-    /// The notice has left, and there is no limit.
-    Unlimited,
+    /// This stream.
+    Own(Countdown),
 }
 
-impl DepartureClock {
+/// The time since the transport last took something of what ends with the notice.
+#[derive(Debug)]
+pub(super) struct Countdown {
+    /// How many bytes the transport has taken in all when the notice has left.
+    notice: u64,
+    limit: Duration,
+    /// How many it had taken when the timer was started.
+    taken: Option<u64>,
+    /// `None` before it is started, or when there is no limit.
+    timer: Option<Timer>,
+}
+
+impl Countdown {
+    pub(super) fn new(notice: u64, limit: Duration) -> Self {
+        Self {
+            notice,
+            limit,
+            taken: None,
+            timer: None,
+        }
+    }
+
     /// Ready when the time is over. `written` is how much the transport has taken so far.
     fn poll(&mut self, cx: &mut Context<'_>, written: u64) -> Poll<()> {
-        if let Self::WhenWritten {
-            written: notice,
-            limit,
-        } = self
-            && written >= *notice
-        {
-            *self = match Instant::now().checked_add(*limit) {
-                Some(deadline) => Self::Running(Box::pin(sleep_until(deadline))),
-                None => Self::Unlimited,
-            };
+        let taken = Some(written.min(self.notice));
+        if self.taken != taken {
+            self.taken = taken;
+            let deadline = Instant::now().checked_add(self.limit);
+            self.timer = deadline.map(|deadline| Box::pin(sleep_until(deadline)));
         }
-        match self {
-            Self::Running(timer) => timer.as_mut().poll(cx),
-            Self::Governed | Self::WhenWritten { .. } | Self::Unlimited => Poll::Pending,
+        match &mut self.timer {
+            Some(timer) => timer.as_mut().poll(cx),
+            None => Poll::Pending,
         }
     }
 }
 
-impl Departure {
-    /// A departure that is overdue from now on.
-    pub(super) fn overdue() -> Self {
-        Self::Overdue {
+/// A client that did not leave in time. The application's calls fail, but what it says of the stream's end still counts.
+#[derive(Debug)]
+pub(super) struct Overdue {
+    /// When the transport is closed; `None` when it has been.
+    abort: Option<Timer>,
+}
+
+impl Overdue {
+    pub(super) fn new() -> Self {
+        Self {
             abort: Some(Box::pin(sleep(GRACE))),
         }
     }
 
+    /// Ready, once, when the transport is to be closed.
+    pub(super) fn poll_abort(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(timer) = &mut self.abort else {
+            return Poll::Pending;
+        };
+        let elapsed = timer.as_mut().poll(cx);
+        if elapsed.is_ready() {
+            self.abort = None;
+        }
+        elapsed
+    }
+
+    /// Whether the transport has been closed.
+    pub(super) fn is_at_rest(&self) -> bool {
+        self.abort.is_none()
+    }
+}
+
+impl Departure {
     pub(super) fn status(&self) -> DepartureStatus {
         match self {
             Self::Staying => DepartureStatus::Staying,
@@ -97,48 +129,48 @@ impl Departure {
             Self::Told { .. } => DepartureStatus::Told,
             Self::Left { .. } | Self::HandOverFailed(_) => DepartureStatus::Left,
             Self::HandedOver => DepartureStatus::HandedOver,
-            Self::Overdue { .. } => DepartureStatus::Overdue,
         }
     }
 
-    /// Ready when a client that was told is out of time.
+    /// Whether a drain sees to the deadline.
+    pub(super) fn is_governed(&self) -> bool {
+        matches!(
+            self,
+            Self::Told {
+                clock: DepartureClock::Governed,
+                ..
+            }
+        )
+    }
+
+    /// Ready when a client that was told is out of time. `written` is how much the transport has taken so far.
     pub(super) fn poll_overdue(&mut self, cx: &mut Context<'_>, written: u64) -> Poll<()> {
         match self {
-            Self::Told { clock, .. } => clock.poll(cx, written),
-            Self::Staying
+            Self::Told {
+                clock: DepartureClock::Own(countdown),
+                ..
+            } => countdown.poll(cx, written),
+            Self::Told {
+                clock: DepartureClock::Governed,
+                ..
+            }
+            | Self::Staying
             | Self::NotMovable
             | Self::Left { .. }
             | Self::HandedOver
-            | Self::HandOverFailed(_)
-            | Self::Overdue { .. } => Poll::Pending,
+            | Self::HandOverFailed(_) => Poll::Pending,
         }
     }
 
-    /// Ready, once, when the transport of an overdue client is to be closed.
-    pub(super) fn poll_abort(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let Self::Overdue { abort } = self else {
-            return Poll::Pending;
-        };
-        let Some(timer) = abort else {
-            return Poll::Pending;
-        };
-        let elapsed = timer.as_mut().poll(cx);
-        if elapsed.is_ready() {
-            *abort = None;
-        }
-        elapsed
-    }
-
-    /// Whether time decides what comes next, or the client's end is looked for.
+    /// Whether neither time decides what comes next, nor the client's end is looked for.
     pub(super) fn is_at_rest(&self) -> bool {
         match self {
-            Self::Told { .. } | Self::Overdue { abort: Some(_) } => false,
+            Self::Told { .. } => false,
             Self::Staying
             | Self::NotMovable
             | Self::Left { .. }
             | Self::HandedOver
-            | Self::HandOverFailed(_)
-            | Self::Overdue { abort: None } => true,
+            | Self::HandOverFailed(_) => true,
         }
     }
 }

@@ -15,11 +15,11 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::{Sleep, sleep};
 
-use super::departure::{Departure, DepartureClock};
+use super::departure::{Countdown, Departure, DepartureClock, Overdue};
 use super::error::{DepartureOverdue, Failure};
-use super::handle::Command;
+use super::handle::{Command, DepartureStatus};
 use super::handshake::HandshakeSlot;
 use super::nonce_store::{CommitAnswer, NonceStoreGate};
 use super::registry::Registration;
@@ -52,10 +52,8 @@ enum Stage {
 enum Application {
     /// It does not have the stream.
     Absent,
-    /// It has had the stream since.
-    Awaited(Instant),
-    /// Somebody wants the client to move, who waits for so long at the most.
-    WaitedFor(Pin<Box<Sleep>>),
+    /// It has the stream, and somebody wants the client to move, who waits for so long at the most.
+    Awaited(Pin<Box<Sleep>>),
     /// It has asked for something, or does not seem to be going to.
     Present,
 }
@@ -71,6 +69,8 @@ pub(super) struct StreamCore<IO> {
     stage: Stage,
     departure: Departure,
     application: Application,
+    /// The client did not leave in time.
+    overdue: Option<Overdue>,
     /// The newest offer that was made after the handshake.
     offered: Option<(SocketAddr, MoveKind)>,
     /// The application has read to the client's end.
@@ -81,6 +81,7 @@ pub(super) struct StreamCore<IO> {
 type Progress = (
     mem::Discriminant<Stage>,
     mem::Discriminant<Departure>,
+    bool,
     bool,
     usize,
 );
@@ -125,6 +126,7 @@ where
             stage: Stage::Handshaking { slot },
             departure: Departure::Staying,
             application: Application::Absent,
+            overdue: None,
             offered: None,
             client_closed: false,
             failure: None,
@@ -137,10 +139,10 @@ where
         self.attend_handshake(cx);
         self.attend_application(cx);
         self.attend_commands();
-        if self.failure.is_none() {
-            self.attend_departure(cx);
-        }
-        if self.departure.poll_abort(cx).is_ready() {
+        self.attend_departure(cx);
+        if let Some(overdue) = &mut self.overdue
+            && overdue.poll_abort(cx).is_ready()
+        {
             self.close_transport(cx);
         }
         before != self.progress()
@@ -150,7 +152,11 @@ where
     pub(super) fn is_at_rest(&self) -> bool {
         let settled = matches!(self.stage, Stage::Established | Stage::Failed);
         let waits = !self.application_is_present() && self.registration.control().has_command();
-        settled && !waits && (self.departure.is_at_rest() || self.failure.is_some())
+        let departed = match &self.overdue {
+            Some(overdue) => overdue.is_at_rest(),
+            None => self.departure.is_at_rest() || self.failure.is_some(),
+        };
+        settled && !waits && departed
     }
 
     /// What others may wait for.
@@ -158,6 +164,7 @@ where
         (
             mem::discriminant(&self.stage),
             mem::discriminant(&self.departure),
+            self.overdue.is_some(),
             self.failure.is_some(),
             self.driver.reads(),
         )
@@ -252,9 +259,12 @@ where
         let _ = Pin::new(self.driver.io_mut()).poll_shutdown(cx);
     }
 
-    /// The application has the stream.
+    /// The application has the stream. Who was to be moved during the handshake waits for what it says.
     pub(super) fn await_application(&mut self) {
-        self.application = Application::Awaited(Instant::now());
+        self.application = match self.registration.control().has_command() {
+            true => Application::Awaited(Box::pin(sleep(TAKING_UP))),
+            false => Application::Present,
+        };
     }
 
     /// The application has asked for something: it has consented by now, or does not mean to.
@@ -266,14 +276,9 @@ where
         matches!(self.application, Application::Present)
     }
 
-    /// Waits for the application when there is something to tell its client, and not for ever.
+    /// Waits for the application, and not for ever.
     fn attend_application(&mut self, cx: &mut Context<'_>) {
-        if let Application::Awaited(since) = self.application
-            && self.registration.control().has_command()
-        {
-            self.application = Application::WaitedFor(Box::pin(sleep_until(since + TAKING_UP)));
-        }
-        if let Application::WaitedFor(time) = &mut self.application
+        if let Application::Awaited(time) = &mut self.application
             && time.as_mut().poll(cx).is_ready()
         {
             self.application = Application::Present;
@@ -291,7 +296,7 @@ where
                 self.obey(target, governed);
                 self.registration.control().set_asked();
             }
-            Some(Command::CloseOverdue) => self.set_departure(Departure::overdue()),
+            Some(Command::CloseOverdue) => self.give_up(),
             None => {}
         }
     }
@@ -299,11 +304,14 @@ where
     /// Somebody outside wants the client to move.
     fn obey(&mut self, target: SocketAddr, governed: bool) {
         match &mut self.departure {
+            _ if self.overdue.is_some() => {}
             // A client that has closed its side is about to be gone, and so is a stream that has failed.
             Departure::Staying | Departure::NotMovable
                 if self.client_closed || self.failure.is_some() => {}
             Departure::Staying | Departure::NotMovable => {
-                if self.tell(target, governed).is_err() {
+                let state = self.registration.control().consent();
+                let state = state.as_ref().map(|state| state.as_slice());
+                if self.tell(target, state, governed).is_err() {
                     self.set_departure(Departure::NotMovable);
                 }
             }
@@ -311,14 +319,14 @@ where
             Departure::Told { .. }
             | Departure::Left { .. }
             | Departure::HandedOver
-            | Departure::HandOverFailed(_)
-            | Departure::Overdue { .. } => {}
+            | Departure::HandOverFailed(_) => {}
         }
     }
 
     /// Writes the notice out, looks for the client's end, and counts the time.
     fn attend_departure(&mut self, cx: &mut Context<'_>) {
-        if !matches!(self.departure, Departure::Told { .. }) {
+        let told = matches!(self.departure, Departure::Told { .. });
+        if !told || self.failure.is_some() || self.overdue.is_some() {
             return;
         }
         self.driver.write_in_passing(cx);
@@ -329,7 +337,15 @@ where
         }
         let written = self.driver.written();
         if self.departure.poll_overdue(cx, written).is_ready() {
-            self.set_departure(Departure::overdue());
+            self.give_up();
+        }
+    }
+
+    /// The client did not leave in time.
+    fn give_up(&mut self) {
+        if self.overdue.is_none() {
+            self.overdue = Some(Overdue::new());
+            self.publish_status();
         }
     }
 
@@ -354,8 +370,18 @@ where
     }
 
     fn set_departure(&mut self, departure: Departure) {
-        self.registration.control().set_status(departure.status());
         self.departure = departure;
+        self.publish_status();
+    }
+
+    fn publish_status(&self) {
+        let status = match (self.departure.status(), &self.overdue) {
+            // It has got what it came for, however late.
+            (DepartureStatus::HandedOver, _) => DepartureStatus::HandedOver,
+            (_, Some(_)) => DepartureStatus::Overdue,
+            (status, None) => status,
+        };
+        self.registration.control().set_status(status);
     }
 }
 
@@ -387,14 +413,9 @@ where
         if let Some(failure) = &mut self.failure {
             return Err(failure.report());
         }
-        match self.departure {
-            Departure::Overdue { .. } => Err(DepartureOverdue.into()),
-            Departure::Staying
-            | Departure::NotMovable
-            | Departure::Told { .. }
-            | Departure::Left { .. }
-            | Departure::HandedOver
-            | Departure::HandOverFailed(_) => Ok(()),
+        match self.overdue {
+            Some(_) => Err(DepartureOverdue.into()),
+            None => Ok(()),
         }
     }
 
@@ -474,8 +495,7 @@ where
             | Departure::Staying
             | Departure::NotMovable
             | Departure::Told { .. }
-            | Departure::HandedOver
-            | Departure::Overdue { .. } => return Ok(()),
+            | Departure::HandedOver => return Ok(()),
         };
         // Without consent the application has ended the stream here.
         let Some(state) = self.registration.control().consent() else {
@@ -489,16 +509,21 @@ where
         Ok(offered?)
     }
 
-    /// Makes an offer to a client that has not been told to move.
+    /// Makes an offer to a client that has not been told to move. One of the stream itself is consent.
     pub(super) fn offer(&mut self, target: SocketAddr, state: Option<&[u8]>) -> io::Result<()> {
         match self.departure {
-            Departure::Staying | Departure::NotMovable => Ok(self.make_offer(target, state)?),
+            Departure::Staying | Departure::NotMovable => {
+                self.make_offer(target, state)?;
+                if state.is_some() {
+                    self.registration.control().set_consent(state)?;
+                }
+                Ok(())
+            }
             // It would be taken for the hand-over.
             Departure::Told { .. }
             | Departure::Left { .. }
             | Departure::HandedOver
-            | Departure::HandOverFailed(_)
-            | Departure::Overdue { .. } => Err(OfferFailure::UnderWay.into()),
+            | Departure::HandOverFailed(_) => Err(OfferFailure::UnderWay.into()),
         }
     }
 
@@ -507,10 +532,9 @@ where
         match self.departure {
             Departure::Staying | Departure::NotMovable => self.tell_by_newest_offer(),
             Departure::Told { .. } => Ok(()),
-            Departure::Left { .. }
-            | Departure::HandedOver
-            | Departure::HandOverFailed(_)
-            | Departure::Overdue { .. } => Err(NotifyError::Closed.into()),
+            Departure::Left { .. } | Departure::HandedOver | Departure::HandOverFailed(_) => {
+                Err(NotifyError::Closed.into())
+            }
         }
     }
 
@@ -520,36 +544,44 @@ where
         target: SocketAddr,
         state: Option<&[u8]>,
     ) -> io::Result<()> {
-        let control = self.registration.control();
-        control.set_consent(state)?;
-        match self.departure {
+        match &mut self.departure {
             Departure::Staying | Departure::NotMovable | Departure::Told { .. } => {
-                self.tell(target, false)
+                self.tell(target, state, false)?;
+                Ok(self.registration.control().set_consent(state)?)
             }
-            Departure::Left { .. }
-            | Departure::HandedOver
-            | Departure::HandOverFailed(_)
-            | Departure::Overdue { .. } => Err(OfferFailure::Closed.into()),
+            // The client is on its way, and learns from the last offer where to.
+            Departure::Left {
+                hand_over_to: Some(hand_over_to),
+            } if state.is_some() => {
+                self.registration.control().set_consent(state)?;
+                *hand_over_to = target;
+                Ok(())
+            }
+            Departure::Left { .. } | Departure::HandedOver | Departure::HandOverFailed(_) => {
+                Err(OfferFailure::Closed.into())
+            }
         }
     }
 
     /// Puts an offer and the alert among what is written next: the client is told as a whole or not at all, also when the
     /// future that flushes it is dropped.
-    fn tell(&mut self, target: SocketAddr, governed: bool) -> io::Result<()> {
-        let state = self.registration.control().consent();
-        let state = state.as_ref().map(|state| state.as_slice());
+    fn tell(&mut self, target: SocketAddr, state: Option<&[u8]>, governed: bool) -> io::Result<()> {
         self.make_offer(target, state)?;
         Ok(self.make_notice(governed)?)
     }
 
-    /// An application that has consented by now has the stream itself moved, so the client gets an offer that says so.
+    /// What is moved is what the application consents to by now. If the newest offer says something else, the client gets
+    /// one that says so.
     fn tell_by_newest_offer(&mut self) -> io::Result<()> {
-        let consented = self.registration.control().consent().is_some();
-        match self.newest_offer() {
-            Some((target, MoveKind::Connection)) if consented => self.tell(target, false),
-            Some((_, MoveKind::Connection | MoveKind::Stream)) | None => {
-                Ok(self.make_notice(false)?)
+        let state = self.registration.control().consent();
+        match (self.newest_offer(), &state) {
+            (Some((target, MoveKind::Connection)), Some(state)) => {
+                self.tell(target, Some(state.as_slice()), false)
             }
+            (Some((target, MoveKind::Stream)), None) => self.tell(target, None, false),
+            (Some((_, MoveKind::Connection)), None)
+            | (Some((_, MoveKind::Stream)), Some(_))
+            | (None, _) => Ok(self.make_notice(false)?),
         }
     }
 
@@ -575,17 +607,19 @@ where
         let connection = self.driver.connection_mut();
         connection.notify()?;
         let waits = u64::try_from(connection.tls_bytes_to_write()).unwrap_or(u64::MAX);
-        let clock = match governed {
+        let limit = connection.departure_deadline();
+        let notice = self.driver.written().saturating_add(waits);
+        // Once a drain has begun to count, another notice does not change that.
+        let clock = match governed || self.departure.is_governed() {
             true => DepartureClock::Governed,
-            false => DepartureClock::WhenWritten {
-                limit: connection.departure_deadline(),
-                written: self.driver.written().saturating_add(waits),
-            },
+            false => DepartureClock::Own(Countdown::new(notice, limit)),
         };
         let hand_over_to = match self.newest_offer() {
             Some((target, MoveKind::Stream)) => Some(target),
             Some((_, MoveKind::Connection)) | None => None,
         };
+        let kind = hand_over_to.map_or(MoveKind::Connection, |_| MoveKind::Stream);
+        self.registration.control().set_told(kind);
         self.set_departure(Departure::Told {
             hand_over_to,
             clock,

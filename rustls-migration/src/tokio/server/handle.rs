@@ -11,13 +11,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::task::{Context, Poll};
 
+use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use zeroize::Zeroizing;
 
 use super::ledger::{DrainedConnection, Ledger, Standing};
 use super::registry::Registry;
-
+use crate::MoveKind;
 use crate::server::{Arrival, MAX_STATE_LEN, OfferFailure};
 
 /// How a connection's departure stands.
@@ -77,7 +78,7 @@ pub(super) struct Control {
     /// The status has changed, or the stream is gone.
     changed: Notify,
     /// What was there when the stream began.
-    stream: OnceLock<(Arrival, Weak<dyn Keep>)>,
+    stream: OnceLock<Begun>,
     /// Whether the keeper runs.
     keeping: AtomicBool,
     /// Whether a command waits: what every poll asks, without the lock.
@@ -86,12 +87,22 @@ pub(super) struct Control {
     registry: Arc<Registry>,
 }
 
+/// A stream that has begun.
+struct Begun {
+    arrival: Arrival,
+    keep: Weak<dyn Keep>,
+    /// Where its keeper runs, whoever calls for it.
+    runtime: Handle,
+}
+
 struct State {
     command: Option<Command>,
     consent: Option<StreamState>,
     standing: Standing,
-    /// Since when it has this status.
+    /// Since when it has this outcome.
     since: Instant,
+    /// What the client was told to move.
+    told: Option<MoveKind>,
 }
 
 impl Control {
@@ -103,6 +114,7 @@ impl Control {
                 consent: None,
                 standing: Standing::default(),
                 since: Instant::now(),
+                told: None,
             }),
             changed: Notify::new(),
             stream: OnceLock::new(),
@@ -116,14 +128,19 @@ impl Control {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The stream is there.
+    /// The stream is there, on a runtime of tokio.
     pub(super) fn begin(&self, arrival: Arrival, keep: Weak<dyn Keep>) {
+        let runtime = Handle::current();
         // A connection begins once.
-        let _ = self.stream.set((arrival, keep));
+        let _ = self.stream.set(Begun {
+            arrival,
+            keep,
+            runtime,
+        });
     }
 
     pub(super) fn arrival(&self) -> Option<&Arrival> {
-        self.stream.get().map(|(arrival, _)| arrival)
+        self.stream.get().map(|stream| &stream.arrival)
     }
 
     /// Gives a command, which replaces an older one that was not carried out. A stream whose handshake is not complete
@@ -135,7 +152,7 @@ impl Control {
             if state.command != Some(Command::CloseOverdue) {
                 state.command = Some(command);
             }
-            self.commanded.store(true, Ordering::Release);
+            self.commanded.store(true, Ordering::SeqCst);
         }
         self.changed.notify_waiters();
         self.keep();
@@ -152,7 +169,7 @@ impl Control {
             .command
             .take_if(|command| !only_close || *command == Command::CloseOverdue);
         self.commanded
-            .store(state.command.is_some(), Ordering::Release);
+            .store(state.command.is_some(), Ordering::SeqCst);
         taken
     }
 
@@ -169,7 +186,7 @@ impl Control {
     }
 
     pub(super) fn has_command(&self) -> bool {
-        self.commanded.load(Ordering::Acquire)
+        self.commanded.load(Ordering::SeqCst)
     }
 
     /// The state that the application has consented to go on from elsewhere.
@@ -228,6 +245,11 @@ impl Control {
         }
     }
 
+    /// The client is being told to move.
+    pub(super) fn set_told(&self, kind: MoveKind) {
+        self.state().told = Some(kind);
+    }
+
     /// A drain begins, which has asked nothing of this connection yet. For the registry, which holds its lock.
     pub(super) fn enter_drain(&self) -> Standing {
         let mut state = self.state();
@@ -276,9 +298,6 @@ impl Control {
 
     /// Tells everybody that the stream is gone.
     pub(super) fn ended(&self) {
-        if let Some(stream) = self.stream.get().and_then(|(_, keep)| keep.upgrade()) {
-            stream.wake();
-        }
         self.changed.notify_waiters();
     }
 
@@ -300,19 +319,21 @@ impl Control {
 
     /// Has the stream's duties done although nobody may poll it.
     fn keep(self: &Arc<Self>) {
-        if let Some(stream) = self.stream.get().and_then(|(_, keep)| keep.upgrade()) {
-            stream.wake();
+        if let Some(keep) = self.stream.get().and_then(|stream| stream.keep.upgrade()) {
+            keep.wake();
         }
         self.ensure_kept();
     }
 
     /// Starts the keeper unless it runs, or there is no stream yet.
     pub(super) fn ensure_kept(self: &Arc<Self>) {
-        if let Some((_, keep)) = self.stream.get()
-            && !self.keeping.swap(true, Ordering::AcqRel)
+        if let Some(stream) = self.stream.get()
+            && !self.keeping.swap(true, Ordering::SeqCst)
         {
-            let (control, keep) = (Arc::clone(self), Weak::clone(keep));
-            tokio::spawn(async move { control.run_keeper(keep).await });
+            let (control, keep) = (Arc::clone(self), Weak::clone(&stream.keep));
+            stream
+                .runtime
+                .spawn(async move { control.run_keeper(keep).await });
         }
     }
 
@@ -324,12 +345,13 @@ impl Control {
                 None => Poll::Ready(()),
             })
             .await;
-            self.keeping.store(false, Ordering::Release);
-            // Somebody may have found the keeper running when it was about to end.
+            self.keeping.store(false, Ordering::SeqCst);
+            // Somebody may have found the keeper running when it was about to end. They say what they want before they look
+            // for the keeper, and it looks for that afterwards; all of it is in one order.
             let ends = keep
                 .upgrade()
                 .is_none_or(|stream| stream.is_at_rest() && !self.has_command());
-            if ends || self.keeping.swap(true, Ordering::AcqRel) {
+            if ends || self.keeping.swap(true, Ordering::SeqCst) {
                 return;
             }
         }
@@ -373,6 +395,13 @@ impl ConnectionHandle {
         self.0.status().0
     }
 
+    /// What the client was told to move; `None` while it has not been told. An application that consents now and then learns
+    /// here what the client's end means: after [`MoveKind::Stream`] the client may go on elsewhere, and waits for the
+    /// hand-over; after [`MoveKind::Connection`] it has said all, and waits for the rest of its answer.
+    pub fn told_to_move(&self) -> Option<MoveKind> {
+        self.0.state().told
+    }
+
     /// Resolves when the client has been told to move, or should move and cannot be told: the application finishes what it
     /// does. It resolves too when the stream is gone. Safe to cancel.
     pub async fn told(&self) -> DepartureStatus {
@@ -391,9 +420,9 @@ impl ConnectionHandle {
     /// state changes; what was said last is handed over.
     ///
     /// A stream without consent is moved as a connection: this server finishes what it does, and the client's next
-    /// connection goes elsewhere. Consent must be given before the client is told; what comes later is for the next time. From
-    /// outside, a client is not told before its application has asked the new stream for something, or has left it alone
-    /// for a second: so it can consent first.
+    /// connection goes elsewhere. Consent must be given before the client is told; what comes later is for the next time. A
+    /// client that should move since its handshake is not told before its application has asked the new stream for something, or
+    /// has left it alone for a second: so it can consent first.
     ///
     /// # Errors
     ///

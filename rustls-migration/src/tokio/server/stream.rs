@@ -9,6 +9,7 @@ use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError, Weak};
 use std::task::{Context, Poll};
 
@@ -36,16 +37,70 @@ pub struct TlsStream<IO> {
     control: Arc<Control>,
 }
 
-/// What the application and the stream's keeper share. The keeper never waits for the lock, so nobody but the stream's owner
-/// ever holds it while user code runs.
+/// What the application and the stream's keeper share. The keeper never waits for the lock.
 struct Shared<IO> {
     core: Mutex<StreamCore<IO>>,
     wakers: Wakers,
+    /// The keeper has found the lock taken.
+    keeper_waits: AtomicBool,
 }
 
 impl<IO> Shared<IO> {
-    fn core(&self) -> MutexGuard<'_, StreamCore<IO>> {
-        self.core.lock().unwrap_or_else(PoisonError::into_inner)
+    fn core(&self) -> CoreGuard<'_, IO> {
+        CoreGuard {
+            core: self.core.lock().unwrap_or_else(PoisonError::into_inner),
+            _turn: KeepersTurn {
+                keeper_waits: &self.keeper_waits,
+                wakers: &self.wakers,
+            },
+        }
+    }
+
+    /// The connection, unless the application is at it.
+    fn try_core(&self) -> Option<MutexGuard<'_, StreamCore<IO>>> {
+        match self.core.try_lock() {
+            Ok(core) => Some(core),
+            Err(TryLockError::Poisoned(core)) => Some(core.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
+    }
+
+    /// As [`try_core`](Self::try_core), for the keeper. With `None` it is woken when the application has let go.
+    fn keepers_core(&self) -> Option<MutexGuard<'_, StreamCore<IO>>> {
+        self.try_core().or_else(|| {
+            self.keeper_waits.store(true, Ordering::SeqCst);
+            fence(Ordering::SeqCst);
+            // The application may have let go before it could see that.
+            self.try_core()
+        })
+    }
+}
+
+/// The keeper learns that its stream is gone, and ends.
+impl<IO> Drop for Shared<IO> {
+    fn drop(&mut self) {
+        self.wakers.wake();
+    }
+}
+
+/// The connection in the hands of the application. Its fields are dropped in their order.
+struct CoreGuard<'a, IO> {
+    core: MutexGuard<'a, StreamCore<IO>>,
+    _turn: KeepersTurn<'a>,
+}
+
+/// Wakes the keeper when it has found the lock taken.
+struct KeepersTurn<'a> {
+    keeper_waits: &'a AtomicBool,
+    wakers: &'a Wakers,
+}
+
+impl Drop for KeepersTurn<'_> {
+    fn drop(&mut self) {
+        fence(Ordering::SeqCst);
+        if self.keeper_waits.swap(false, Ordering::SeqCst) {
+            self.wakers.wake();
+        }
     }
 }
 
@@ -55,14 +110,8 @@ where
 {
     fn poll_keep(&self, cx: &mut Context<'_>) -> Poll<()> {
         let waker = self.wakers.register(Party::Keeper, cx);
-        let mut core = match self.core.try_lock() {
-            Ok(core) => core,
-            Err(TryLockError::Poisoned(core)) => core.into_inner(),
-            // The application is at it this very moment, and sees to what is due.
-            Err(TryLockError::WouldBlock) => {
-                cx.waker().wake_by_ref();
-                return Poll::Pending;
-            }
+        let Some(mut core) = self.keepers_core() else {
+            return Poll::Pending;
         };
         let moved_on = core.attend(&mut Context::from_waker(&waker));
         let at_rest = core.is_at_rest();
@@ -77,11 +126,7 @@ where
     }
 
     fn is_at_rest(&self) -> bool {
-        match self.core.try_lock() {
-            Ok(core) => core.is_at_rest(),
-            Err(TryLockError::Poisoned(core)) => core.into_inner().is_at_rest(),
-            Err(TryLockError::WouldBlock) => false,
-        }
+        self.try_core().is_some_and(|core| core.is_at_rest())
     }
 
     fn wake(&self) {
@@ -102,6 +147,7 @@ where
         let shared = Arc::new(Shared {
             core: Mutex::new(core),
             wakers: Wakers::new(),
+            keeper_waits: AtomicBool::new(false),
         });
         let keep: Weak<Shared<IO>> = Arc::downgrade(&shared);
         control.begin(arrival, keep);
@@ -125,12 +171,12 @@ where
     ) -> R {
         let waker = self.shared.wakers.register(party, cx);
         let cx = &mut Context::from_waker(&waker);
-        let mut core = self.shared.core();
-        core.meet_application();
-        let moved_on = core.attend(cx);
-        let answer = ask(&mut core, cx);
-        let at_rest = core.is_at_rest();
-        drop(core);
+        let mut guard = self.shared.core();
+        guard.core.meet_application();
+        let moved_on = guard.core.attend(cx);
+        let answer = ask(&mut guard.core, cx);
+        let at_rest = guard.core.is_at_rest();
+        drop(guard);
         if moved_on {
             self.shared.wakers.wake();
         }
@@ -187,6 +233,8 @@ where
     /// `set_state` said last. Without a state the connection moves, and earlier consent is taken back: finish what
     /// is under way, and shut down; the client's next connection goes to the target.
     ///
+    /// A client that has left for another target of the stream already is sent nothing more: it goes to the newest.
+    ///
     /// Safe to cancel: the client is told as a whole or not at all.
     ///
     /// # Errors
@@ -199,8 +247,8 @@ where
         self.flushed().await
     }
 
-    /// Offers the client a target, without telling it to move: the stream itself with a `state`, and without one the client's
-    /// next connection. Completes the handshake first.
+    /// Offers the client a target, without telling it to move: the stream itself with a `state`, which is
+    /// [consent](Self::set_state), and without one the client's next connection. Completes the handshake first.
     ///
     /// # Errors
     ///
@@ -216,7 +264,7 @@ where
     /// [`ConnectionHandle::set_state`].
     ///
     /// A half-close of the client falls anywhere in its bytes, so what was read of a message that is not complete belongs into
-    /// the state.
+    /// the state: `examples/partial_message.rs` shows it.
     ///
     /// # Errors
     ///
@@ -232,20 +280,20 @@ where
 
     /// How many offers can still be made on this connection.
     pub fn offers_left(&self) -> usize {
-        self.shared.core().connection().offers_left()
+        self.shared.core().core.connection().offers_left()
     }
 
     /// Tells the client to move by its newest offer: the `migrate_notify` alert. Completes the handshake first. A client that
     /// has been told is not told again.
     ///
-    /// If that offer was the stream's own, go on as after [`migrate_to`](Self::migrate_to) with a state; else as after one
-    /// without. A client that has not gone by the departure deadline (ten seconds after the notice has left, unless
+    /// With [consent](Self::set_state) the stream itself moves, so go on as after [`migrate_to`](Self::migrate_to) with a
+    /// state; else as after one without. If the newest offer was not of that kind, the client gets another one first. A client that has not gone by the departure deadline (ten seconds after the notice has left, unless
     /// configured) is given up: calls fail with `TimedOut` and a [`DepartureOverdue`](super::DepartureOverdue).
     ///
     /// # Errors
     ///
-    /// [`NotifyError`](crate::server::NotifyError) inside an `InvalidInput` error when the client may not be sent the
-    /// alert; nothing was sent then, and the connection goes on. Otherwise those of the transport.
+    /// [`NotifyError`](crate::server::NotifyError) or [`OfferFailure`] inside an `InvalidInput` error when the client may not be
+    /// told; nothing was sent then, and the connection goes on. Otherwise those of the transport.
     pub async fn notify(&mut self) -> io::Result<()> {
         self.handshake().await?;
         self.ask(StreamCore::notify).await?;
@@ -258,7 +306,7 @@ where
     ///
     /// rustls' own: the handshake is not complete, or this is not TLS 1.3.
     pub fn refresh_traffic_keys(&mut self) -> Result<(), rustls::Error> {
-        self.shared.core().refresh_traffic_keys()
+        self.shared.core().core.refresh_traffic_keys()
     }
 }
 
@@ -305,7 +353,7 @@ impl<IO> fmt::Debug for TlsStream<IO> {
 }
 
 /// A look at a [`TlsStream`]'s parts, as from [`TlsStream::get_ref`].
-pub struct StreamRef<'a, IO>(MutexGuard<'a, StreamCore<IO>>);
+pub struct StreamRef<'a, IO>(CoreGuard<'a, IO>);
 
 impl<IO> StreamRef<'_, IO>
 where
@@ -313,12 +361,12 @@ where
 {
     /// The transport.
     pub fn io(&self) -> &IO {
-        self.0.io()
+        self.0.core.io()
     }
 
     /// rustls' connection: certificates, ALPN, cipher suite, exporter.
     pub fn tls(&self) -> &rustls::ServerConnection {
-        self.0.connection().tls()
+        self.0.core.connection().tls()
     }
 }
 

@@ -124,6 +124,16 @@ fn a_sequence_number_or_a_connection_id_used_twice_is_refused_and_not_given_back
     assert_eq!(refusals(&bench.events().0), [Refusal::Reused]);
 }
 
+/// quinn would take it for the connection ID that it has, and the next one for a fresh one.
+#[test]
+fn the_number_of_the_handshakes_connection_id_is_refused() {
+    let mut bench = Bench::connected_to(ORIGIN);
+    bench.receive(&frame(&offer(0, "198.51.100.1:1")));
+    let (events, action) = bench.events();
+    assert_eq!(refusals(&events), [Refusal::Reused]);
+    assert!(matches!(action, Action::Wait(None)), "{action:?}");
+}
+
 #[test]
 fn a_retransmission_is_silent() {
     let mut bench = Bench::connected_to(ORIGIN);

@@ -4,6 +4,7 @@
     reason = "a test wants one variant and fails on all others"
 )]
 
+mod alternates;
 mod hostile;
 mod moving;
 mod properties;
@@ -60,7 +61,7 @@ impl Bench {
 
     fn attached(policy: Policy, server: &str) -> Self {
         let mut hook = ClientHook::new(Codepoints::default());
-        hook.on_peer_parameters(&[]).unwrap();
+        hook.on_peer_parameters(&[], false).unwrap();
         hook.attach(policy, server.parse().unwrap());
         Self {
             received: 0,
@@ -116,6 +117,14 @@ impl Bench {
             header: &[0x41, 1, 2, 3, 4, 0, 7],
             payload,
         })
+    }
+
+    /// An ACK frame for the last packet sent.
+    fn ack(&self) -> Vec<u8> {
+        let mut frame = vec![0x02];
+        crate::wire::put_varint(&mut frame, VarInt::from_u64(self.number).unwrap());
+        frame.extend_from_slice(&[0, 0, 0]);
+        frame
     }
 
     fn poll(&mut self) -> Action {

@@ -25,6 +25,11 @@ fn silent(bench: &mut Bench, id: &ConnectionId) -> (Sent, Vec<Event>) {
         let (more, action) = bench.events();
         events.extend(more);
         if let Action::Send(carriers) = action {
+            // PING, to ask whether a flow has ended.
+            if let [ping] = &carriers[..] {
+                bench.send_with(id, datagram(ping));
+                continue;
+            }
             // quinn begins such packets with IMMEDIATE_ACK.
             let payload = [&[0x1f], &datagrams(&carriers[..2])[..]].concat();
             let mut sent = bench.send_with(id, payload);
@@ -42,7 +47,7 @@ fn a_silent_path_is_left_for_the_one_before_once_that_has_answered() {
     let (challenge, _) = silent(&mut bench, &id);
     let spare = ConnectionId::new(&[2; 8]);
     assert_eq!(challenge.id, spare.to_vec());
-    assert_eq!(challenge.effects.route, Some((spare, PathId::FIRST)));
+    assert_eq!(challenge.effects.probe_route, Some((spare, PathId::FIRST)));
     assert_eq!(
         bench.send_with(&id, vec![1]).id,
         id.to_vec(),
@@ -158,7 +163,8 @@ fn ask_with(first: &[u8], stream: bool) -> Vec<u8> {
 fn a_path_that_was_silent_for_a_while_is_not_left() {
     let (mut bench, id) = moved(&[2]);
     silent(&mut bench, &id);
-    assert!(bench.receive_for_effects(&[0x01]).wake);
+    let ack = bench.ack();
+    assert!(bench.receive_for_effects(&ack).wake);
     let (events, action) = bench.events();
     assert!(
         events.is_empty() && matches!(action, Action::Wait(_)),
@@ -209,7 +215,7 @@ fn the_path_before_and_the_first_one_are_asked_in_turns_and_a_long_silence_is_re
     let (mut asked, mut all) = (Vec::new(), Vec::new());
     for _ in 0..6 {
         let (challenge, events) = silent(&mut bench, &second.id);
-        asked.push(challenge.effects.route.unwrap().1);
+        asked.push(challenge.effects.probe_route.unwrap().1);
         all.extend(events);
     }
     assert_eq!(asked, [path(1), PathId::FIRST].repeat(3));
@@ -218,8 +224,14 @@ fn the_path_before_and_the_first_one_are_asked_in_turns_and_a_long_silence_is_re
 }
 
 #[test]
-fn a_silent_path_without_a_fresh_connection_id_is_reported_once() {
+fn a_silent_path_without_a_connection_id_to_leave_it_with_is_reported_once() {
     let (mut bench, id) = moved(&[]);
+    // A path that has worked for long keeps none for the way back.
+    let ack = bench.ack();
+    bench.receive(&ack);
+    bench.events();
+    bench.now += Duration::from_secs(11);
+    bench.events();
     let mut events = Vec::new();
     for _ in 0..50 {
         bench.send_with(&id, vec![1]);
@@ -232,4 +244,139 @@ fn a_silent_path_without_a_fresh_connection_id_is_reported_once() {
         .filter(|event| matches!(event, Event::Stranded { .. }))
         .count();
     assert_eq!(stranded, 1, "{events:?}");
+}
+
+/// The frames that quinn sends when it adopts the connection ID of a path, less those that must not leave yet.
+#[test]
+fn the_connection_id_of_the_path_before_is_not_given_back_on_a_path_that_may_be_dead() {
+    let mut bench = Bench::connected_to(ORIGIN);
+    let offered = offer(1, "198.51.100.1:1");
+    bench.receive(&frame(&offered));
+    let data = bench.challenge();
+    bench.receive(&[&[0x1b], &data[..]].concat());
+    let retirement = retire_connection_id(VarInt::from_u32(0));
+    let sent = bench.send_with(&offered.id, retirement.clone());
+    assert_eq!(sent.payload, [0x01, 0], "PING in its place");
+    bench.events();
+    bench.events();
+    // quinn is reminded of it once the path has worked and there is another one to leave it with.
+    let fresh = new_connection_id(2, 0);
+    assert_eq!(bench.receive(&fresh), fresh);
+    let ack = bench.ack();
+    assert!(gives_back(&bench.receive(&ack), 0));
+    let sent = bench.send_with(&offered.id, retirement.clone());
+    assert_eq!(sent.payload, retirement);
+}
+
+/// Whether quinn hears of a connection ID that it has retired, which makes it send RETIRE_CONNECTION_ID again.
+fn gives_back(seen: &[u8], sequence: u32) -> bool {
+    let told = next_frame(seen, 0, Codepoints::default().frame()).unwrap();
+    let told = NewConnectionId::decode(&seen[told.body]).unwrap();
+    (told.sequence, told.retire_prior_to) == (sequence.into(), 0u32.into())
+}
+
+#[test]
+fn a_path_that_dies_before_the_server_issues_a_connection_id_is_left_with_the_one_of_the_path_before()
+ {
+    let (mut bench, id) = moved(&[]);
+    let (challenge, _) = silent(&mut bench, &id);
+    assert_eq!(challenge.id, OLD_ID);
+    let old = ConnectionId::new(&OLD_ID);
+    assert_eq!(challenge.effects.probe_route, Some((old, PathId::FIRST)));
+    let answer = [&[0x1b], &challenge.payload[1..9]].concat();
+    assert_eq!(bench.receive(&answer), answer, "nothing for quinn to adopt");
+    let (events, _) = bench.events();
+    assert!(
+        matches!(events.last(), Some(Event::FellBack { .. })),
+        "{events:?}"
+    );
+    assert_eq!(bench.hook.server(), Some(ORIGIN.parse().unwrap()));
+    // quinn goes on with the connection ID of the dead path.
+    let sent = bench.send_with(&id, vec![1]);
+    assert_eq!(sent.id, OLD_ID);
+    assert!(sent.effects.route.is_none() && sent.effects.probe_route.is_none());
+    // Until there is a fresh one.
+    let fresh = new_connection_id(2, 0);
+    let seen = bench.receive(&fresh);
+    let adopted = NewConnectionId::decode(&seen[1..seen.len() - fresh.len()]).unwrap();
+    assert_eq!(adopted.retire_prior_to, VarInt::from_u32(2));
+    let spare = ConnectionId::new(&[2; 8]);
+    let sent = bench.send_with(&spare, vec![1]);
+    assert_eq!(
+        (&sent.id[..], sent.effects.route),
+        (&spare[..], Some((spare, PathId::FIRST)))
+    );
+    assert!(bench.events().0.is_empty());
+    assert!(gives_back(&bench.receive(&[0x01]), 0));
+}
+
+/// RFC 9000 section 9.5.
+#[test]
+fn two_earlier_paths_are_not_asked_with_the_same_connection_id() {
+    for spares in [vec![6, 7], vec![6], vec![]] {
+        let (mut bench, id) = moved(&[]);
+        let second = offer(5, "198.51.100.2:1");
+        bench.receive(&frame(&second));
+        bench.events();
+        bench.hook.opened(path(2), bench.now);
+        let (_, action) = bench.events();
+        let Action::Send(carriers) = action else {
+            panic!("{action:?}")
+        };
+        let sent = bench.send_with(&id, datagrams(&carriers[..2]));
+        bench.receive(&[&[0x1b], &sent.payload[1..9]].concat());
+        bench.send_with(&second.id, vec![1]);
+        for sequence in &spares {
+            bench.receive(&new_connection_id(*sequence, 0));
+        }
+        let mut asked: Vec<(Vec<u8>, PathId)> = Vec::new();
+        for _ in 0..6 {
+            let (challenge, _) = silent(&mut bench, &second.id);
+            let route = challenge.effects.probe_route.unwrap();
+            assert_eq!(route.0.to_vec(), challenge.id);
+            asked.push((challenge.id, route.1));
+        }
+        for (id, to) in &asked {
+            assert!(
+                asked.iter().all(|(other, at)| other != id || at == to),
+                "{asked:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_second_move_gives_back_what_the_first_one_kept() {
+    let (mut bench, id) = moved(&[]);
+    let second = offer(5, "198.51.100.2:1");
+    bench.receive(&frame(&second));
+    bench.events();
+    bench.hook.opened(path(2), bench.now);
+    let (_, action) = bench.events();
+    let Action::Send(carriers) = action else {
+        panic!("{action:?}")
+    };
+    let sent = bench.send_with(&id, datagrams(&carriers[..2]));
+    bench.receive(&[&[0x1b], &sent.payload[1..9]].concat());
+    bench.send_with(&second.id, vec![1]);
+    assert!(gives_back(&bench.receive(&[0x01]), 0));
+}
+
+#[test]
+fn a_connection_id_that_waits_to_be_given_back_is_no_spare() {
+    let (mut bench, id) = moved(&[]);
+    let ack = bench.ack();
+    bench.receive(&ack);
+    bench.events();
+    bench.now += Duration::from_secs(11);
+    // Given back, but no packet has come to tell quinn with.
+    bench.events();
+    for _ in 0..50 {
+        bench.send_with(&id, vec![1]);
+        let (_, action) = bench.events();
+        if let Action::Send(carriers) = action {
+            assert_eq!(carriers.len(), 1, "an earlier path is asked with it");
+        }
+        bench.now += Duration::from_millis(100);
+    }
 }

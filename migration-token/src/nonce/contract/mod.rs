@@ -2,14 +2,20 @@
 //!
 //! Nothing here knows how a store keeps its nonces.
 
+mod clock;
+pub(crate) mod clocks;
+
 use std::collections::HashMap;
 use std::future::Future;
+use std::sync::Arc;
 use std::thread;
 
 use proptest::prelude::*;
 use time::{Duration, OffsetDateTime};
 
 use super::{Claim, ClaimId, ClaimOutcome, CommitOutcome, NonceKey, NonceStore, StoreError};
+
+pub(crate) use self::clock::HandClock;
 
 /// A kind of store, and what differs between kinds.
 pub(crate) trait Kind: Sync {
@@ -19,15 +25,21 @@ pub(crate) trait Kind: Sync {
     const CASES: u32 = 256;
     /// Whether a store limits how many nonces it holds.
     const BOUNDED: bool = true;
-    /// Whether nonces expire by the time in the claims, which the tests turn by hand.
-    const TIME_OF_CLAIMS: bool = true;
+    /// For how many seconds longer than it must a store keeps a nonce.
+    const KEPT_LONGER: i64 = 0;
+    /// How many claims it takes until a store has forgotten what is long over: some forget a part with each.
+    const CLAIMS_TO_FORGET: u8 = 1;
     /// When the claims begin.
     fn start(&self) -> OffsetDateTime {
         OffsetDateTime::UNIX_EPOCH
     }
 
-    /// A store without a nonce, for at most `capacity` of them if it is bounded.
-    fn empty(&self, capacity: usize) -> Self::Store;
+    /// A store without a nonce, for at most `capacity` of them if it is bounded, which begins to remember `now`. `clock` is its
+    /// monotonic clock.
+    fn empty(&self, capacity: usize, now: OffsetDateTime, clock: &Arc<HandClock>) -> Self::Store;
+
+    /// The store's own wall clock, if it has one, is turned to `now`.
+    fn turn_to(&self, _now: OffsetDateTime) {}
 
     /// How many nonces the store holds, if it can tell.
     fn live(&self, store: &Self::Store) -> Option<usize>;
@@ -42,12 +54,25 @@ pub(crate) trait Kind: Sync {
 struct Subject<'a, K: Kind> {
     kind: &'a K,
     store: K::Store,
+    clock: Arc<HandClock>,
 }
 
 impl<'a, K: Kind> Subject<'a, K> {
     fn new(kind: &'a K, capacity: usize) -> Self {
-        let store = kind.empty(capacity);
-        Self { kind, store }
+        let clock = Arc::<HandClock>::default();
+        let begin = kind.start() - Duration::seconds(OLDER);
+        kind.turn_to(begin);
+        let store = kind.empty(capacity, begin, &clock);
+        let subject = Self { kind, store, clock };
+        subject.turn_to(0);
+        subject
+    }
+
+    /// All clocks go to second `now`.
+    fn turn_to(&self, now: i64) {
+        self.clock.turn_to(now + OLDER);
+        self.kind
+            .turn_to(self.kind.start() + Duration::seconds(now));
     }
 
     /// Connection `id` asks for `nonce` at second `now`, to be kept until second `keep_until`.
@@ -69,6 +94,9 @@ impl<'a, K: Kind> Subject<'a, K> {
         self.kind.wait(self.store.commit(asked)).unwrap()
     }
 }
+
+/// For how many seconds a store has remembered when the claims begin.
+const OLDER: i64 = 10;
 
 /// Seconds for which a nonce is kept where time does not matter.
 const LONG: i64 = 600;
@@ -99,15 +127,93 @@ pub(crate) fn a_full_store_refuses_until_a_nonce_expires(kind: &impl Kind) {
     let subject = Subject::new(kind, 2);
     subject.claim(subject.asked(1, 1, 10, 0)).unwrap();
     subject.claim(subject.asked(2, 1, 20, 0)).unwrap();
+    subject.turn_to(10);
     assert!(matches!(
         subject.claim(subject.asked(3, 1, 20, 10)),
         Err(StoreError::Full)
     ));
+    subject.turn_to(12);
     assert_eq!(
         subject.claim(subject.asked(3, 1, 20, 12)).unwrap(),
         ClaimOutcome::First
     );
     assert_eq!(kind.live(&subject.store).unwrap_or(2), 2);
+}
+
+pub(crate) fn what_was_forgotten_under_a_clock_that_was_ahead_is_refused_when_it_is_back<
+    K: Kind,
+>(
+    kind: &K,
+) {
+    // The memory is older than the clock is ahead, so that its beginning says nothing.
+    const OLD: i64 = 50_000;
+    const AHEAD: i64 = OLD + 10_000;
+    let subject = Subject::new(kind, 1_000);
+    subject.claim(subject.asked(0, 1, LONG, 0)).unwrap();
+    subject.turn_to(OLD);
+    let spent = subject.asked(1, 1, OLD + 60, OLD);
+    subject.claim(spent).unwrap();
+    assert_eq!(subject.commit(spent), CommitOutcome::Won);
+    // The wall clocks jump; the other goes on as ever. A store may forget a part with each claim.
+    kind.turn_to(kind.start() + Duration::seconds(AHEAD));
+    for nonce in 10..10 + K::CLAIMS_TO_FORGET {
+        let meanwhile = subject.asked(nonce, 1, AHEAD + 60, AHEAD);
+        let meanwhile = subject.claim(Claim {
+            issued_after: meanwhile.now,
+            ..meanwhile
+        });
+        assert_eq!(meanwhile.unwrap(), ClaimOutcome::First);
+    }
+    subject.turn_to(OLD);
+    for nonce in [1, 3] {
+        // What may have been forgotten is refused, and only that.
+        let replayed = subject.claim(Claim {
+            issued_after: spent.now,
+            ..subject.asked(nonce, 2, OLD + 60, OLD)
+        });
+        assert!(
+            matches!(replayed, Err(StoreError::Forgotten)),
+            "{replayed:?}"
+        );
+    }
+    let later = subject.asked(4, 1, OLD + 70, OLD);
+    let later = subject.claim(Claim {
+        issued_after: spent.now,
+        ..later
+    });
+    assert_eq!(later.unwrap(), ClaimOutcome::First);
+}
+
+pub(crate) fn a_token_from_before_the_memory_or_after_its_time_is_refused(kind: &impl Kind) {
+    let subject = Subject::new(kind, 8);
+    let mut older = subject.asked(2, 1, LONG, 0);
+    older.issued_after -= Duration::seconds(OLDER + 1);
+    assert!(matches!(subject.claim(older), Err(StoreError::Forgotten)));
+    subject.turn_to(20);
+    let late = subject.asked(3, 1, 10, 20);
+    assert!(matches!(subject.claim(late), Err(StoreError::Forgotten)));
+}
+
+pub(crate) fn a_memory_that_began_under_a_slow_clock_begins_later_when_the_clock_is_set(
+    kind: &impl Kind,
+) {
+    let subject = Subject::new(kind, 8);
+    subject.claim(subject.asked(1, 1, LONG, 0)).unwrap();
+    let began = kind.start() + Duration::seconds(600 - OLDER);
+    // Ten seconds later the clocks, which were slow by 600 seconds, are set.
+    subject.clock.turn_to(10 + OLDER);
+    kind.turn_to(kind.start() + Duration::seconds(610));
+    let mut spent_before = subject.asked(2, 1, 1_200, 610);
+    spent_before.issued_after = began - Duration::SECOND;
+    assert!(matches!(
+        subject.claim(spent_before),
+        Err(StoreError::Forgotten)
+    ));
+    let mut since = subject.asked(3, 1, 1_200, 610);
+    since.issued_after = began + Duration::SECOND;
+    assert_eq!(subject.claim(since).unwrap(), ClaimOutcome::First);
+    let since = subject.store.remembers_since().unwrap();
+    assert!((since - began).abs() < Duration::SECOND, "{since}");
 }
 
 pub(crate) fn many_threads_that_present_the_same_nonces_commit_each_of_them_once(kind: &impl Kind) {
@@ -140,25 +246,27 @@ pub(crate) fn many_threads_that_present_the_same_nonces_commit_each_of_them_once
 
 pub(crate) fn any_sequence_is_answered_as_by_a_plain_map<K: Kind>(kind: &K) {
     const CAPACITY: usize = 4;
-    let (latest, keep): (i64, i64) = if K::TIME_OF_CLAIMS { (4, 5) } else { (1, LONG) };
-    let step = (0u8..6, 0u8..3, any::<bool>(), 0..latest);
+    const KEEP: i64 = 5;
+    let step = (0u8..6, 0u8..3, any::<bool>(), 0..4i64);
     let steps = prop::collection::vec(step, 1..120);
     proptest!(ProptestConfig::with_cases(K::CASES), |(steps in steps)| {
         let subject = Subject::new(kind, CAPACITY);
         let mut model = Model {
             nonces: HashMap::new(),
             capacity: if K::BOUNDED { CAPACITY } else { usize::MAX },
+            kept_longer: K::KEPT_LONGER,
         };
         let mut now = 0;
         for (nonce, id, commit, advance) in steps {
             now += advance;
-            let asked = subject.asked(nonce, id, now + keep, now);
+            subject.turn_to(now);
+            let asked = subject.asked(nonce, id, now + KEEP, now);
             if commit {
                 let answer = subject.commit(asked);
                 prop_assert_eq!(answer, model.commit(nonce, id, now, answer));
             } else {
                 let answer = subject.claim(asked);
-                prop_assert_eq!(answer.ok(), model.claim(nonce, id, now + keep, now));
+                prop_assert_eq!(answer.ok(), model.claim(nonce, id, now + KEEP, now));
                 let live = kind.live(&subject.store);
                 prop_assert_eq!(live.unwrap_or(model.nonces.len()), model.nonces.len());
             }
@@ -171,12 +279,15 @@ struct Model {
     /// First claim, winner of the commit, and when the nonce may be forgotten.
     nonces: HashMap<u8, (u8, Option<u8>, i64)>,
     capacity: usize,
+    kept_longer: i64,
 }
 
 impl Model {
     /// `None` when the store is full.
     fn claim(&mut self, nonce: u8, id: u8, keep_until: i64, now: i64) -> Option<ClaimOutcome> {
-        self.nonces.retain(|_, (_, _, keep)| !is_past(*keep, now));
+        let longer = self.kept_longer;
+        self.nonces
+            .retain(|_, (_, _, keep)| !is_past(*keep + longer, now));
         match self.nonces.get(&nonce) {
             Some((_, Some(_), _)) => Some(ClaimOutcome::Committed),
             Some((first, None, _)) if *first == id => Some(ClaimOutcome::First),

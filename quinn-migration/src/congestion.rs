@@ -1,0 +1,159 @@
+//! Congestion control that begins anew on a new path (RFC 9000 section 9.4).
+//!
+//! quinn knows of no new path when a client moves, so the controller is told by the migrator. Never changes what a
+//! controller does between two moves.
+
+use std::any::Any;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use quinn::congestion::{Controller, ControllerFactory, ControllerMetrics, CubicConfig};
+use quinn_proto::RttEstimator;
+
+type Factory = Arc<dyn ControllerFactory + Send + Sync>;
+
+/// Makes controllers that a move resets, around those of another factory.
+///
+/// [`MigrationClient::client_config`](crate::MigrationClient::client_config) has it around quinn's default, Cubic. With a
+/// `TransportConfig` of your own, pass it to `TransportConfig::congestion_controller_factory`.
+#[derive(Clone)]
+pub struct PerPathCongestion(Factory);
+
+impl PerPathCongestion {
+    /// Around the controllers of this factory.
+    pub fn new(factory: impl ControllerFactory + Send + Sync + 'static) -> Self {
+        Self(Arc::new(factory))
+    }
+
+    /// The connection is on another path.
+    pub(crate) fn reset(connection: &quinn::Connection) {
+        let copy = connection.congestion_state().into_any();
+        if let Ok(controller) = copy.downcast::<PerPath>() {
+            controller.paths.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Default for PerPathCongestion {
+    fn default() -> Self {
+        Self::new(CubicConfig::default())
+    }
+}
+
+impl fmt::Debug for PerPathCongestion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PerPathCongestion").finish_non_exhaustive()
+    }
+}
+
+impl ControllerFactory for PerPathCongestion {
+    fn build(self: Arc<Self>, now: Instant, mtu: u16) -> Box<dyn Controller> {
+        Box::new(PerPath {
+            factory: Arc::clone(&self.0),
+            inner: Arc::clone(&self.0).build(now, mtu),
+            mtu,
+            paths: Arc::default(),
+            path: 0,
+        })
+    }
+}
+
+struct PerPath {
+    factory: Factory,
+    inner: Box<dyn Controller>,
+    mtu: u16,
+    /// Counts the paths of the connection; copies of the controller share it.
+    paths: Arc<AtomicU64>,
+    /// The one that `inner` is for.
+    path: u64,
+}
+
+impl PerPath {
+    fn is_of_another_path(&self) -> bool {
+        self.path != self.paths.load(Ordering::Relaxed)
+    }
+
+    fn current(&mut self, now: Instant) -> &mut dyn Controller {
+        if self.is_of_another_path() {
+            self.path = self.paths.load(Ordering::Relaxed);
+            self.inner = Arc::clone(&self.factory).build(now, self.mtu);
+        }
+        &mut *self.inner
+    }
+}
+
+impl Controller for PerPath {
+    fn on_sent(&mut self, now: Instant, bytes: u64, last_packet_number: u64) {
+        self.current(now).on_sent(now, bytes, last_packet_number);
+    }
+
+    fn on_ack(
+        &mut self,
+        now: Instant,
+        sent: Instant,
+        bytes: u64,
+        app_limited: bool,
+        rtt: &RttEstimator,
+    ) {
+        self.current(now).on_ack(now, sent, bytes, app_limited, rtt);
+    }
+
+    fn on_end_acks(
+        &mut self,
+        now: Instant,
+        in_flight: u64,
+        app_limited: bool,
+        largest_packet_num_acked: Option<u64>,
+    ) {
+        self.current(now)
+            .on_end_acks(now, in_flight, app_limited, largest_packet_num_acked);
+    }
+
+    fn on_congestion_event(
+        &mut self,
+        now: Instant,
+        sent: Instant,
+        is_persistent_congestion: bool,
+        lost_bytes: u64,
+    ) {
+        self.current(now)
+            .on_congestion_event(now, sent, is_persistent_congestion, lost_bytes);
+    }
+
+    fn on_mtu_update(&mut self, new_mtu: u16) {
+        self.mtu = new_mtu;
+        self.inner.on_mtu_update(new_mtu);
+    }
+
+    fn window(&self) -> u64 {
+        if self.is_of_another_path() {
+            self.inner.initial_window()
+        } else {
+            self.inner.window()
+        }
+    }
+
+    fn metrics(&self) -> ControllerMetrics {
+        self.inner.metrics()
+    }
+
+    fn clone_box(&self) -> Box<dyn Controller> {
+        Box::new(Self {
+            factory: Arc::clone(&self.factory),
+            inner: self.inner.clone_box(),
+            mtu: self.mtu,
+            paths: Arc::clone(&self.paths),
+            path: self.path,
+        })
+    }
+
+    fn initial_window(&self) -> u64 {
+        self.inner.initial_window()
+    }
+
+    fn into_any(self: Box<Self>) -> Box<dyn Any> {
+        self
+    }
+}

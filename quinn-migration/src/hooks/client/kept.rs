@@ -1,0 +1,198 @@
+//! The connection ID of the path that was left: the way back while the server has issued no other one.
+//!
+//! quinn retires all earlier connection IDs when it adopts another one, and these frames leave on the new path alone. A path
+//! that answers one challenge and then dies would take them with it, and the server would issue no further ones. So the
+//! connection ID of the path before is given back later. Never used on another path than the one that it was used on
+//! (RFC 9000 section 9.5).
+
+use std::time::{Duration, Instant};
+
+use quinn_proto::{ConnectionId, VarInt};
+
+use super::adoption::Adoption;
+use super::probe::{Probe, Purpose};
+use super::{ClientHook, Driven, Outgoing, Path, Phase};
+use crate::event::Event;
+use crate::wire::{Frame, NewConnectionId, PING_FRAME, Reader, ResetToken, overwrite};
+
+/// A path that has worked for this long needs no way back at the price of a connection ID, of which the server may have
+/// few.
+const LONGEST: Duration = Duration::from_secs(10);
+
+#[derive(Debug)]
+pub(super) struct Kept {
+    sequence: VarInt,
+    id: ConnectionId,
+    path: Path,
+    /// The first packet on the path moved to.
+    first: Option<u64>,
+    /// It, or a later one, was acknowledged.
+    proven: bool,
+    since: Option<Instant>,
+    /// Packets carry this one in place of the one that quinn uses, which belongs to a dead path.
+    in_use: bool,
+}
+
+impl Kept {
+    pub(super) fn is_for(&self, path: Path) -> bool {
+        self.path == path
+    }
+
+    pub(super) fn is_in_use(&self) -> bool {
+        self.in_use
+    }
+
+    /// As the frame that a probe works with; it is not shown to quinn, so it has no reset token.
+    pub(super) fn connection_id(&self) -> NewConnectionId {
+        NewConnectionId {
+            sequence: self.sequence,
+            retire_prior_to: VarInt::default(),
+            id: self.id,
+            token: ResetToken::new([0; ResetToken::LENGTH]),
+        }
+    }
+}
+
+impl ClientHook {
+    /// The connection leaves a path by adopting another connection ID; quinn's is still the one of that path.
+    pub(super) fn keep(&mut self, left: Path) {
+        if let Some(kept) = self.kept.take_if(|kept| kept.in_use) {
+            self.kept = Some(Kept {
+                first: None,
+                proven: false,
+                since: None,
+                in_use: false,
+                ..kept
+            });
+            return;
+        }
+        self.release_kept();
+        self.kept = self.last_id.map(|id| Kept {
+            sequence: self.server_ids.current(),
+            id,
+            path: left,
+            first: None,
+            proven: false,
+            since: None,
+            in_use: false,
+        });
+    }
+
+    /// Gives it back: quinn sends RETIRE_CONNECTION_ID again when it hears of a connection ID that it has retired. It does
+    /// with the next packet.
+    pub(super) fn release_kept(&mut self) {
+        if let Some(kept) = self.kept.take() {
+            self.held.hold(kept.connection_id());
+        }
+    }
+
+    /// What to give back with this packet, because the path in use has worked and there are other ways to leave it.
+    pub(super) fn needless(&mut self) -> Option<NewConnectionId> {
+        let spares = self.has_enough_spares();
+        let needless = |kept: &mut Kept| spares && !kept.in_use && kept.proven;
+        Some(self.kept.take_if(needless)?.connection_id())
+    }
+
+    /// Gives it back when the path in use has worked for long. Answers when to look again.
+    pub(super) fn poll_kept(&mut self, now: Instant) -> Option<Instant> {
+        let kept = self.kept.as_mut();
+        let kept = kept.filter(|kept| !kept.in_use && kept.proven)?;
+        let until = *kept.since.get_or_insert(now) + LONGEST;
+        if now < until {
+            return Some(until);
+        }
+        self.release_kept();
+        None
+    }
+
+    /// An ACK frame arrived. Answers whether it is the first one for a packet on the path moved to, which works then.
+    pub(super) fn prove_path(&mut self, ack: &[u8]) -> bool {
+        let largest = Reader::new(ack).varint();
+        let Some(kept) = self.kept.as_mut().filter(|kept| !kept.proven) else {
+            return false;
+        };
+        kept.proven = kept.first.is_some_and(|first| largest >= Some(first));
+        kept.proven
+    }
+
+    /// Whether there is a connection ID for each path that the connection may go back to.
+    pub(super) fn has_enough_spares(&self) -> bool {
+        let paths = self.driven.as_ref().map_or(1, Driven::earlier_paths);
+        self.server_ids.unused().count() >= paths
+    }
+
+    /// The server does not want connection IDs below `floor` any more.
+    pub(super) fn on_server_retirement(&mut self, floor: VarInt) {
+        let gone = |kept: &Kept| !kept.in_use && kept.sequence < floor;
+        if self.kept.as_ref().is_some_and(gone) {
+            self.release_kept();
+        }
+    }
+
+    /// Takes quinn's RETIRE_CONNECTION_ID out of a packet when it is for the kept one.
+    pub(super) fn hold_retirement_back(&self, payload: &mut [u8], frame: &Frame) {
+        let sequence = Reader::starting_at(payload, frame.body.start).varint_checked();
+        if let Some(kept) = &self.kept
+            && sequence == Some(kept.sequence)
+        {
+            overwrite(payload, frame.whole.clone(), PING_FRAME);
+        }
+    }
+
+    /// Whether a probe works with it.
+    pub(super) fn is_kept(&self, id: &ConnectionId) -> bool {
+        self.kept.as_ref().is_some_and(|kept| kept.id == *id)
+    }
+
+    /// The path before has answered a challenge with the kept connection ID: the connection goes on there with it, until
+    /// the server has issued a fresh one.
+    pub(super) fn return_with_kept(&mut self, probe: &Probe) {
+        let (Some(kept), Some(driven)) = (&mut self.kept, &mut self.driven) else {
+            return;
+        };
+        let Purpose::Return(silence) = probe.purpose else {
+            return;
+        };
+        kept.in_use = true;
+        let left = std::mem::replace(&mut driven.active, probe.path);
+        let older = driven.previous.take();
+        let older = older.filter(|path| path.id != probe.path.id);
+        self.closing.push_back(left.id);
+        self.closing.extend(older.map(|path| path.id));
+        self.watch = super::Watch::default();
+        self.phase = Phase::Settled;
+        self.report(Event::FellBack {
+            from: left.server,
+            to: probe.path.server,
+            silence,
+        });
+    }
+
+    /// Goes over from the kept connection ID to a fresh one, on the same path, once there is one.
+    pub(super) fn renew_id(&mut self) {
+        let in_use = self.kept.as_ref().filter(|kept| kept.in_use);
+        if let (Some(kept), Phase::Settled) = (in_use, &self.phase)
+            && let Some(fresh) = self.next_unused()
+        {
+            self.phase = Phase::Adopting(Adoption::renewal(fresh.clone(), kept.path));
+        }
+    }
+
+    fn next_unused(&self) -> Option<&NewConnectionId> {
+        let held = || self.held.unused(&self.server_ids).next();
+        self.server_ids.next().or_else(held)
+    }
+
+    /// A packet leaves on the path in use. Puts the kept connection ID into it while that is in use.
+    pub(super) fn substitute(&mut self, packet: &mut Outgoing<'_>) {
+        match &mut self.kept {
+            Some(kept) if kept.in_use => {
+                packet.set_destination(&kept.id);
+            }
+            Some(kept) => {
+                kept.first.get_or_insert(packet.number);
+            }
+            None => {}
+        }
+    }
+}
