@@ -4,6 +4,7 @@
 
 #![expect(clippy::print_stdout, reason = "the figures are this program's output")]
 
+mod aged;
 mod case;
 mod error;
 mod instructions;
@@ -11,6 +12,7 @@ mod peers;
 mod primitives;
 mod redis;
 mod report;
+mod sockets;
 mod stall;
 mod stock;
 mod stores;
@@ -18,6 +20,7 @@ mod timing;
 mod workload;
 
 use std::fmt::Display;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum as _};
@@ -86,6 +89,27 @@ enum Command {
         #[arg(long, value_name = "DIR")]
         folder: Option<PathBuf>,
     },
+    /// Measures memory, processor time and a storm of clients that go elsewhere, over real sockets.
+    Sockets {
+        /// With so many connections. Each takes two files of a process while it goes elsewhere.
+        #[arg(long, default_value_t = 4_000)]
+        connections: u32,
+    },
+    /// Serves the clients of `sockets`.
+    #[command(hide = true)]
+    Node {
+        side: Side,
+        total: u32,
+        root: PathBuf,
+    },
+    /// The clients of `sockets`.
+    #[command(hide = true)]
+    Clients {
+        side: Side,
+        here: SocketAddr,
+        there: SocketAddr,
+        root: PathBuf,
+    },
     /// Runs one side of one comparison a number of times.
     #[command(hide = true)]
     Work {
@@ -128,6 +152,19 @@ fn main() -> Result<(), BenchError> {
             let figures = measure_stores(options.quick, stores, &live, folder)?;
             return print(&options, &figures);
         }
+        Command::Sockets { connections } => {
+            let connections = if options.quick { 16 } else { connections };
+            return print(&options, &sockets::measure(options.suite, connections)?);
+        }
+        Command::Node { side, total, root } => {
+            return sockets::run_node(options.suite, side, total, &root);
+        }
+        Command::Clients {
+            side,
+            here,
+            there,
+            root,
+        } => return sockets::run_clients(options.suite, side, [here, there], &root),
         Command::Work {
             case,
             side,

@@ -21,6 +21,7 @@ use rustls_migration::{Connection, TicketKeys, provider};
 use serde::Serialize;
 use time::{Duration, OffsetDateTime};
 
+use crate::aged::Aged;
 use crate::error::BenchError;
 use crate::stock::Stock;
 
@@ -108,6 +109,7 @@ fn require(holds: bool, otherwise: &'static str) -> Result<(), BenchError> {
 /// What all peers share.
 pub(crate) struct Service {
     suite: Suite,
+    root: CertificateDer<'static>,
     certificate: CertificateDer<'static>,
     key: PrivateKeyDer<'static>,
     roots: RootCertStore,
@@ -125,12 +127,30 @@ impl Service {
         let params = CertificateParams::new(vec![NAME.to_owned()])?;
         Ok(Self {
             suite,
+            root: issuer.der().clone(),
             certificate: params.signed_by(&key, &issuer)?.der().clone(),
             key: PrivateKeyDer::try_from(key.serialize_der())
                 .map_err(|_| BenchError::Unexpected("the key is not usable"))?,
             roots,
             ticket_keys: TicketKeys::generate(ring::default_provider().secure_random)?,
         })
+    }
+
+    /// A service as its clients know it: by its root, which is another process' own.
+    pub(crate) fn of_clients(
+        suite: Suite,
+        root: CertificateDer<'static>,
+    ) -> Result<Self, BenchError> {
+        let mut service = Self::new(suite)?;
+        service.roots = RootCertStore::empty();
+        service.roots.add(root.clone())?;
+        service.root = root;
+        Ok(service)
+    }
+
+    /// The certificate that its clients trust.
+    pub(crate) fn root(&self) -> &CertificateDer<'static> {
+        &self.root
     }
 
     pub(crate) fn name(&self) -> Result<ServerName<'static>, BenchError> {
@@ -144,9 +164,10 @@ impl Service {
     /// A store that remembers since yesterday: one that has just started would refuse the first tokens.
     pub(crate) fn nonce_store() -> Arc<MemoryNonceStore> {
         let since = OffsetDateTime::now_utc() - Duration::DAY;
-        Arc::new(MemoryNonceStore::new(
+        Arc::new(MemoryNonceStore::with_monotonic(
             MemoryNonceStore::DEFAULT_CAPACITY,
             since,
+            Aged::clock(),
         ))
     }
 
@@ -228,8 +249,6 @@ impl Service {
                 .answers_for([here])
                 .target(there)
                 .nonce_store(Self::nonce_store())
-                // Both sides make the same number of tickets.
-                .reserve(0)
                 .build()?;
             Ok::<_, BenchError>((here, Arc::new(server)))
         };

@@ -7,13 +7,11 @@
 use std::fmt;
 use std::net::SocketAddr;
 
-use hkdf::Hkdf;
-use hmac::{EagerHash, Hmac, KeyInit, Mac};
-use sha2::{Sha256, Sha384};
 use subtle::ConstantTimeEq;
 use time::OffsetDateTime;
 use zeroize::Zeroizing;
 
+use crate::crypto::TokenCrypto;
 use crate::token::{InvalidToken, MigrationToken, signing_input};
 
 /// Length of the `session_id` of issued tokens, in bytes.
@@ -56,8 +54,12 @@ impl TokenHash {
 pub struct TokenKey {
     hash: TokenHash,
     session_id: [u8; SESSION_ID_LEN],
-    mac_key: Zeroizing<Vec<u8>>,
+    /// The first bytes of it, as many as the hash's output has.
+    mac_key: Zeroizing<[u8; MAX_HASH_LEN]>,
 }
+
+/// Length of the longest hash's output, in bytes.
+const MAX_HASH_LEN: usize = TokenHash::Sha384.output_len();
 
 impl TokenKey {
     /// Derives the key from a connection's `resumption_master_secret` (RFC 8446 section 7.1) and the hash of
@@ -67,16 +69,34 @@ impl TokenKey {
     ///
     /// [`KeyError`] when the secret's length is not the hash's output length.
     pub fn derive(hash: TokenHash, resumption_master_secret: &[u8]) -> Result<Self, KeyError> {
-        if resumption_master_secret.len() != hash.output_len() {
+        Self::derive_with(&hash, resumption_master_secret)
+    }
+
+    /// As [`derive`](Self::derive), by somebody else's cryptography.
+    ///
+    /// # Errors
+    ///
+    /// As [`derive`](Self::derive), and that of `crypto`.
+    pub fn derive_with(
+        crypto: &impl TokenCrypto,
+        resumption_master_secret: &[u8],
+    ) -> Result<Self, KeyError> {
+        let hash = crypto.hash();
+        let len = hash.output_len();
+        if resumption_master_secret.len() != len {
             return Err(KeyError);
         }
         let mut session_id = [0; SESSION_ID_LEN];
-        let mut mac_key = Zeroizing::new(vec![0; hash.output_len()]);
-        let expand = match hash {
-            TokenHash::Sha256 => expand::<Sha256>,
-            TokenHash::Sha384 => expand::<Sha384>,
-        };
-        expand(resumption_master_secret, &mut session_id, &mut mac_key)?;
+        let mut mac_key = Zeroizing::new([0; MAX_HASH_LEN]);
+        let id_lens = label_lens(SESSION_ID_LEN, LABEL_SESSION_ID);
+        let key_lens = label_lens(len, LABEL_MAC_KEY);
+        let id_info = hkdf_label(&id_lens, LABEL_SESSION_ID);
+        let key_info = hkdf_label(&key_lens, LABEL_MAC_KEY);
+        let outputs = [
+            (&id_info[..], &mut session_id[..]),
+            (&key_info[..], mac_key.get_mut(..len).ok_or(KeyError)?),
+        ];
+        crypto.expand(resumption_master_secret, outputs)?;
         Ok(Self {
             hash,
             session_id,
@@ -98,11 +118,14 @@ impl TokenKey {
         if mac_key.len() != hash.output_len() {
             return Err(KeyError);
         }
-        Ok(Self {
+        let mut key = Self {
             hash,
             session_id,
-            mac_key: Zeroizing::new(mac_key.to_vec()),
-        })
+            mac_key: Zeroizing::new([0; MAX_HASH_LEN]),
+        };
+        let place = key.mac_key.get_mut(..mac_key.len()).ok_or(KeyError)?;
+        place.copy_from_slice(mac_key);
+        Ok(key)
     }
 
     /// The hash of the session's cipher suite.
@@ -117,7 +140,9 @@ impl TokenKey {
 
     /// The HMAC key, [`TokenHash::output_len`] bytes. A secret of client and server.
     pub fn mac_key(&self) -> &[u8] {
-        &self.mac_key
+        self.mac_key
+            .get(..self.hash.output_len())
+            .unwrap_or_default()
     }
 
     /// Issues a token for this session.
@@ -134,6 +159,21 @@ impl TokenKey {
         expiry: OffsetDateTime,
         nonce: &[u8],
     ) -> Result<MigrationToken, InvalidToken> {
+        self.sign_with(&self.hash, target_address, expiry, nonce)
+    }
+
+    /// As [`sign`](Self::sign), by somebody else's cryptography, whose hash is that of this key.
+    ///
+    /// # Errors
+    ///
+    /// As [`sign`](Self::sign).
+    pub fn sign_with(
+        &self,
+        crypto: &impl TokenCrypto,
+        target_address: SocketAddr,
+        expiry: OffsetDateTime,
+        nonce: &[u8],
+    ) -> Result<MigrationToken, InvalidToken> {
         let expiry = u64::try_from(expiry.unix_timestamp()).unwrap_or(0);
         let input = signing_input(target_address, &self.session_id, expiry, nonce);
         MigrationToken::from_parts(
@@ -141,7 +181,7 @@ impl TokenKey {
             self.session_id.to_vec(),
             expiry,
             nonce.to_vec(),
-            self.mac(&input),
+            crypto.hmac(self.mac_key(), &input),
         )
     }
 
@@ -152,6 +192,19 @@ impl TokenKey {
     ///
     /// [`VerifyError`] says which of the two failed.
     pub fn verify(&self, token: &MigrationToken) -> Result<(), VerifyError> {
+        self.verify_with(&self.hash, token)
+    }
+
+    /// As [`verify`](Self::verify), by somebody else's cryptography, whose hash is that of this key.
+    ///
+    /// # Errors
+    ///
+    /// As [`verify`](Self::verify).
+    pub fn verify_with(
+        &self,
+        crypto: &impl TokenCrypto,
+        token: &MigrationToken,
+    ) -> Result<(), VerifyError> {
         if !bool::from(self.session_id.ct_eq(token.session_id())) {
             return Err(VerifyError::OtherSession);
         }
@@ -161,24 +214,10 @@ impl TokenKey {
             token.expiry_timestamp(),
             token.nonce(),
         );
-        if bool::from(self.mac(&input).ct_eq(token.signature())) {
+        if bool::from(crypto.hmac(self.mac_key(), &input).ct_eq(token.signature())) {
             Ok(())
         } else {
             Err(VerifyError::BadSignature)
-        }
-    }
-
-    fn mac(&self, input: &[u8]) -> Vec<u8> {
-        fn tag<M: Mac + KeyInit>(key: &[u8], input: &[u8]) -> Vec<u8> {
-            // HMAC takes keys of any length.
-            <M as KeyInit>::new_from_slice(key).map_or_else(
-                |_| Vec::new(),
-                |mac| mac.chain_update(input).finalize().into_bytes().to_vec(),
-            )
-        }
-        match self.hash {
-            TokenHash::Sha256 => tag::<Hmac<Sha256>>(&self.mac_key, input),
-            TokenHash::Sha384 => tag::<Hmac<Sha384>>(&self.mac_key, input),
         }
     }
 }
@@ -191,30 +230,18 @@ impl fmt::Debug for TokenKey {
     }
 }
 
-/// Expands both parts of a key from one HKDF state, which is costly to set up.
-fn expand<H: EagerHash>(
-    resumption_master_secret: &[u8],
-    session_id: &mut [u8],
-    mac_key: &mut [u8],
-) -> Result<(), KeyError> {
-    let hkdf = Hkdf::<H>::from_prk(resumption_master_secret).map_err(|_| KeyError)?;
-    for (label, out) in [(LABEL_SESSION_ID, session_id), (LABEL_MAC_KEY, mac_key)] {
-        let info = hkdf_label(label, out.len());
-        hkdf.expand(&info, out).map_err(|_| KeyError)?;
-    }
-    Ok(())
+const PREFIX: &[u8] = b"tls13 ";
+
+/// The lengths that begin the `HkdfLabel` structure of RFC 8446 section 7.1: of the output and of the label.
+fn label_lens(len: usize, label: &[u8]) -> [u8; 3] {
+    let [high, low] = u16::try_from(len).unwrap_or(u16::MAX).to_be_bytes();
+    let label_len = u8::try_from(PREFIX.len() + label.len()).unwrap_or(u8::MAX);
+    [high, low, label_len]
 }
 
-/// The `HkdfLabel` structure of RFC 8446 section 7.1 with an empty context.
-fn hkdf_label(label: &[u8], len: usize) -> Vec<u8> {
-    const PREFIX: &[u8] = b"tls13 ";
-    let mut info = Vec::with_capacity(4 + PREFIX.len() + label.len());
-    info.extend(u16::try_from(len).unwrap_or(u16::MAX).to_be_bytes());
-    info.push(u8::try_from(PREFIX.len() + label.len()).unwrap_or(u8::MAX));
-    info.extend_from_slice(PREFIX);
-    info.extend_from_slice(label);
-    info.push(0);
-    info
+/// The `HkdfLabel` structure in its parts, with an empty context.
+fn hkdf_label<'a>(lens: &'a [u8; 3], label: &'a [u8]) -> [&'a [u8]; 4] {
+    [lens, PREFIX, label, &[0]]
 }
 
 /// A secret's length does not fit its hash. The caller is at fault.

@@ -27,10 +27,12 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod crypto;
 mod key;
 mod nonce;
 mod token;
 
+pub use crypto::TokenCrypto;
 pub use key::{KeyError, SESSION_ID_LEN, TokenHash, TokenKey, VerifyError};
 pub use nonce::{
     BoxFuture, Claim, ClaimId, ClaimOutcome, CommitOutcome, MemoryNonceStore, Monotonic, NonceKey,

@@ -23,15 +23,6 @@ pub enum ConfigError {
     /// Encrypted ClientHello is configured: its hello is not the one that rustls hashes.
     #[error("Encrypted ClientHello cannot be combined with migration")]
     EncryptedClientHello,
-    /// `max_fragment_size` would split the TLS library's own tickets, which become offers later.
-    #[error("max_fragment_size must be at least {least} for this number of tickets")]
-    MaxFragmentSize {
-        /// The least value, in bytes.
-        least: usize,
-    },
-    /// The server issues no tickets, so there is nothing that a token could travel in.
-    #[error("send_tls13_tickets is 0: a token travels in a ticket")]
-    NoTickets,
     /// The life of tokens is not between one second and seven days (RFC 8446 section 4.6.1).
     #[error("tokens may live from one second to seven days, not {0:?}")]
     TokenLifetime(Duration),

@@ -10,7 +10,6 @@
 
 use migration_token::TokenKey;
 use rustls::crypto::SecureRandom;
-use time::Duration;
 use zeroize::Zeroizing;
 
 use crate::codepoints::Codepoints;
@@ -19,7 +18,7 @@ use crate::schedule::binder;
 use crate::ticket::{SealedSession, TicketKeys};
 use crate::wire::hello::{self, ClientHello};
 use crate::wire::record::{HelloProgress, HelloReader, HelloSplicer};
-use crate::wire::ticket::{NewSessionTicket, TokenParts};
+use crate::wire::ticket::{NewSessionTicket, OfferedTicket};
 use crate::wire::{next_message, push_extension};
 
 const OTHER_EXTENSION: u16 = 0xFF99;
@@ -82,7 +81,7 @@ pub fn hello_records(input: &[u8]) {
     HelloSplicer::default().rewrite(bytes, true, &[0, 99, 0, 0]);
 }
 
-/// A NewSessionTicket that is read takes a token, and is read again with it. The first byte says how long the parts are.
+/// What is read of a NewSessionTicket is read again from one with a token. The first byte says how long the token is.
 pub fn new_session_ticket(input: &[u8]) {
     let Some((len, message)) = input.split_first() else {
         return;
@@ -90,23 +89,27 @@ pub fn new_session_ticket(input: &[u8]) {
     let Ok(before) = NewSessionTicket::read(message) else {
         return;
     };
-    let part = vec![5; usize::from(*len) * 16];
-    let parts = TokenParts {
-        ticket: &part,
+    let token = vec![5; usize::from(*len) * 16];
+    let offered = OfferedTicket {
+        lifetime_secs: before.lifetime_secs,
+        age_add: before.age_add,
+        nonce: before.nonce,
+        ticket: before.ticket,
         token_extension: OTHER_EXTENSION,
-        token: &part,
+        token: &token,
         stream_extension: (*len % 2 == 1).then_some(OTHER_EXTENSION - 1),
-        max_lifetime_secs: 300,
         max_early_data_size: u32::from(*len),
-        older_by: Duration::seconds(i64::from(*len)),
     };
-    let Some(rewritten) = before.with_token(&parts) else {
+    let Some(written) = offered.encode() else {
         return;
     };
-    let after = NewSessionTicket::read(&rewritten).unwrap();
-    assert_eq!((after.nonce, after.ticket), (before.nonce, &part[..]));
-    assert_eq!(after.lifetime_secs, before.lifetime_secs.min(300));
-    assert!(after.extension(OTHER_EXTENSION).is_some());
+    let after = NewSessionTicket::read(&written).unwrap();
+    assert_eq!((after.nonce, after.ticket), (before.nonce, before.ticket));
+    assert_eq!(
+        (after.age_add, after.lifetime_secs),
+        (before.age_add, before.lifetime_secs)
+    );
+    assert_eq!(after.extension(OTHER_EXTENSION), Some(&token[..]));
     assert!(*len % 2 == 0 || after.extension(OTHER_EXTENSION - 1).is_some());
 }
 
@@ -164,7 +167,8 @@ impl Session {
             .filter_map(rustls::SupportedCipherSuite::tls13)
             .find(|suite| suite.common.hash_provider.output_len() == len)
             .unwrap();
-        let right = binder(suite, &self.psk, offer.truncated_hello);
+        let hash = suite.common.hash_provider.hash(offer.truncated_hello);
+        let right = binder(suite, &self.psk, &hash);
         if let Some(at) = hello.len().checked_sub(len) {
             hello[at..].copy_from_slice(right.as_ref());
         }

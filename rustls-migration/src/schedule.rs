@@ -1,11 +1,50 @@
 //! Two steps of the TLS 1.3 key schedule (RFC 8446 section 7.1) that rustls does not offer: a ticket's pre-shared
-//! key, and the binder that proves it. Both use the base provider's own primitives.
+//! key, and the binder that proves it; and what tokens are derived and signed with. All use the base provider's own
+//! primitives.
 
+use migration_token::{KeyError, TokenCrypto, TokenHash};
 use rustls::Tls13CipherSuite;
-use rustls::crypto::hmac;
 use rustls::crypto::tls13::{HkdfExpander, OkmBlock};
+use rustls::crypto::{hash, hmac};
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
+
+/// A suite's own HKDF and HMAC, for tokens.
+pub(crate) struct SuiteCrypto {
+    suite: &'static Tls13CipherSuite,
+    hash: TokenHash,
+}
+
+impl SuiteCrypto {
+    /// `None` for a suite whose hash is no token's.
+    pub(crate) fn new(suite: &'static Tls13CipherSuite) -> Option<Self> {
+        let hash = TokenHash::from_output_len(suite.common.hash_provider.output_len())?;
+        Some(Self { suite, hash })
+    }
+}
+
+impl TokenCrypto for SuiteCrypto {
+    fn hash(&self) -> TokenHash {
+        self.hash
+    }
+
+    fn expand(&self, secret: &[u8], outputs: [(&[&[u8]], &mut [u8]); 2]) -> Result<(), KeyError> {
+        let secret = OkmBlock::new(secret);
+        let expander = self.suite.hkdf_provider.expander_for_okm(&secret);
+        for (info, out) in outputs {
+            expander.expand_slice(info, out).map_err(|_| KeyError)?;
+        }
+        Ok(())
+    }
+
+    fn hmac(&self, key: &[u8], input: &[u8]) -> Vec<u8> {
+        let tag = self
+            .suite
+            .hkdf_provider
+            .hmac_sign(&OkmBlock::new(key), input);
+        tag.as_ref().to_vec()
+    }
+}
 
 /// The pre-shared key of the ticket with nonce `ticket_nonce` (RFC 8446 section 4.6.1).
 pub(crate) fn ticket_psk(
@@ -23,21 +62,26 @@ pub(crate) fn ticket_psk(
 pub(crate) fn binder_is_valid(
     suite: &Tls13CipherSuite,
     psk: &[u8],
-    truncated_hello: &[u8],
+    truncated_hello: &hash::Output,
     presented: &[u8],
 ) -> bool {
     let expected = binder(suite, psk, truncated_hello);
     expected.as_ref().ct_eq(presented).into()
 }
 
-/// The binder of `psk` for a hello that is cut before its binders (RFC 8446 section 4.2.11.2).
-pub(crate) fn binder(suite: &Tls13CipherSuite, psk: &[u8], truncated_hello: &[u8]) -> hmac::Tag {
+/// The binder of `psk` for a hello with this hash, which is that of the hello up to its binders (RFC 8446 section
+/// 4.2.11.2).
+pub(crate) fn binder(
+    suite: &Tls13CipherSuite,
+    psk: &[u8],
+    truncated_hello: &hash::Output,
+) -> hmac::Tag {
     let hash = suite.common.hash_provider;
     let hkdf = suite.hkdf_provider;
     let early_secret = hkdf.extract_from_secret(None, psk);
     let binder_key = expand_label(&*early_secret, b"res binder", hash.hash(&[]).as_ref());
     let finished_key = expand_label(&*hkdf.expander_for_okm(&binder_key), b"finished", &[]);
-    hkdf.hmac_sign(&finished_key, hash.hash(truncated_hello).as_ref())
+    hkdf.hmac_sign(&finished_key, truncated_hello.as_ref())
 }
 
 /// HKDF-Expand-Label with the hash's output length.

@@ -35,9 +35,19 @@ impl Joined {
         server: &Arc<MigrationServer>,
         offer: Offer,
     ) -> Self {
+        Self::resume_with(client, server, offer, &[])
+    }
+
+    /// As [`resume`](Self::resume), with early data.
+    pub fn resume_with(
+        client: &Arc<MigrationClient>,
+        server: &Arc<MigrationServer>,
+        offer: Offer,
+        early_data: &[u8],
+    ) -> Self {
         let here = offer.token().target_address();
-        let connection = ClientConnection::resume(client, server_name(), offer, &[]).unwrap();
-        Self::join(connection, server, here)
+        let connection = ClientConnection::resume(client, server_name(), offer, early_data);
+        Self::join(connection.unwrap(), server, here)
     }
 
     /// Goes on until the handshake is complete.

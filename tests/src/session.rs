@@ -12,7 +12,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use rustls_migration::server::Arrival;
-use rustls_migration::tokio::{DepartureStatus, HandOffError, MigrationAcceptor, TlsStream};
+use rustls_migration::tokio::{HandOffError, MigrationAcceptor, TlsStream};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -270,14 +270,14 @@ impl Nodes {
                     sleep(pause).await;
                 }
                 stream.handshake().await?;
-                let (state, left) = (progress.encode(), stream.offers_left());
+                let state = progress.encode();
                 let telling = stream.migrate_to(next, Some(&state));
-                perhaps(&mut random, self.script.impatient, telling)
-                    .await
-                    .unwrap_or(Ok(()))?;
-                // Giving up may have come too early or too late. A client that has left for somewhere else goes to `next`.
-                let leaves = stream.handle().status() == DepartureStatus::Left;
-                told = leaves || stream.offers_left() < left;
+                match perhaps(&mut random, self.script.impatient, telling).await {
+                    Some(done) => done?,
+                    // Giving up may have come too early or too late; to be told twice is the same.
+                    None => stream.migrate_to(next, Some(&state)).await?,
+                }
+                told = true;
             }
         }
         if told {

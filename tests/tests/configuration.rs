@@ -49,14 +49,6 @@ fn secret_extraction_is_refused_on_both_sides() {
 }
 
 #[test]
-fn fragments_that_would_split_the_tickets_are_refused() {
-    server_refuses(
-        |config| config.max_fragment_size = Some(511),
-        ConfigError::MaxFragmentSize { least: 512 },
-    );
-}
-
-#[test]
 fn what_rustls_refuses_is_refused_with_its_reason() {
     let service = Service::default();
     let mut config = service.client_config();
@@ -64,14 +56,6 @@ fn what_rustls_refuses_is_refused_with_its_reason() {
     let client = service.client_with(config).build();
     let reason = rustls::Error::BadMaxFragmentSize;
     assert_eq!(client.err(), Some(ConfigError::Tls(reason)));
-}
-
-#[test]
-fn a_target_without_tickets_is_refused() {
-    server_refuses(
-        |config| config.send_tls13_tickets = 0,
-        ConfigError::NoTickets,
-    );
 }
 
 #[test]

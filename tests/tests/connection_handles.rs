@@ -23,7 +23,7 @@ fn elsewhere() -> SocketAddr {
 /// A node at A, whose application knows nothing of moves: it echoes, and gives its stream's handle away.
 fn serve_knowing_nothing(a: &mut Node, service: &Service) -> mpsc::Receiver<ConnectionHandle> {
     let (sender, handles) = mpsc::channel(10);
-    a.serve(service.node().reserve(4), move |stream| {
+    a.serve(service.node(), move |stream| {
         let sender = sender.clone();
         async move {
             sender.send(stream.handle()).await.unwrap();
@@ -242,7 +242,10 @@ async fn a_handle_of_a_stream_that_was_dropped_untold_says_so_and_does_nothing()
 #[tokio::test(start_paused = true)]
 async fn a_client_for_whom_there_is_no_offer_cannot_be_told_and_its_application_learns_so() {
     let setting = Setting::new();
-    let at_b = acceptor(setting.node().reserve(0));
+    let keys = setting.service.keys.clone().seal_limit(0);
+    let config = setting.service.server_config();
+    let node = setting.service.node_of(config, "files", keys);
+    let at_b = acceptor(node.answers_for([setting.b]));
     let (peer, io) = setting.fresh();
     let client = Watched::start(peer, b"hello");
     let stream = at_b.accept(io).await.unwrap();

@@ -77,11 +77,10 @@ impl Path {
 }
 
 /// Methods that only look, or speak to the handle: they neither poll the connection nor wait for it.
-const LOOKS: [&str; 7] = [
+const LOOKS: [&str; 6] = [
     "arrival",
     "handle",
     "get_ref",
-    "offers_left",
     "set_state",
     "withdraw_state",
     "fmt",

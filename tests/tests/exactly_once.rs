@@ -50,7 +50,7 @@ impl World {
             .map(|i| format!("127.0.0.{}:443", i + 2).parse().unwrap())
             .collect();
         let acceptor = |address: &SocketAddr| {
-            let settings = service.node().answers_for([*address]).reserve(3);
+            let settings = service.node().answers_for([*address]);
             let server: MigrationServer = settings.build().unwrap();
             MigrationAcceptor::from(server)
         };
@@ -411,11 +411,11 @@ fn changes_its_mind(after: Duration, status: DepartureStatus) {
             let mut stream = acceptor.accept(incoming.recv().await.unwrap()).await?;
             stream.migrate_to(target, Some(&[])).await?;
             sleep(after).await;
-            let offers = stream.offers_left();
+            let offers = acceptor.counts().offers();
             stream.migrate_to(target, Some(&[])).await?;
             assert_eq!(stream.handle().status(), status);
             if status == DepartureStatus::Left {
-                assert_eq!(stream.offers_left(), offers);
+                assert_eq!(acceptor.counts().offers(), offers);
                 stream.withdraw_state();
             }
             stream.write_all(b"goodbye").await?;

@@ -113,7 +113,7 @@ impl World {
         let config = self.service.server_config();
         let serving: Vec<_> = (self.addresses.iter().enumerate())
             .map(|(i, address)| {
-                let settings = self.service.node_with(config.clone()).reserve(3);
+                let settings = self.service.node_with(config.clone());
                 let settings = settings.departure_deadline(case.departure_deadline);
                 let server = settings.answers_for([*address]).build().unwrap();
                 let incoming = network.listen(*address);

@@ -35,7 +35,13 @@ async fn connect(service: &Service, node: &Node) -> MigrationStream {
 
 #[tokio::test]
 async fn an_offer_has_early_data_and_state_however_late_it_is_made() {
-    for waited in [Duration::ZERO, Duration::minutes(10), Duration::days(10)] {
+    for waited in [
+        Duration::ZERO,
+        Duration::minutes(10),
+        Duration::hours(7),
+        Duration::days(10),
+        Duration::days(100),
+    ] {
         let service = Service::default();
         let (mut a, mut b) = (Node::bind("127.0.0.2").await, Node::bind("127.0.0.3").await);
         let (target, state) = (b.address(), vec![7; 8192]);
@@ -104,27 +110,15 @@ fn failure(error: std::io::Error) -> OfferFailure {
 }
 
 #[tokio::test]
-async fn an_empty_reserve_and_a_state_that_is_too_long_are_errors_and_the_connection_goes_on() {
+async fn a_state_that_is_too_long_is_an_error_and_the_connection_goes_on() {
     let service = Service::default();
     let mut a = Node::bind("127.0.0.2").await;
     let target = "127.0.0.3:443".parse().unwrap();
-    a.serve(service.node().reserve(3), move |mut stream| async move {
-        let mut refused = Vec::new();
+    a.serve(service.node(), move |mut stream| async move {
         let too_long = stream.migrate_to(target, Some(&[0; 8193])).await;
-        refused.push(failure(too_long.unwrap_err()));
-        for left in (0..3).rev() {
-            stream.offer(target, Some(&[])).await?;
-            assert_eq!(stream.offers_left(), left);
-        }
-        let empty = stream.migrate_to(target, Some(&[])).await;
-        refused.push(failure(empty.unwrap_err()));
-        assert_eq!(
-            refused,
-            [
-                OfferFailure::StateTooLong { len: 8193 },
-                OfferFailure::ReserveEmpty
-            ]
-        );
+        let refused = failure(too_long.unwrap_err());
+        assert_eq!(refused, OfferFailure::StateTooLong { len: 8193 });
+        stream.offer(target, Some(&[0; 8192])).await?;
         stream.write_all(b"all as it should be").await?;
         echo(stream).await
     });
@@ -135,14 +129,31 @@ async fn an_empty_reserve_and_a_state_that_is_too_long_are_errors_and_the_connec
 }
 
 #[tokio::test]
-async fn a_reserve_changes_nothing_for_the_tickets_that_a_client_gets() {
-    let service = Service::default();
-    let mut a = Node::bind("127.0.0.2").await;
-    a.serve_echo(service.node().reserve(5));
-    let mut stream = connect(&service, &a).await;
-    echoed(&mut stream, b"hello").await;
-    let tickets = stream.get_ref().unwrap().tls13_tickets_received();
-    assert_eq!(tickets, 2, "as many as stock rustls sends by default");
+async fn that_offers_can_be_made_changes_nothing_for_the_tickets_that_a_client_gets() {
+    for tickets in [0, 1, 2, 4] {
+        let service = Service::default();
+        let (mut a, mut b) = (Node::bind("127.0.0.2").await, Node::bind("127.0.0.3").await);
+        let mut config = service.server_config();
+        config.send_tls13_tickets = usize::try_from(tickets).unwrap();
+        let target = b.address();
+        a.serve(service.node_with(config), move |stream| {
+            send_on(stream, target, Vec::new())
+        });
+        b.serve_echo(service.node());
+        let mut stream = connect(&service, &a).await;
+        let received = stream.get_ref().unwrap().tls13_tickets_received();
+        stream.write_all(b"hello").await.unwrap();
+        expect(&mut stream, b"hello").await;
+        let with_offer = stream.get_ref().unwrap().tls13_tickets_received();
+        assert_eq!(
+            with_offer,
+            tickets + 1,
+            "as many as stock rustls, and the offer"
+        );
+        assert!(received <= tickets);
+        let landing = stream.migrate(b"early").await.unwrap();
+        assert_eq!(landing.early_data, EarlyDataOutcome::Accepted);
+    }
 }
 
 #[tokio::test]
@@ -150,7 +161,8 @@ async fn small_fragments_carry_a_late_offer_whole() {
     let service = Service::default();
     let (mut a, mut b) = (Node::bind("127.0.0.2").await, Node::bind("127.0.0.3").await);
     let mut config = service.server_config();
-    config.max_fragment_size = Some(600);
+    // Smaller than a ticket of rustls' own.
+    config.max_fragment_size = Some(64);
     let target = b.address();
     a.serve(service.node_with(config), move |stream| {
         send_on(stream, target, vec![9; 5000])

@@ -11,7 +11,7 @@ use migration_tests::peer::{Peer, Setting, acceptor};
 use migration_tests::watched::{Pace, Watched, WhenTold};
 use rustls_migration::Connection as _;
 use rustls_migration::MoveKind;
-use rustls_migration::server::{NotifyError, OfferFailure};
+use rustls_migration::server::{MigrationServerBuilder, NotifyError, OfferFailure};
 use rustls_migration::tokio::{
     DepartureOverdue, DepartureStatus, DrainPlan, MigrationAcceptor, TlsStream,
 };
@@ -251,37 +251,29 @@ async fn end_of(peer: Peer) -> (Result<(), io::ErrorKind>, bool) {
 
 #[tokio::test(start_paused = true)]
 async fn a_hand_over_that_failed_is_an_error_each_time_and_never_a_clean_end() {
-    for sealed_too_often in [false, true] {
-        for overdue in [false, true] {
-            let setting = Setting::new();
-            let keys = setting.service.keys.clone();
-            let settings = match sealed_too_often {
-                false => setting.node().reserve(1),
-                true => {
-                    let config = setting.service.server_config();
-                    let keys = keys.seal_limit(1);
-                    let node = setting.service.node_of(config, "files", keys);
-                    node.answers_for([setting.b]).reserve(5)
-                }
-            };
-            let expected = match sealed_too_often {
-                false => OfferFailure::ReserveEmpty,
-                true => OfferFailure::SealLimit,
-            };
-            let at_b = acceptor(settings);
-            let (peer, mut stream) = left(&setting, &at_b).await;
-            assert_eq!(failure(stream.shutdown().await), expected);
-            if overdue {
-                let drain = at_b.drain(plan(Duration::ZERO));
-                assert_eq!(drain.finished().await.progress.forced, 1);
-                assert_overdue(stream.write(b"more").await);
-            }
-            assert_eq!(failure(stream.shutdown().await), expected);
-            drop(stream);
-            let cut = (Err(io::ErrorKind::UnexpectedEof), false);
-            assert_eq!(end_of(peer).await, cut);
+    for overdue in [false, true] {
+        let setting = Setting::new();
+        let at_b = acceptor(sealing(&setting, 1));
+        let (peer, mut stream) = left(&setting, &at_b).await;
+        assert_eq!(failure(stream.shutdown().await), OfferFailure::SealLimit);
+        if overdue {
+            let drain = at_b.drain(plan(Duration::ZERO));
+            assert_eq!(drain.finished().await.progress.forced, 1);
+            assert_overdue(stream.write(b"more").await);
         }
+        assert_eq!(failure(stream.shutdown().await), OfferFailure::SealLimit);
+        drop(stream);
+        let cut = (Err(io::ErrorKind::UnexpectedEof), false);
+        assert_eq!(end_of(peer).await, cut);
     }
+}
+
+/// B, which can seal so many offers.
+fn sealing(setting: &Setting, offers: u64) -> MigrationServerBuilder {
+    let keys = setting.service.keys.clone().seal_limit(offers);
+    let config = setting.service.server_config();
+    let node = setting.service.node_of(config, "files", keys);
+    node.answers_for([setting.b])
 }
 
 #[tokio::test(start_paused = true)]
@@ -343,7 +335,7 @@ async fn a_notice_moves_what_the_application_consents_to_by_then() {
         (Before::OfferOfTheStreamTakenBack, MoveKind::Connection),
     ] {
         let setting = Setting::new();
-        let at_b = acceptor(setting.node().target(elsewhere()).reserve(4));
+        let at_b = acceptor(setting.node().target(elsewhere()));
         let (mut peer, mut stream) = joined(&setting, &at_b, PIPE).await;
         match before {
             Before::Nothing => {}
@@ -373,7 +365,7 @@ async fn a_notice_moves_what_the_application_consents_to_by_then() {
 #[tokio::test(start_paused = true)]
 async fn a_move_that_failed_leaves_consent_as_it_was() {
     let setting = Setting::new();
-    let at_b = acceptor(setting.node().reserve(2));
+    let at_b = acceptor(sealing(&setting, 2));
     let (mut peer, mut stream) = joined(&setting, &at_b, PIPE).await;
     let too_long = stream.migrate_to(elsewhere(), Some(&[0; 8193])).await;
     assert_eq!(failure(too_long), OfferFailure::StateTooLong { len: 8193 });
@@ -386,18 +378,18 @@ async fn a_move_that_failed_leaves_consent_as_it_was() {
         .await
         .unwrap();
     let empty = stream.migrate_to(elsewhere(), None).await;
-    assert_eq!(failure(empty), OfferFailure::ReserveEmpty);
+    assert_eq!(failure(empty), OfferFailure::SealLimit);
     peer.connection.send_close_notify();
     peer.send().await;
     assert_eq!(stream.read(&mut [0; 1]).await.unwrap(), 0);
     // The client was told to go on with the stream, so it must not take this for its end.
-    assert_eq!(failure(stream.shutdown().await), OfferFailure::ReserveEmpty);
+    assert_eq!(failure(stream.shutdown().await), OfferFailure::SealLimit);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_client_that_has_left_is_not_told_again() {
     let setting = Setting::new();
-    let at_b = acceptor(setting.node().reserve(4));
+    let at_b = acceptor(setting.node());
     let (_peer, mut stream) = left(&setting, &at_b).await;
     let again = stream.notify().await.unwrap_err();
     let why = again.get_ref().unwrap().downcast_ref();

@@ -1,52 +1,30 @@
 //! Settings of rustls that migration must leave in force: the size of records, and how many tickets a client wants.
 
-use std::future::Future;
-use std::io;
-use std::pin::Pin;
-
-use migration_tests::client::{echoed, expect};
-use migration_tests::node::{ServerStream, echo};
+use migration_tests::client::{echoed, expect, until_notified};
+use migration_tests::node::echo;
 use migration_tests::{Node, RecordingDialer, Service, server_name};
 use rustls::HandshakeKind;
 use rustls::client::TicketRequest;
 use rustls_migration::server::Arrival;
-use rustls_migration::tokio::{MigrationConnector, MigrationStream};
+use rustls_migration::tokio::{EarlyDataOutcome, MigrationConnector, MigrationStream};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::sync::mpsc;
-
-type Served = Pin<Box<dyn Future<Output = io::Result<()>> + Send>>;
-
-/// Tells how many offers a connection has, then echoes.
-fn telling(offers: mpsc::UnboundedSender<usize>) -> impl Fn(ServerStream) -> Served {
-    move |mut stream| {
-        let offers = offers.clone();
-        Box::pin(async move {
-            stream.handshake().await?;
-            offers.send(stream.offers_left()).unwrap();
-            echo(stream).await
-        })
-    }
-}
 
 #[tokio::test]
 async fn no_record_of_a_server_is_larger_than_its_fragments_may_be() {
     // Of header, content type and tag, rustls counts the header only.
-    let most = 512 - 5 + 1 + 16;
-    for (tickets, reserve, left) in [(2, 2, 2), (1, 2, 1), (2, 0, 0)] {
+    for (fragment, tickets) in [(512, 2), (512, 1), (64, 2)] {
+        let most = fragment - 5 + 1 + 16;
         let service = Service::default();
         let (mut a, mut b) = (Node::bind("127.0.0.2").await, Node::bind("127.0.0.3").await);
         let mut config = service.server_config();
-        config.max_fragment_size = Some(512);
+        config.max_fragment_size = Some(fragment);
         config.send_tls13_tickets = tickets;
-        let (sender, mut offers) = mpsc::unbounded_channel();
-        let settings = service.node_with(config).reserve(reserve);
-        a.serve(settings.target(b.address()), telling(sender));
+        a.serve_echo(service.node_with(config).target(b.address()));
         b.serve_echo(service.node());
         let dialer = RecordingDialer::default();
         let connector = service.connector().dialer(dialer.clone());
         let mut stream = connector.connect(server_name(), a.address()).await.unwrap();
         echoed(&mut stream, b"at A").await;
-        assert_eq!(offers.recv().await, Some(left));
         let shape = dialer.last().received_shape();
         assert!(shape.iter().all(|(_, len)| *len <= most), "{shape:?}");
         let landing = stream.migrate(b"early").await.unwrap();
@@ -60,16 +38,17 @@ fn tickets(stream: &MigrationStream) -> u32 {
 }
 
 #[tokio::test]
-async fn a_client_gets_as_many_tickets_as_it_wants_and_the_reserve_stays() {
+async fn a_client_gets_as_many_tickets_as_it_wants_and_one_with_a_token_at_least() {
     for (new, resumed, most, expected) in [
         (1, 3, 4, (1, 3)),
         (9, 1, 4, (4, 1)),
         (0, 0, 4, (1, 1)),
+        (0, 3, 4, (1, 3)),
+        (2, 0, 4, (2, 1)),
         (1, 1, 0, (2, 2)),
     ] {
         let service = Service::default();
         let (mut a, mut b) = (Node::bind("127.0.0.2").await, Node::bind("127.0.0.3").await);
-        let (sender, mut offers) = mpsc::unbounded_channel();
         for (node, other) in [
             (&mut a, b.address()),
             (&mut b, "127.0.0.9:1".parse().unwrap()),
@@ -77,7 +56,7 @@ async fn a_client_gets_as_many_tickets_as_it_wants_and_the_reserve_stays() {
             let mut config = service.server_config();
             config.max_tls13_tickets = most;
             let settings = service.node_with(config).target(other);
-            node.serve(settings, telling(sender.clone()));
+            node.serve_echo(settings);
         }
         let mut config = service.client_config();
         config.send_ticket_request = Some(TicketRequest {
@@ -88,16 +67,46 @@ async fn a_client_gets_as_many_tickets_as_it_wants_and_the_reserve_stays() {
         let mut stream = connector.connect(server_name(), a.address()).await.unwrap();
         echoed(&mut stream, b"at A").await;
         assert_eq!(tickets(&stream), expected.0, "asked for {new}");
-        assert_eq!(offers.recv().await, Some(2));
 
         let landing = stream.migrate(b"early").await.unwrap();
         assert_eq!(landing.handshake, HandshakeKind::Resumed);
         expect(&mut stream, b"early").await;
         echoed(&mut stream, b"at B").await;
         assert_eq!(tickets(&stream), expected.1, "asked for {resumed}");
-        assert_eq!(offers.recv().await, Some(2));
         assert!(matches!(b.arrival().await, Arrival::Migrated { .. }));
     }
+}
+
+#[tokio::test]
+async fn a_client_that_wants_no_tickets_gets_none_and_follows_a_late_offer() {
+    let service = Service::default();
+    let (mut a, mut b) = (Node::bind("127.0.0.2").await, Node::bind("127.0.0.3").await);
+    let mut config = service.server_config();
+    config.max_tls13_tickets = 4;
+    let target = b.address();
+    a.serve(service.node_with(config), move |mut stream| async move {
+        stream.read_exact(&mut [0; 2]).await?;
+        stream.write_all(b"at A").await?;
+        stream.read_exact(&mut [0; 2]).await?;
+        stream.migrate_to(target, Some(b"state")).await?;
+        echo(stream).await
+    });
+    b.serve_echo(service.node());
+    let mut config = service.client_config();
+    config.send_ticket_request = Some(TicketRequest {
+        new_session_count: 0,
+        resumption_count: 0,
+    });
+    let connector = MigrationConnector::from(service.client_with(config).build().unwrap());
+    let mut stream = connector.connect(server_name(), a.address()).await.unwrap();
+    stream.write_all(b"go").await.unwrap();
+    expect(&mut stream, b"at A").await;
+    assert_eq!(tickets(&stream), 0);
+    stream.write_all(b"on").await.unwrap();
+    until_notified(&mut stream).await;
+    let landing = stream.migrate(b"early").await.unwrap();
+    assert_eq!(landing.early_data, EarlyDataOutcome::Accepted);
+    expect(&mut stream, b"early").await;
 }
 
 #[tokio::test]

@@ -9,16 +9,18 @@ use std::io::{self, BufRead as _, Read, Write};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use migration_token::{TokenKey, VerifyError};
 use rustls::pki_types::ServerName;
 use rustls::{HandshakeKind, ProtocolVersion};
 
 use super::link::ClientLink;
-use super::offer::Arrived;
+use super::offer::{Arrived, ReceivedTicket};
 use super::{MigrationClient, Offer, OfferError};
 use crate::address::canonical;
 use crate::connection::{BUFFER_LIMIT, Connection};
 use crate::move_kind::MoveKind;
-use crate::provider::link::{Link as _, scope};
+use crate::provider::link::{Link as _, Scope};
+use crate::schedule::SuiteCrypto;
 use crate::wire::record::HelloSplicer;
 
 /// How many updates wait to be taken; past that the oldest are forgotten.
@@ -45,6 +47,7 @@ pub enum Update {
 pub struct ClientConnection {
     tls: rustls::ClientConnection,
     link: Arc<ClientLink>,
+    scope: Scope,
     client: Arc<MigrationClient>,
     server: SocketAddr,
     splicer: HelloSplicer,
@@ -52,7 +55,10 @@ pub struct ClientConnection {
     /// TLS bytes after splicing that are still to be written.
     outgoing: VecDeque<u8>,
     early_data: EarlyData,
-    offer: Option<Offer>,
+    /// On the heap: an idle connection has none.
+    offer: Option<Box<Offer>>,
+    /// What verifies offers, once one has come.
+    token_key: Option<TokenKey>,
     notices: u64,
     /// What the last offer was that came after this side had been closed, and after how many notices.
     last_word: Option<(u64, Result<MoveKind, OfferError>)>,
@@ -159,11 +165,13 @@ impl ClientConnection {
         let link = Arc::new(link);
         let config = Arc::clone(&client.config);
         let splicer = HelloSplicer::new(config.max_fragment_size);
-        let tls = scope(&link, || rustls::ClientConnection::new(config, name))
-            .map_err(ConnectError::Tls)?;
+        let mut scope = Scope::new(&link);
+        let tls = scope.enter(|| rustls::ClientConnection::new(config, name));
+        let tls = tls.map_err(ConnectError::Tls)?;
         Ok(Self {
             tls,
             link,
+            scope,
             client: Arc::clone(client),
             server: canonical(server),
             splicer,
@@ -171,6 +179,7 @@ impl ClientConnection {
             outgoing: VecDeque::new(),
             early_data: EarlyData::default(),
             offer: None,
+            token_key: None,
             notices: 0,
             last_word: None,
             updates: VecDeque::new(),
@@ -186,7 +195,7 @@ impl ClientConnection {
 
     /// The newest offer that was accepted.
     pub fn offer(&self) -> Option<&Offer> {
-        self.offer.as_ref()
+        self.offer.as_deref()
     }
 
     /// Whether the server has handed the stream over: an offer of kind [`MoveKind::Stream`] that came when this side had
@@ -206,7 +215,7 @@ impl ClientConnection {
 
     /// Takes the newest offer, to [`resume`](Self::resume) with it.
     pub fn take_offer(&mut self) -> Option<Offer> {
-        self.offer.take()
+        self.offer.take().map(|offer| *offer)
     }
 
     /// The oldest update that was not taken yet.
@@ -227,14 +236,12 @@ impl ClientConnection {
 
     /// Verifies the offers that have come.
     fn take_offers(&mut self) {
-        while let Some((received, secret)) = self.link.take_received() {
-            let arrived = Arrived {
-                at: self.client.clock.instant(),
-                tls_time: self.client.config.time_provider.current_time(),
-            };
-            let policy = &*self.client.policy;
+        if !self.link.take_news() {
+            return;
+        }
+        while let Some(received) = self.link.take_received() {
             let notices = received.notices;
-            let verified = Offer::verify(received, &secret, self.server, policy, arrived);
+            let verified = self.verify(received);
             if self.closed {
                 self.last_word =
                     Some((notices, verified.as_ref().map(Offer::kind).map_err(|e| *e)));
@@ -242,7 +249,7 @@ impl ClientConnection {
             let update = match verified {
                 Ok(offer) => {
                     let (target, kind) = (offer.target(), offer.kind());
-                    self.offer = Some(offer);
+                    self.offer = Some(Box::new(offer));
                     Update::Offered { target, kind }
                 }
                 Err(error) => Update::OfferRefused(error),
@@ -253,6 +260,27 @@ impl ClientConnection {
             self.notices = self.link.notices();
             self.push_update(Update::Notified);
         }
+    }
+
+    /// Verifies one offer. The token's key is derived for the first one.
+    fn verify(&mut self, received: ReceivedTicket) -> Result<Offer, OfferError> {
+        let arrived = Arrived {
+            at: self.client.clock.instant(),
+            tls_time: self.client.config.time_provider.current_time(),
+        };
+        let suite = self.tls.negotiated_cipher_suite();
+        let crypto = suite.and_then(|suite| SuiteCrypto::new(suite.tls13()?));
+        let crypto = crypto.ok_or(VerifyError::OtherSession)?;
+        let key = match self.token_key.take() {
+            Some(key) => key,
+            None => {
+                let secret = self.link.take_secret().ok_or(VerifyError::OtherSession)?;
+                TokenKey::derive_with(&crypto, &secret).map_err(|_| VerifyError::OtherSession)?
+            }
+        };
+        let key = self.token_key.insert(key);
+        let policy = &*self.client.policy;
+        Offer::verify(received, (&crypto, key), self.server, policy, arrived)
     }
 
     fn push_update(&mut self, update: Update) {
@@ -284,7 +312,7 @@ impl ClientConnection {
         if let Some(rest) = data.get(from..).filter(|rest| !rest.is_empty()) {
             // All of it is in memory already, so the buffer's limit must not cut it.
             self.tls.set_buffer_limit(None);
-            let written = scope(&self.link, || self.tls.writer().write_all(rest));
+            let written = self.scope.enter(|| self.tls.writer().write_all(rest));
             debug_assert!(written.is_ok(), "an unlimited buffer takes all");
             *finished = true;
             self.tls.set_buffer_limit(Some(BUFFER_LIMIT));
@@ -316,7 +344,7 @@ impl Connection for ClientConnection {
 
     fn process_new_packets(&mut self) -> Result<(), rustls::Error> {
         let handshaking = self.tls.is_handshaking();
-        scope(&self.link, || self.tls.process_new_packets())?;
+        self.scope.enter(|| self.tls.process_new_packets())?;
         if handshaking && !self.tls.is_handshaking() {
             self.finish_early_data();
         }
@@ -334,6 +362,10 @@ impl Connection for ClientConnection {
         let (first, _) = self.outgoing.as_slices();
         let written = wr.write(first)?;
         self.outgoing.drain(..written);
+        if self.outgoing.is_empty() {
+            // Nothing waits here after the handshake.
+            self.outgoing = VecDeque::new();
+        }
         Ok(written)
     }
 
@@ -361,11 +393,11 @@ impl Connection for ClientConnection {
         if self.closed {
             return Err(io::ErrorKind::BrokenPipe.into());
         }
-        scope(&self.link, || self.tls.writer().write(plaintext))
+        self.scope.enter(|| self.tls.writer().write(plaintext))
     }
 
     fn refresh_traffic_keys(&mut self) -> Result<(), rustls::Error> {
-        scope(&self.link, || self.tls.refresh_traffic_keys())
+        self.scope.enter(|| self.tls.refresh_traffic_keys())
     }
 
     fn send_close_notify(&mut self) {

@@ -4,7 +4,7 @@
 //! It judges nothing: what it collects, the connection verifies.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustls::client::{ClientSessionStore, Tls12ClientSessionValue, Tls13ClientSessionValue};
@@ -15,6 +15,7 @@ use zeroize::Zeroizing;
 
 use super::offer::{ReceivedTicket, ReceivedToken};
 use crate::codepoints::Codepoints;
+use crate::provider::HashedHello;
 use crate::provider::link::{Link, Verifying, current_as};
 use crate::wire::ticket::NewSessionTicket;
 use crate::wire::{MESSAGE_HEADER_LEN, NEW_SESSION_TICKET, next_message, push_extension};
@@ -31,7 +32,12 @@ pub(super) struct ClientLink {
     hello_extensions: Vec<u8>,
     /// How many times `migrate_notify` has come.
     notices: AtomicU64,
+    /// Whether the handshake is complete.
+    established: AtomicBool,
+    /// Whether tickets with tokens have come, or notices.
+    has_news: AtomicBool,
     verifying: Verifying,
+    hashed_hello: HashedHello,
     state: Mutex<State>,
 }
 
@@ -67,7 +73,10 @@ impl ClientLink {
             codepoints,
             hello_extensions,
             notices: AtomicU64::new(0),
+            established: AtomicBool::new(false),
+            has_news: AtomicBool::new(false),
             verifying: Verifying::default(),
+            hashed_hello: HashedHello::default(),
             state: Mutex::new(state),
         })
     }
@@ -83,11 +92,24 @@ impl ClientLink {
         self.notices.load(Ordering::Relaxed)
     }
 
-    /// The next ticket with a token, and the connection's `resumption_master_secret`.
-    pub(super) fn take_received(&self) -> Option<(ReceivedTicket, Zeroizing<Vec<u8>>)> {
+    /// Whether [`take_received`](Self::take_received) or [`notices`](Self::notices) has something new to tell.
+    pub(super) fn take_news(&self) -> bool {
+        self.has_news.load(Ordering::Relaxed) && self.has_news.swap(false, Ordering::Relaxed)
+    }
+
+    /// The next ticket with a token.
+    pub(super) fn take_received(&self) -> Option<ReceivedTicket> {
         let mut state = self.state();
-        let received = state.received.pop_front()?;
-        Some((received, state.resumption_master_secret.clone()?))
+        let received = state.received.pop_front();
+        if state.received.is_empty() {
+            state.received = VecDeque::new();
+        }
+        received
+    }
+
+    /// The connection's `resumption_master_secret`, which is worth nothing more here once the token's key has been derived.
+    pub(super) fn take_secret(&self) -> Option<Zeroizing<Vec<u8>>> {
+        self.state().resumption_master_secret.take()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -115,7 +137,12 @@ impl ClientLink {
     /// without it; another is given back.
     fn keep(&self, session: Tls13ClientSessionValue) -> Option<Tls13ClientSessionValue> {
         let mut state = self.state();
-        let Some(token) = state.tokens.pop_front().flatten() else {
+        let token = state.tokens.pop_front().flatten();
+        if state.tokens.is_empty() {
+            // Tickets are rare: their room is not kept.
+            state.tokens = VecDeque::new();
+        }
+        let Some(token) = token else {
             return Some(session);
         };
         if state.received.len() == MAX_RECEIVED {
@@ -126,6 +153,7 @@ impl ClientLink {
             token,
             notices: self.notices(),
         });
+        self.has_news.store(true, Ordering::Relaxed);
         None
     }
 }
@@ -139,23 +167,29 @@ impl Link for ClientLink {
         &self.hello_extensions
     }
 
+    fn hashed_hello(&self) -> Option<&HashedHello> {
+        Some(&self.hashed_hello)
+    }
+
     fn resumption_master_secret(&self, secret: &[u8]) {
+        self.hashed_hello.clear();
         self.state().resumption_master_secret = Some(Zeroizing::new(secret.to_vec()));
+        self.established.store(true, Ordering::Relaxed);
     }
 
     /// Only after the handshake: until then there is no `resumption_master_secret`.
     fn hide_inbound(&self, kind: ContentType, payload: &[u8]) -> bool {
-        let mut state = self.state();
-        if state.resumption_master_secret.is_none() {
+        if !self.established.load(Ordering::Relaxed) {
             return false;
         }
         if kind == ContentType::Handshake {
-            self.note_tickets(&mut state, payload);
+            self.note_tickets(&mut self.state(), payload);
         }
         let notify = kind == ContentType::Alert
             && matches!(payload, [_, description] if *description == self.codepoints.migrate_notify);
         if notify {
             self.notices.fetch_add(1, Ordering::Relaxed);
+            self.has_news.store(true, Ordering::Relaxed);
         }
         notify
     }

@@ -7,7 +7,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use migration_token::{DecodeError, MigrationToken, TokenHash, TokenKey, VerifyError};
+use migration_token::{DecodeError, MigrationToken, TokenKey, VerifyError};
 use rustls::client::Tls13ClientSessionValue;
 use rustls::pki_types::UnixTime;
 
@@ -15,6 +15,7 @@ use super::policy::{TargetPolicy, TargetRefused};
 use crate::address::canonical;
 use crate::codepoints::Codepoints;
 use crate::move_kind::MoveKind;
+use crate::schedule::SuiteCrypto;
 use crate::wire::ticket::{MAX_OFFERED_TICKET_LEN, NewSessionTicket};
 
 /// A token and its ticket, as received.
@@ -96,17 +97,13 @@ impl Offer {
     /// Verifies what a server sent (`docs/protocol.md` section 2).
     pub(super) fn verify(
         received: ReceivedTicket,
-        resumption_master_secret: &[u8],
+        (crypto, token_key): (&SuiteCrypto, &TokenKey),
         current: SocketAddr,
         policy: &dyn TargetPolicy,
         arrived: Arrived,
     ) -> Result<Self, OfferError> {
         let (token, kind) = received.token.read()?;
-        let hash = TokenHash::from_output_len(resumption_master_secret.len())
-            .ok_or(VerifyError::OtherSession)?;
-        TokenKey::derive(hash, resumption_master_secret)
-            .map_err(|_| VerifyError::OtherSession)?
-            .verify(&token)?;
+        token_key.verify_with(crypto, &token)?;
         policy.allow(current, canonical(token.target_address()))?;
         Ok(Self {
             session: received.session,

@@ -1,4 +1,4 @@
-//! Record protection: the link may replace what is encrypted and hide what was decrypted.
+//! Record protection: the link may change the type of what is encrypted and hide what was decrypted.
 //!
 //! Sequence numbers stay rustls' own, since every record goes through exactly once.
 
@@ -6,8 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustls::crypto::cipher::{
     AeadKey, InboundOpaqueMessage, InboundPlainMessage, Iv, MessageDecrypter, MessageEncrypter,
-    OutboundChunks, OutboundOpaqueMessage, OutboundPlainMessage, Tls13AeadAlgorithm,
-    UnsupportedOperationError,
+    OutboundOpaqueMessage, OutboundPlainMessage, Tls13AeadAlgorithm, UnsupportedOperationError,
 };
 use rustls::{ConnectionTrafficSecrets, ContentType, Error, ProtocolVersion};
 use zeroize::Zeroizing;
@@ -60,23 +59,11 @@ struct LinkedEncrypter {
 impl MessageEncrypter for LinkedEncrypter {
     fn encrypt(
         &mut self,
-        msg: OutboundPlainMessage<'_>,
+        mut msg: OutboundPlainMessage<'_>,
         seq: u64,
     ) -> Result<OutboundOpaqueMessage, Error> {
-        if !self.link.wants_outbound(msg.typ) {
-            return self.encrypter.encrypt(msg, seq);
-        }
-        let payload = msg.payload.to_vec();
-        let (typ, payload) = self
-            .link
-            .rewrite_outbound(msg.typ, &payload)
-            .unwrap_or((msg.typ, payload));
-        let rewritten = OutboundPlainMessage {
-            typ,
-            version: msg.version,
-            payload: OutboundChunks::Single(&payload),
-        };
-        self.encrypter.encrypt(rewritten, seq)
+        msg.typ = self.link.outbound_type(msg.typ, msg.payload.len());
+        self.encrypter.encrypt(msg, seq)
     }
 
     fn encrypted_payload_len(&self, payload_len: usize) -> usize {

@@ -1,4 +1,4 @@
-//! The key schedule: it passes everything on and tells the link the `resumption_master_secret`.
+//! The key schedule: it passes everything on and tells the link the `resumption_master_secret`, and tickets' keys.
 //!
 //! No other secret of a connection is looked at.
 
@@ -14,12 +14,17 @@ use super::link::{Link, current};
 pub(super) struct LinkedHkdf(pub(super) &'static dyn Hkdf);
 
 impl Hkdf for LinkedHkdf {
+    /// With a salt this is the master secret, which the `resumption_master_secret` is expanded from.
     fn extract_from_zero_ikm(&self, salt: Option<&[u8]>) -> Box<dyn HkdfExpander> {
-        linked(self.0.extract_from_zero_ikm(salt))
+        let expander = self.0.extract_from_zero_ikm(salt);
+        match current().filter(|_| salt.is_some()) {
+            Some(link) => Box::new(LinkedExpander { expander, link }),
+            None => expander,
+        }
     }
 
     fn extract_from_secret(&self, salt: Option<&[u8]>, secret: &[u8]) -> Box<dyn HkdfExpander> {
-        linked(self.0.extract_from_secret(salt, secret))
+        self.0.extract_from_secret(salt, secret)
     }
 
     fn extract_from_kx_shared_secret(
@@ -30,22 +35,19 @@ impl Hkdf for LinkedHkdf {
     ) -> Result<Box<dyn HkdfExpander>, Error> {
         self.0
             .extract_from_kx_shared_secret(salt, kx, peer_public_key)
-            .map(linked)
     }
 
+    /// Tickets' keys are expanded from a block.
     fn expander_for_okm(&self, okm: &OkmBlock) -> Box<dyn HkdfExpander> {
-        self.0.expander_for_okm(okm)
+        let expander = self.0.expander_for_okm(okm);
+        match current().filter(|link| link.wants_ticket_key()) {
+            Some(link) => Box::new(LinkedExpander { expander, link }),
+            None => expander,
+        }
     }
 
     fn hmac_sign(&self, key: &OkmBlock, message: &[u8]) -> Tag {
         self.0.hmac_sign(key, message)
-    }
-}
-
-fn linked(expander: Box<dyn HkdfExpander>) -> Box<dyn HkdfExpander> {
-    match current() {
-        Some(link) => Box::new(LinkedExpander { expander, link }),
-        None => expander,
     }
 }
 
@@ -61,8 +63,12 @@ impl HkdfExpander for LinkedExpander {
 
     fn expand_block(&self, info: &[&[u8]]) -> OkmBlock {
         let block = self.expander.expand_block(info);
-        if is_resumption_master_secret(info) {
-            self.link.resumption_master_secret(block.as_ref());
+        match info {
+            [_, _, PREFIX, b"res master", _, _] => {
+                self.link.resumption_master_secret(block.as_ref());
+            }
+            [_, _, PREFIX, b"resumption", _, nonce] => self.link.ticket_key(nonce, block.as_ref()),
+            _ => {}
         }
         block
     }
@@ -72,7 +78,5 @@ impl HkdfExpander for LinkedExpander {
     }
 }
 
-/// rustls passes an `HkdfLabel` in its parts: length, label length, "tls13 ", label, context length, context.
-fn is_resumption_master_secret(info: &[&[u8]]) -> bool {
-    matches!(info, [_, _, b"tls13 ", b"res master", _, _])
-}
+/// rustls passes an `HkdfLabel` in its parts: length, label length, this, label, context length, context.
+const PREFIX: &[u8] = b"tls13 ";

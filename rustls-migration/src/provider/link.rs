@@ -9,13 +9,14 @@
 //! not give out its certificate verifiers, so the scope rests by itself while one runs: see [`Verifying`].
 
 use std::any::Any;
-use std::cell::RefCell;
+use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustls::ContentType;
 
 use super::aead::SharedDecrypter;
+use super::hash::HashedHello;
 use crate::wire::{CERTIFICATE, CLIENT_KEY_EXCHANGE, COMPRESSED_CERTIFICATE, SERVER_HELLO_DONE};
 
 /// One connection's view of what passes through its cryptographic objects.
@@ -27,26 +28,31 @@ pub(crate) trait Link: Any + Send + Sync {
         &[]
     }
 
+    /// What has been hashed of this connection's hello, if that is to be shared.
+    fn hashed_hello(&self) -> Option<&HashedHello> {
+        None
+    }
+
     /// Whether a certificate of this connection is being verified.
     fn verifying(&self) -> &Verifying;
 
     /// The connection's `resumption_master_secret` has been derived.
     fn resumption_master_secret(&self, secret: &[u8]);
 
-    /// Whether [`rewrite_outbound`](Self::rewrite_outbound) wants to see a record of this type.
-    fn wants_outbound(&self, kind: ContentType) -> bool {
-        let _ = kind;
+    /// Whether [`ticket_key`](Self::ticket_key) wants to know of the next ticket.
+    fn wants_ticket_key(&self) -> bool {
         false
     }
 
-    /// A record is about to be encrypted: what to encrypt in its place, or `None` to leave it.
-    fn rewrite_outbound(
-        &self,
-        kind: ContentType,
-        payload: &[u8],
-    ) -> Option<(ContentType, Vec<u8>)> {
-        let _ = (kind, payload);
-        None
+    /// The pre-shared key of the ticket with this nonce has been derived.
+    fn ticket_key(&self, nonce: &[u8], psk: &[u8]) {
+        let _ = (nonce, psk);
+    }
+
+    /// The type to give a record with `len` bytes of plaintext that is about to be encrypted.
+    fn outbound_type(&self, kind: ContentType, len: usize) -> ContentType {
+        let _ = len;
+        kind
     }
 
     /// Whether the next decrypter is to be [shared](Self::share_decrypter).
@@ -96,35 +102,55 @@ impl Verifying {
 const CERTIFICATE_LIST_LEN: usize = 3;
 
 thread_local! {
-    static CURRENT: RefCell<Option<Arc<dyn Link>>> = const { RefCell::new(None) };
+    static CURRENT: Cell<Option<Arc<dyn Link>>> = const { Cell::new(None) };
 }
 
 /// Runs `call` with `link` as the link of every object that rustls makes in it.
 pub(crate) fn scope<R>(link: &Arc<impl Link>, call: impl FnOnce() -> R) -> R {
-    let link: Arc<dyn Link> = link.clone();
-    within(Some(link), call)
+    Scope::new(link).enter(call)
 }
 
 /// Runs `call`, which is the user's, with no link: what it makes is its own.
 pub(crate) fn without_scope<R>(call: impl FnOnce() -> R) -> R {
-    within(None, call)
+    Scope(None).enter(call)
 }
 
-fn within<R>(link: Option<Arc<dyn Link>>, call: impl FnOnce() -> R) -> R {
-    /// Puts the outer scope back, also when `call` panics.
-    struct Outer(Option<Arc<dyn Link>>);
-    impl Drop for Outer {
-        fn drop(&mut self) {
-            CURRENT.set(self.0.take());
-        }
+/// What a connection opens its scopes with. It is moved in and out, since to count references for each call would cost more
+/// than all else that a scope does.
+pub(crate) struct Scope(Option<Arc<dyn Link>>);
+
+impl Scope {
+    pub(crate) fn new(link: &Arc<impl Link>) -> Self {
+        let link: Arc<dyn Link> = link.clone();
+        Self(Some(link))
     }
-    let _outer = Outer(CURRENT.replace(link));
-    call()
+
+    /// Runs `call` with this link as the link of every object that rustls makes in it.
+    pub(crate) fn enter<R>(&mut self, call: impl FnOnce() -> R) -> R {
+        /// Puts both back, also when `call` panics.
+        struct Entered<'a> {
+            current: &'a Cell<Option<Arc<dyn Link>>>,
+            scope: &'a mut Scope,
+        }
+        impl Drop for Entered<'_> {
+            fn drop(&mut self) {
+                self.scope.0 = self.current.replace(self.scope.0.take());
+            }
+        }
+        CURRENT.with(|current| {
+            self.0 = current.replace(self.0.take());
+            let _entered = Entered {
+                current,
+                scope: self,
+            };
+            call()
+        })
+    }
 }
 
 /// The link for an object that is made now: that of the innermost scope, unless a certificate verifier may run.
 pub(super) fn current() -> Option<Arc<dyn Link>> {
-    let link = CURRENT.with_borrow(Clone::clone)?;
+    let link = innermost()?;
     let verifying = link.verifying().0.load(Ordering::Relaxed);
     (!verifying).then_some(link)
 }
@@ -132,8 +158,18 @@ pub(super) fn current() -> Option<Arc<dyn Link>> {
 /// The link of the innermost scope, when it is an `L`. For the wrapped objects of a configuration, which belong to the
 /// scope's connection alone.
 pub(crate) fn current_as<L: Link>() -> Option<Arc<L>> {
-    let link: Arc<dyn Any + Send + Sync> = CURRENT.with_borrow(Clone::clone)?;
+    let link: Arc<dyn Any + Send + Sync> = innermost()?;
     link.downcast().ok()
+}
+
+/// The link of the innermost scope.
+fn innermost() -> Option<Arc<dyn Link>> {
+    CURRENT.with(|current| {
+        let link = current.take();
+        let copy = link.clone();
+        current.set(link);
+        copy
+    })
 }
 
 #[cfg(test)]

@@ -17,6 +17,7 @@ use rustls::crypto::CryptoProvider;
 use rustls::{CipherSuiteCommon, SupportedCipherSuite, Tls12CipherSuite, Tls13CipherSuite};
 
 pub(crate) use self::aead::SharedDecrypter;
+pub(crate) use self::hash::{Hashed, HashedHello};
 use self::link::{Link, Verifying, scope};
 
 /// rustls' ring provider, wrapped.
@@ -128,7 +129,7 @@ pub(crate) fn is_wrapped(provider: &CryptoProvider) -> bool {
             scope(&probe, || {
                 suite
                     .hkdf_provider
-                    .extract_from_zero_ikm(None)
+                    .extract_from_zero_ikm(Some(&[]))
                     .expand_block(&[&[], &[], b"tls13 ", b"res master", &[], &[]]);
             });
             probe.0.load(Ordering::Relaxed)

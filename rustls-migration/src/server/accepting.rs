@@ -13,7 +13,7 @@ use rustls::AlertDescription;
 use super::admission::{Candidate, Examined, examine, scope};
 use super::connection::Admission;
 use super::issue::Issuer;
-use super::link::{Offered, ServerLink};
+use super::link::{Offered, ServerLink, Wanted};
 use super::{Incoming, MigrationServer, ServerConnection, Verdict};
 #[cfg(feature = "tokio")]
 use crate::MoveKind;
@@ -86,7 +86,9 @@ impl Accepting {
             if hello.migration_support.is_some_and(|data| !data.is_empty()) {
                 return Err(AcceptError::MalformedSupport);
             }
-            examined = examine(&server, &hello, server.clock.now())
+            let migrates = hello.migration_support.or(hello.migration_token);
+            let scope = migrates.map(|_| scope(&server.service, hello.server_name));
+            examined = examine(&server, &hello, scope, server.clock.now())
                 .map_err(|_| AcceptError::Tls(rustls::Error::FailedToGetRandomBytes))?;
             offered = Offered {
                 token: hello.migration_token.is_some(),
@@ -94,9 +96,9 @@ impl Accepting {
                 // Without a maximum, rustls takes no notice of a client's wish either.
                 ticket_request: hello
                     .ticket_request
-                    .filter(|_| server.configs.stock.ordinary.max_tls13_tickets > 0),
+                    .filter(|_| server.configs.ordinary.max_tls13_tickets > 0),
             };
-            issuer = choose_issuer(&server, &hello, self.peer, self.local);
+            issuer = choose_issuer(&server, &hello, scope, (self.peer, self.local));
         }
         let (candidate, declined) = match examined {
             Examined::Ordinary => (None, None),
@@ -123,10 +125,10 @@ impl Accepting {
 fn choose_issuer(
     server: &Arc<MigrationServer>,
     hello: &ClientHello<'_>,
-    peer: Option<SocketAddr>,
-    local: Option<SocketAddr>,
+    scope: Option<[u8; 32]>,
+    (peer, local): (Option<SocketAddr>, Option<SocketAddr>),
 ) -> Option<Issuer> {
-    hello.migration_support?;
+    let scope = hello.migration_support.and(scope)?;
     let incoming = Incoming {
         peer,
         local,
@@ -142,7 +144,7 @@ fn choose_issuer(
         .filter(|target| Some(*target) != local);
     Some(Issuer {
         server: Arc::clone(server),
-        scope: scope(&server.service, hello.server_name),
+        scope,
         target,
     })
 }
@@ -185,41 +187,32 @@ impl Claimed {
     ) -> Result<ServerConnection, AcceptError> {
         let server = self.server;
         let configs = &server.configs;
-        let sent_at_handshake = configs.stock.ordinary.send_tls13_tickets;
-        let kinds = match self.issuer {
-            Some(_) => &configs.migrating,
-            None => &configs.stock,
-        };
         let decided = match (self.candidate, self.declined) {
             (Some(candidate), _) => Some(candidate.decide(answer, server.clock.now())),
             (None, Some(verdict)) => Some(Err(verdict)),
             (None, None) => None,
         };
-        let (config, admission) = match decided {
-            None => (&kinds.ordinary, Admission::Ordinary),
+        let (config, mut admission) = match decided {
+            None => (&configs.ordinary, Admission::Ordinary),
             Some(Ok(admitted)) if admitted.early_data => {
-                (&kinds.early_data, Admission::Admitted(admitted))
+                (&configs.early_data, Admission::Admitted(Box::new(admitted)))
             }
-            Some(Ok(admitted)) => (&kinds.no_early_data, Admission::Admitted(admitted)),
-            Some(Err(verdict)) => (&kinds.no_early_data, Admission::Declined(verdict)),
+            Some(Ok(admitted)) => (
+                &configs.no_early_data,
+                Admission::Admitted(Box::new(admitted)),
+            ),
+            Some(Err(verdict)) => (&configs.no_early_data, Admission::Declined(verdict)),
         };
-        let admitted = match &admission {
-            Admission::Admitted(admitted) => Some(admitted),
+        let lent = match &mut admission {
+            Admission::Admitted(admitted) => admitted.lend(),
             Admission::Ordinary | Admission::Declined(_) => None,
         };
-        // What stock clients wish, rustls knows.
-        let wish = self.offered.ticket_request;
-        let config = match wish.filter(|_| self.issuer.is_some()) {
-            Some(wish) => configs.for_wish(config, wish),
-            None => Arc::clone(config),
+        let (config, wanted) = match self.issuer {
+            Some(_) => configs.with_template(config, self.offered.ticket_request),
+            None => (Arc::clone(config), Wanted::All),
         };
-        let link = ServerLink::new(
-            Arc::clone(&configs.storage),
-            self.issuer,
-            (sent_at_handshake, configs.reserve),
-            self.offered,
-            admitted,
-        );
+        let storage = Arc::clone(&configs.storage);
+        let link = ServerLink::new(storage, self.issuer, wanted, self.offered, lent);
         let mut connection = ServerConnection::new(server, self.peer, config, link, admission)?;
         connection.receive(&self.received)?;
         Ok(connection)

@@ -24,7 +24,8 @@ use super::{MigrationServer, Verdict};
 #[cfg(feature = "tokio")]
 use crate::MoveKind;
 use crate::address::as_in_token;
-use crate::schedule::binder_is_valid;
+use crate::provider::Hashed;
+use crate::schedule::{SuiteCrypto, binder_is_valid};
 use crate::ticket::SealedSession;
 use crate::wire::hello::ClientHello;
 
@@ -49,10 +50,20 @@ pub(super) enum Examined {
 
 /// A hello that has passed every check but that of its nonce.
 pub(super) struct Candidate {
-    ticket: Vec<u8>,
-    session: Zeroizing<Vec<u8>>,
+    lent: Lent,
     state: Option<Zeroizing<Vec<u8>>>,
     claim: Claim,
+}
+
+/// What rustls gets of an admitted session, once.
+#[derive(Debug)]
+pub(super) struct Lent {
+    /// The ticket that the client presents as its pre-shared key's identity.
+    pub(super) ticket: Vec<u8>,
+    /// rustls' session for it.
+    pub(super) session: Zeroizing<Vec<u8>>,
+    /// What the binder covers, hashed.
+    pub(super) hashed: Hashed,
 }
 
 /// Proof that a token was admitted: a session resumes only with one of these, and only admission makes them.
@@ -62,10 +73,7 @@ pub(super) struct Candidate {
 /// let admitted = rustls_migration::server::Admitted { early_data: true };
 /// ```
 pub struct Admitted {
-    /// The ticket that the client presents as its pre-shared key's identity.
-    pub(super) ticket: Vec<u8>,
-    /// rustls' session for it.
-    pub(super) session: Zeroizing<Vec<u8>>,
+    lent: Option<Lent>,
     /// The application's state when its stream goes on here.
     pub(super) state: Option<Zeroizing<Vec<u8>>>,
     /// Whether early data may run here.
@@ -109,12 +117,18 @@ impl Candidate {
             Some(Err(_)) | None => return Err(Verdict::StoreUnavailable),
         };
         Ok(Admitted {
-            ticket: self.ticket,
-            session: self.session,
+            lent: Some(self.lent),
             state: self.state,
             early_data,
             claim: self.claim,
         })
+    }
+}
+
+impl Admitted {
+    /// The session, for rustls. There is one.
+    pub(super) fn lend(&mut self) -> Option<Lent> {
+        self.lent.take()
     }
 }
 
@@ -124,30 +138,30 @@ pub(super) fn may_go_on(answer: &Option<Result<CommitOutcome, StoreError>>) -> b
 }
 
 /// Steps 2 to 11 for one ClientHello.
+///
+/// `scope` is that of a hello with a token.
 pub(super) fn examine(
     server: &MigrationServer,
     hello: &ClientHello<'_>,
+    scope: Option<[u8; 32]>,
     now: OffsetDateTime,
 ) -> Result<Examined, GetRandomFailed> {
-    let Some(encoded_token) = hello.migration_token else {
+    let Some((encoded_token, scope)) = hello.migration_token.zip(scope) else {
         return Ok(Examined::Ordinary);
     };
     let opened = match open(server, hello, encoded_token) {
         Ok(opened) => opened,
         Err(verdict) => return Ok(Examined::Declined(verdict)),
     };
-    if let Err(verdict) = check(server, hello, encoded_token, &opened, now) {
+    if let Err(verdict) = check(server, &scope, encoded_token, &opened, now) {
         return Ok(Examined::Declined(verdict));
     }
     let Some(suite) = server.suite_of(opened.sealed.token_key.hash()) else {
         return Ok(Examined::Declined(Verdict::NotResumed));
     };
-    if !binder_is_valid(
-        suite,
-        &opened.sealed.psk,
-        opened.truncated_hello,
-        opened.binder,
-    ) {
+    let hashed = Hashed::new(suite.common.hash_provider, opened.truncated_hello);
+    let psk = &opened.sealed.psk;
+    if !binder_is_valid(suite, psk, &hashed.digest(), opened.binder) {
         return Ok(Examined::BadBinder);
     }
     let mut id = [0; 16];
@@ -168,8 +182,11 @@ pub(super) fn examine(
         now,
     };
     Ok(Examined::Candidate(Box::new(Candidate {
-        ticket: opened.ticket.to_vec(),
-        session: sealed.session,
+        lent: Lent {
+            ticket: opened.ticket.to_vec(),
+            session: sealed.session,
+            hashed,
+        },
         state: sealed.state,
         claim,
     })))
@@ -213,20 +230,23 @@ fn open<'a>(
 /// Steps 6 to 10.
 fn check(
     server: &MigrationServer,
-    hello: &ClientHello<'_>,
+    scope: &[u8; 32],
     encoded_token: &[u8],
     opened: &Opened<'_>,
     now: OffsetDateTime,
 ) -> Result<(), Verdict> {
     let (token, sealed) = (&opened.token, &opened.sealed);
-    if sealed.scope != scope(&server.service, hello.server_name) {
+    if sealed.scope != *scope {
         return Err(Verdict::WrongScope);
     }
-    sealed
-        .token_key
-        .verify(token)
-        .map_err(|_| Verdict::BadSignature)?;
-    let digest: [u8; 32] = Sha256::digest(encoded_token).into();
+    let key = &sealed.token_key;
+    let crypto = server.suite_of(key.hash()).and_then(SuiteCrypto::new);
+    match crypto {
+        Some(crypto) => key.verify_with(&crypto, token),
+        None => key.verify(token),
+    }
+    .map_err(|_| Verdict::BadSignature)?;
+    let digest = server.sha256(encoded_token);
     if !bool::from(digest.ct_eq(&sealed.token_digest)) {
         return Err(Verdict::NotIssued);
     }

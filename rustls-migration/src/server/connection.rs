@@ -18,12 +18,12 @@ use super::{Arrival, MigrationServer, Verdict};
 #[cfg(feature = "tokio")]
 use crate::MoveKind;
 use crate::connection::{BUFFER_LIMIT, Connection};
-use crate::provider::link::scope as link_scope;
+use crate::provider::link::Scope;
 
 /// What admission decided.
 pub(super) enum Admission {
     Ordinary,
-    Admitted(Admitted),
+    Admitted(Box<Admitted>),
     Declined(Verdict),
 }
 
@@ -32,7 +32,8 @@ pub struct ServerConnection {
     tls: rustls::ServerConnection,
     server: Arc<MigrationServer>,
     peer: Option<SocketAddr>,
-    link: Arc<ServerLink>,
+    pub(super) link: Arc<ServerLink>,
+    scope: Scope,
     arrival: Arrival,
     /// Whether the arrival is final.
     settled: bool,
@@ -85,13 +86,15 @@ impl ServerConnection {
             .then(|| EarlyDataFilter::new(config.max_early_data_size));
         let link = Arc::new(link);
         let half_rtt = config.send_half_rtt_data;
-        let tls = link_scope(&link, || rustls::ServerConnection::new(config))
-            .map_err(AcceptError::Tls)?;
+        let mut scope = Scope::new(&link);
+        let tls = scope.enter(|| rustls::ServerConnection::new(config));
+        let tls = tls.map_err(AcceptError::Tls)?;
         Ok(Self {
             tls,
             server,
             peer,
             link,
+            scope,
             arrival,
             settled: false,
             to_commit: admitted.map(|admitted| admitted.claim),
@@ -216,7 +219,7 @@ impl ServerConnection {
     #[cfg(feature = "tokio")]
     pub(crate) fn tls_bytes_to_write(&mut self) -> usize {
         // Nothing new has come, so this only looks.
-        let state = link_scope(&self.link, || self.tls.process_new_packets());
+        let state = self.scope.enter(|| self.tls.process_new_packets());
         state.map_or(0, |state| state.tls_bytes_to_write())
     }
 
@@ -245,8 +248,8 @@ impl ServerConnection {
         Ok(())
     }
 
-    /// Offers the client another target than before, or the same with another state: a NewSessionTicket out of the
-    /// reserve, with a new token. It leaves with what is written next. The client uses the newest offer.
+    /// Offers the client another target than before, or the same with another state: a NewSessionTicket with a new token. It
+    /// leaves with what is written next. The client uses the newest offer. There may be any number of them.
     ///
     /// With `Some(state)`, of 0 to 8192 bytes, the application consents to a move of the stream: it can go on at the target
     /// from this state, which is for the application there, and for nobody between (see [`Arrival::Migrated`]). With
@@ -262,7 +265,7 @@ impl ServerConnection {
         if self.closed {
             return Err(OfferFailure::Closed);
         }
-        let ticket = self.link.release(target, state)?;
+        let ticket = self.link.offer(target, state)?;
         self.notices = 0;
         self.write_as(ContentType::Handshake, &ticket)
             .map_err(|_| OfferFailure::Closed)
@@ -273,29 +276,26 @@ impl ServerConnection {
         self.link.target_at_handshake()
     }
 
-    /// How many offers can still be made on this connection.
-    pub fn offers_left(&self) -> usize {
-        self.link.reserve_len()
-    }
-
     /// Lets rustls process what it has read.
     fn process(&mut self) -> Result<(), rustls::Error> {
-        let handshaking = self.tls.is_handshaking();
-        if let Some(kind) = self.tls.handshake_kind().filter(|_| handshaking) {
+        if !self.tls.is_handshaking() {
+            return self
+                .scope
+                .enter(|| self.tls.process_new_packets())
+                .map(|_| ());
+        }
+        if let Some(kind) = self.tls.handshake_kind() {
             self.link.answered(kind == HandshakeKind::Resumed);
         }
-        let processed = link_scope(&self.link, || self.tls.process_new_packets());
-        if handshaking {
-            if let Some(mut early_data) = self.tls.early_data() {
-                // What rustls holds is in memory; reading it cannot fail.
-                let _ = early_data.read_to_end(&mut self.early_data);
-            }
-            self.settle_arrival();
-            self.count_early_data();
+        let processed = self.scope.enter(|| self.tls.process_new_packets());
+        if let Some(mut early_data) = self.tls.early_data() {
+            // What rustls holds is in memory; reading it cannot fail.
+            let _ = early_data.read_to_end(&mut self.early_data);
         }
-        if handshaking
-            && !self.tls.is_handshaking()
-            && let Some(ticket) = self.link.late_token()
+        self.settle_arrival();
+        self.count_early_data();
+        if !self.tls.is_handshaking()
+            && let Some(ticket) = self.link.take_first_token()
         {
             // The client does without it, as without any offer.
             let _ = self.write_as(ContentType::Handshake, &ticket);
@@ -326,7 +326,9 @@ impl ServerConnection {
         self.link.retag(kind, payload.len());
         let mut written = Ok(());
         while !payload.is_empty() && written.is_ok() {
-            written = link_scope(&self.link, || self.tls.writer().write(payload))
+            written = self
+                .scope
+                .enter(|| self.tls.writer().write(payload))
                 .map(|len| payload = payload.get(len..).unwrap_or_default());
         }
         self.link.retag(kind, 0);
@@ -358,12 +360,12 @@ impl Connection for ServerConnection {
             match filter.next() {
                 Next::Receive => break,
                 Next::Record(record) => {
-                    self.give(&record)?;
+                    self.give(record)?;
                     if !filter.goes_on(&mut self.tls, &self.link) {
                         return self.give(&filter.into_rest());
                     }
                 }
-                Next::Over(rest) => return self.give(&rest),
+                Next::Over(rest) => return self.give(rest),
             }
         }
         self.filter = Some(filter);
@@ -413,7 +415,7 @@ impl Connection for ServerConnection {
         if self.closed {
             return Err(io::ErrorKind::BrokenPipe.into());
         }
-        let written = link_scope(&self.link, || self.tls.writer().write(plaintext))?;
+        let written = self.scope.enter(|| self.tls.writer().write(plaintext))?;
         self.held_back |= written > 0 && !self.half_rtt && self.tls.is_handshaking();
         if written > 0 {
             self.notices = 0;
@@ -422,7 +424,7 @@ impl Connection for ServerConnection {
     }
 
     fn refresh_traffic_keys(&mut self) -> Result<(), rustls::Error> {
-        link_scope(&self.link, || self.tls.refresh_traffic_keys())
+        self.scope.enter(|| self.tls.refresh_traffic_keys())
     }
 
     fn send_close_notify(&mut self) {
@@ -467,10 +469,9 @@ pub enum OfferFailure {
     /// The handshake is not complete. The caller is early.
     #[error("the handshake is not complete")]
     Handshaking,
-    /// All offers of this connection have been made; see
-    /// [`MigrationServerBuilder::reserve`](super::MigrationServerBuilder::reserve).
-    #[error("the connection has no offer left in reserve")]
-    ReserveEmpty,
+    /// There is no ticket to make offers from: the client takes none, since it does not resume with psk_dhe_ke.
+    #[error("the client takes no tickets")]
+    NoTicket,
     /// The client has been told to move already, and would take an offer by itself for the hand-over.
     #[error("the client has been told to move already")]
     UnderWay,
@@ -480,14 +481,25 @@ pub enum OfferFailure {
         /// Its length, in bytes.
         len: usize,
     },
-    /// The current ticket key has sealed as many tickets as it may. The operator is to rotate the keys; the ticket stays
-    /// in reserve until then. See [`TicketKeys::seal_limit`](crate::TicketKeys::seal_limit).
+    /// The session, with the client's certificates in it, and the application's state are too long together for a ticket
+    /// that clients take. With less state there may be room.
+    #[error("the ticket would have {len} bytes or more, at most 24576 are taken by clients")]
+    TicketTooLong {
+        /// Its length, in bytes. There may be a state to add.
+        len: usize,
+    },
+    /// rustls' session is not encoded as this crate expects, so no ticket can be made from it. This crate is at fault: it
+    /// does not know the version of rustls.
+    #[error("the TLS library's session is not encoded as expected")]
+    UnknownSession,
+    /// The current ticket key has sealed as many tickets as it may. The operator is to rotate the keys. See
+    /// [`TicketKeys::seal_limit`](crate::TicketKeys::seal_limit).
     #[error("the ticket key has sealed as many tickets as it may; rotate the keys")]
     SealLimit,
     /// This side has been closed already.
     #[error("the connection is closed")]
     Closed,
-    /// The random source failed, or the session does not fit into a ticket.
+    /// The random source or a clock failed.
     #[error("no ticket could be made")]
     Failed,
 }

@@ -7,14 +7,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use migration_token::{TokenHash, TokenKey};
-use sha2::{Digest, Sha256};
-use time::OffsetDateTime;
 use zeroize::Zeroizing;
 
+use super::template::{Template, TicketKey};
 use super::{MigrationServer, OfferFailure};
-use crate::schedule::ticket_psk;
-use crate::ticket::{SealFailure, SealedSession};
-use crate::wire::ticket::{MAX_OFFERED_TICKET_LEN, NewSessionTicket, TokenParts};
+use crate::schedule::{SuiteCrypto, ticket_psk};
+use crate::ticket::{SealFailure, SealedSession, TicketKeys};
+use crate::wire::ticket::{MAX_OFFERED_TICKET_LEN, OfferedTicket};
 
 /// Early data that a ticket with a token offers at most, in bytes (`docs/protocol.md` section 3).
 ///
@@ -35,79 +34,139 @@ pub(super) struct Issuer {
     pub(super) target: Option<SocketAddr>,
 }
 
-/// One of rustls' tickets with what it stores for it.
-pub(super) struct RustlsTicket<'a> {
-    pub(super) message: NewSessionTicket<'a>,
-    pub(super) session: &'a [u8],
-    /// When rustls made it.
-    pub(super) made: OffsetDateTime,
+/// What a token travels with.
+pub(super) struct Ticket<'a> {
+    /// Unique on the connection (RFC 8446 section 4.6.1).
+    pub(super) nonce: &'a [u8],
+    /// That of the session.
+    pub(super) age_add: u32,
+    pub(super) psk: &'a [u8],
+    /// rustls' session with this key.
+    pub(super) session: Zeroizing<Vec<u8>>,
 }
 
 impl Issuer {
-    /// The NewSessionTicket to send now in place of rustls' own, with a token for `target`; with `state` for the stream to
-    /// go on there.
+    /// The NewSessionTicket to send now, with a token for `target`; with `state` for the stream to go on there.
     ///
-    /// [`OfferFailure::SealLimit`], or [`OfferFailure::Failed`] when the random source failed or something in the session
-    /// is too long.
+    /// [`OfferFailure::SealLimit`], [`OfferFailure::TicketTooLong`], or [`OfferFailure::Failed`] when the random source
+    /// failed.
     pub(super) fn issue(
         &self,
-        resumption_master_secret: &[u8],
-        ticket: &RustlsTicket<'_>,
+        token_key: &TokenKey,
+        ticket: Ticket<'_>,
         target: SocketAddr,
         state: Option<&[u8]>,
     ) -> Result<Vec<u8>, OfferFailure> {
         let server = &self.server;
-        let now = server.clock.now();
+        let (nonce, age_add) = (ticket.nonce, ticket.age_add);
         let (session, token) = self
-            .sign(resumption_master_secret, ticket, (target, state), now)
+            .sign(token_key, ticket, (target, state))
             .ok_or(OfferFailure::Failed)?;
+        let len = TicketKeys::sealed_len(session.len());
+        if len > MAX_OFFERED_TICKET_LEN {
+            return Err(OfferFailure::TicketTooLong { len });
+        }
         let sealed = server.ticket_keys.seal(&session, server.random());
         let sealed = sealed.map_err(|failure| match failure {
             SealFailure::Limit => OfferFailure::SealLimit,
             SealFailure::Failed => OfferFailure::Failed,
         })?;
-        if sealed.len() > MAX_OFFERED_TICKET_LEN {
-            return Err(OfferFailure::Failed);
-        }
         let lifetime = server.token_lifetime.whole_seconds();
-        let parts = TokenParts {
+        let offered = OfferedTicket {
+            lifetime_secs: u32::try_from(lifetime).map_err(|_| OfferFailure::Failed)?,
+            age_add,
+            nonce,
             ticket: &sealed,
             token_extension: server.codepoints.migration_token,
             token: &token,
             stream_extension: state.map(|_| server.codepoints.migration_stream),
-            max_lifetime_secs: u32::try_from(lifetime).map_err(|_| OfferFailure::Failed)?,
             max_early_data_size: server.max_early_data_size(),
-            older_by: now - ticket.made,
         };
-        let message = ticket.message.with_token(&parts);
-        message.ok_or(OfferFailure::Failed)
+        offered.encode().ok_or(OfferFailure::Failed)
     }
 
     /// The session to seal, and the token that goes with it.
     fn sign(
         &self,
-        resumption_master_secret: &[u8],
-        ticket: &RustlsTicket<'_>,
+        token_key: &TokenKey,
+        ticket: Ticket<'_>,
         (target, state): (SocketAddr, Option<&[u8]>),
-        now: OffsetDateTime,
     ) -> Option<(Zeroizing<Vec<u8>>, Vec<u8>)> {
         let server = &self.server;
-        let hash = TokenHash::from_output_len(resumption_master_secret.len())?;
-        let suite = server.suite_of(hash)?;
-        let token_key = TokenKey::derive(hash, resumption_master_secret).ok()?;
+        let now = server.clock.now();
+        let crypto = server.suite_of(token_key.hash())?;
+        let crypto = SuiteCrypto::new(crypto)?;
         let mut nonce = [0; NONCE_LEN];
         server.random().fill(&mut nonce).ok()?;
         let expiry = now.checked_add(server.token_lifetime)?;
-        let token = token_key.sign(target, expiry, &nonce).ok()?.encode();
+        let token = token_key.sign_with(&crypto, target, expiry, &nonce);
+        let token = token.ok()?.encode();
         let session = SealedSession {
             issued_at_ms: u64::try_from(now.unix_timestamp_nanos() / 1_000_000).ok()?,
             scope: self.scope,
-            token_digest: Sha256::digest(&token).into(),
-            token_key,
-            psk: ticket_psk(suite, resumption_master_secret, ticket.message.nonce),
-            session: Zeroizing::new(ticket.session.to_vec()),
+            token_digest: server.sha256(&token),
+            token_key: token_key.clone(),
+            psk: Zeroizing::new(ticket.psk.to_vec()),
+            session: ticket.session,
             state: state.map(|state| Zeroizing::new(state.to_vec())),
         };
         Some((session.encode()?, token))
+    }
+
+    /// The template of a connection's offers, from the session of a ticket with this key.
+    pub(super) fn template(
+        &self,
+        session: &[u8],
+        key: Option<&TicketKey>,
+    ) -> Result<Template, OfferFailure> {
+        let len = TicketKeys::sealed_len(session.len());
+        if len > MAX_OFFERED_TICKET_LEN {
+            return Err(OfferFailure::TicketTooLong { len });
+        }
+        let now = self.server.tls_time().ok_or(OfferFailure::Failed)?;
+        let session = Zeroizing::new(session.to_vec());
+        key.and_then(|key| Template::new(session, &key.psk, now))
+            .ok_or(OfferFailure::UnknownSession)
+    }
+
+    /// What signs the tokens of a connection.
+    pub(super) fn token_key(
+        &self,
+        resumption_master_secret: &[u8],
+    ) -> Result<TokenKey, OfferFailure> {
+        TokenHash::from_output_len(resumption_master_secret.len())
+            .and_then(|hash| self.server.suite_of(hash))
+            .and_then(SuiteCrypto::new)
+            .and_then(|crypto| TokenKey::derive_with(&crypto, resumption_master_secret).ok())
+            .ok_or(OfferFailure::Failed)
+    }
+
+    /// As [`issue`](Self::issue), of a ticket of its own that is made from `template`.
+    pub(super) fn issue_from(
+        &self,
+        (resumption_master_secret, token_key): (&[u8], &TokenKey),
+        template: Template,
+        nonce: u64,
+        target: SocketAddr,
+        state: Option<&[u8]>,
+    ) -> Result<Vec<u8>, OfferFailure> {
+        let server = &self.server;
+        let nonce = nonce.to_be_bytes();
+        let suite = server.suite_of(token_key.hash());
+        let suite = suite.ok_or(OfferFailure::Failed)?;
+        let psk = ticket_psk(suite, resumption_master_secret, &nonce);
+        let mut age_add = [0; size_of::<u32>()];
+        let filled = server.random().fill(&mut age_add);
+        filled.map_err(|_| OfferFailure::Failed)?;
+        let age_add = u32::from_be_bytes(age_add);
+        let now = server.tls_time().ok_or(OfferFailure::Failed)?;
+        let session = template.with(&psk, now, age_add);
+        let ticket = Ticket {
+            nonce: &nonce,
+            age_add,
+            psk: &psk,
+            session: session.ok_or(OfferFailure::UnknownSession)?,
+        };
+        self.issue(token_key, ticket, target, state)
     }
 }

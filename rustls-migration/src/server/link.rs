@@ -1,5 +1,5 @@
-//! The server's end of the link: it lends rustls the admitted session, turns its tickets into tickets with tokens, at
-//! once or later, and changes the type of records (`docs/protocol.md` sections 1 and 3).
+//! The server's end of the link: it lends rustls the admitted session, makes tickets with tokens, at once or later, from
+//! the first one that rustls makes, and changes the type of records (`docs/protocol.md` sections 1 and 3).
 //!
 //! It never touches application data.
 
@@ -7,40 +7,40 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use migration_token::TokenKey;
 use rustls::ContentType;
 use rustls::server::StoresServerSessions;
-use time::OffsetDateTime;
 use zeroize::Zeroizing;
 
 use super::OfferFailure;
-use super::admission::Admitted;
-use super::issue::{Issuer, MAX_STATE_LEN, RustlsTicket};
+use super::admission::Lent;
+use super::issue::{Issuer, MAX_STATE_LEN};
+use super::template::{Template, TicketKey};
 use crate::address::as_in_token;
-use crate::provider::SharedDecrypter;
 use crate::provider::link::{Link, Verifying, current_as, without_scope};
+use crate::provider::{HashedHello, SharedDecrypter};
 use crate::wire::hello::TicketRequest;
-use crate::wire::next_message;
-use crate::wire::ticket::NewSessionTicket;
 
 pub(super) struct ServerLink {
     /// Where sessions of tickets without a token are kept; the user's, wrapped. Never called with the lock held.
     storage: Arc<dyn StoresServerSessions>,
     /// Present when the client supports migration.
     issuer: Option<Issuer>,
-    /// How many of rustls' tickets are sent at the handshake.
-    sent_at_handshake: AtomicUsize,
-    /// How many more of them are held in reserve.
-    reserve: usize,
+    /// How many of rustls' tickets the client may get.
+    wanted: Wanted,
     /// Whether the hello had a token, accepted or not.
     token_presented: bool,
     /// Whether the hello announced early data.
     early_data_offered: bool,
-    ticket_request: Option<TicketRequest>,
     /// Whether the hello has been answered.
     answered: AtomicBool,
+    /// Whether the next ticket that rustls makes is the template of this connection's offers.
+    wants_template: AtomicBool,
     /// So many bytes of application data that come next are records of another type.
     retagged: AtomicUsize,
     verifying: Verifying,
+    /// Only a hello with an admitted token is known before rustls hashes it.
+    hashed_hello: HashedHello,
     state: Mutex<State>,
 }
 
@@ -53,83 +53,78 @@ pub(super) struct Offered {
     pub(super) ticket_request: Option<TicketRequest>,
 }
 
-#[derive(Default)]
+/// How many tickets a client gets at its handshake, the one with a token among them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wanted {
+    /// As many as rustls makes.
+    All,
+    /// Fewer than rustls makes: after a full handshake and after a resumption.
+    AtMost { full: usize, resumed: usize },
+}
+
 struct State {
     /// The ticket that the client presents and the session that it stands for, until rustls takes it.
     admitted: Option<(Vec<u8>, Zeroizing<Vec<u8>>)>,
     resumption_master_secret: Option<Zeroizing<Vec<u8>>>,
+    token_key: Option<TokenKey>,
     /// What opens the client's handshake records, for the filter of refused early data.
     decrypter: Option<SharedDecrypter>,
+    /// Nonce and pre-shared key of the ticket that rustls is making.
+    ticket_key: Option<TicketKey>,
+    resumed: bool,
     /// How many tickets rustls has made.
     made: usize,
-    /// Sessions of tickets that rustls is about to send and that are not to be sent as they are.
-    kept: Vec<Kept>,
-    /// Tickets in reserve.
-    reserve: Vec<Reserved>,
-    /// The target of the handshake's token, if its ticket does not fit where rustls has its tickets.
-    late_target: Option<SocketAddr>,
+    /// What offers are made from, or why there can be none.
+    template: Result<Template, OfferFailure>,
+    /// How many tickets have been made from the template.
+    issued: u64,
+    /// The NewSessionTicket with the handshake's token, until it is sent.
+    first_token: Option<Vec<u8>>,
+    /// Whether the handshake's token has been issued.
+    token_at_handshake: bool,
     token_sent: bool,
     /// The type of the next retagged bytes.
     retag_as: Option<ContentType>,
-}
-
-struct Kept {
-    ticket: Vec<u8>,
-    session: Zeroizing<Vec<u8>>,
-    /// Whether it is for the token at the handshake, or for the reserve.
-    for_handshake: Option<SocketAddr>,
-}
-
-/// Where a ticket's session belongs.
-enum Place {
-    /// In the storage: the ticket is sent as it is.
-    Storage,
-    /// With the link: for the token at the handshake, or in reserve.
-    Here { for_handshake: Option<SocketAddr> },
-    /// The ticket is not sent.
-    Nowhere,
-}
-
-/// One of rustls' tickets that has not been sent.
-struct Reserved {
-    message: Vec<u8>,
-    session: Zeroizing<Vec<u8>>,
-    made: OffsetDateTime,
-}
-
-impl Reserved {
-    fn new(message: &[u8], kept: Kept, made: OffsetDateTime) -> Self {
-        Self {
-            message: message.to_vec(),
-            session: kept.session,
-            made,
-        }
-    }
 }
 
 impl ServerLink {
     pub(super) fn new(
         storage: Arc<dyn StoresServerSessions>,
         issuer: Option<Issuer>,
-        (sent_at_handshake, reserve): (usize, usize),
+        wanted: Wanted,
         offered: Offered,
-        admitted: Option<&Admitted>,
+        lent: Option<Lent>,
     ) -> Self {
+        let (admitted, hashed) = match lent {
+            Some(lent) => (Some((lent.ticket, lent.session)), Some(lent.hashed)),
+            None => (None, None),
+        };
         let state = State {
-            admitted: admitted.map(|admitted| (admitted.ticket.clone(), admitted.session.clone())),
-            ..State::default()
+            admitted,
+            resumption_master_secret: None,
+            token_key: None,
+            decrypter: None,
+            ticket_key: None,
+            resumed: false,
+            made: 0,
+            template: Err(OfferFailure::NoTicket),
+            issued: 0,
+            first_token: None,
+            token_at_handshake: false,
+            token_sent: false,
+            retag_as: None,
         };
         Self {
             storage,
             issuer,
-            sent_at_handshake: AtomicUsize::new(sent_at_handshake),
-            reserve,
+            wanted,
             token_presented: offered.token,
             early_data_offered: offered.early_data,
-            ticket_request: offered.ticket_request,
             answered: AtomicBool::new(false),
+            wants_template: AtomicBool::new(false),
             retagged: AtomicUsize::new(0),
             verifying: Verifying::default(),
+            hashed_hello: HashedHello::new(hashed),
             state: Mutex::new(state),
         }
     }
@@ -140,15 +135,11 @@ impl ServerLink {
         Some(issuer.server.codepoints.migrate_notify)
     }
 
-    /// Where the token of the handshake leads, once it has been sent.
+    /// Where the token of the handshake leads, once it has been issued.
     pub(super) fn target_at_handshake(&self) -> Option<SocketAddr> {
-        let issuer = self.issuer.as_ref().filter(|_| self.state().token_sent)?;
+        let issuer = self.issuer.as_ref();
+        let issuer = issuer.filter(|_| self.state().token_at_handshake)?;
         issuer.target
-    }
-
-    /// How many offers can still be made.
-    pub(super) fn reserve_len(&self) -> usize {
-        self.state().reserve.len()
     }
 
     /// Whether the client announced early data.
@@ -162,26 +153,24 @@ impl ServerLink {
         self.state().decrypter.take()
     }
 
-    /// The hello is answered: the client gets as many tickets as it asked for, if it did.
+    /// The hello is answered.
     pub(super) fn answered(&self, resumed: bool) {
-        let Some((issuer, wish)) = self.issuer.as_ref().zip(self.ticket_request) else {
-            return;
-        };
-        let tickets = issuer.server.configs.tickets_for(wish, resumed);
-        self.sent_at_handshake.store(tickets, Ordering::Relaxed);
+        if self.wanted != Wanted::All {
+            self.state().resumed = resumed;
+        }
     }
 
-    /// The ticket with the handshake's token, if it was too long for the record with the other tickets. As a message of its
-    /// own it may take several.
-    pub(super) fn late_token(&self) -> Option<Vec<u8>> {
-        let target = self.state().late_target.take()?;
-        let token = self.release(target, None);
-        token.inspect_err(|reason| warn_of(*reason)).ok()
+    /// The NewSessionTicket with the handshake's token, to be sent now that the handshake is complete.
+    pub(super) fn take_first_token(&self) -> Option<Vec<u8>> {
+        let mut state = self.state();
+        let token = state.first_token.take()?;
+        state.token_sent = true;
+        Some(token)
     }
 
-    /// Takes a ticket out of the reserve and puts a token for `target` in it, and the application's `state` when its
-    /// stream can go on there.
-    pub(super) fn release(
+    /// Makes a NewSessionTicket with a token for `target`, and with the application's `state` when its stream can go on
+    /// there.
+    pub(super) fn offer(
         &self,
         target: SocketAddr,
         state: Option<&[u8]>,
@@ -191,26 +180,34 @@ impl ServerLink {
         if len > MAX_STATE_LEN {
             return Err(OfferFailure::StateTooLong { len });
         }
-        let (secret, reserved) = self.take_reserved()?;
-        let issued = reserved
-            .ticket()
-            .and_then(|ticket| issuer.issue(&secret, &ticket, as_in_token(target), state));
-        if issued.is_ok() {
-            self.state().token_sent = true;
-            issuer.server.counters.offer();
-        } else {
-            // What cannot be sealed now may be when the keys have been rotated, so the ticket stays until then.
-            self.state().reserve.push(reserved);
-        }
-        issued
+        let (secret, template, nonce) = self.take_template()?;
+        let token_key = self.token_key(issuer, &secret)?;
+        let secrets = (secret.as_slice(), &token_key);
+        let message = issuer.issue_from(secrets, template, nonce, as_in_token(target), state)?;
+        self.state().token_sent = true;
+        issuer.server.counters.offer();
+        Ok(message)
     }
 
-    fn take_reserved(&self) -> Result<(Zeroizing<Vec<u8>>, Reserved), OfferFailure> {
+    /// What signs this connection's tokens. It is derived once.
+    fn token_key(&self, issuer: &Issuer, secret: &[u8]) -> Result<TokenKey, OfferFailure> {
+        if let Some(known) = &self.state().token_key {
+            return Ok(known.clone());
+        }
+        let derived = issuer.token_key(secret)?;
+        self.state().token_key = Some(derived.clone());
+        Ok(derived)
+    }
+
+    /// What a ticket is made from, and its nonce, which is never used again. rustls' own nonces have 32 bytes.
+    fn take_template(&self) -> Result<(Zeroizing<Vec<u8>>, Template, u64), OfferFailure> {
         let mut state = self.state();
         let secret = state.resumption_master_secret.clone();
         let secret = secret.ok_or(OfferFailure::NotSupported)?;
-        let reserved = state.reserve.pop().ok_or(OfferFailure::ReserveEmpty)?;
-        Ok((secret, reserved))
+        let template = state.template.clone()?;
+        let nonce = state.issued;
+        state.issued += 1;
+        Ok((secret, template, nonce))
     }
 
     /// Makes the next `len` bytes of application data records of type `kind`. With 0 nothing is pending any more.
@@ -223,44 +220,73 @@ impl ServerLink {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Keeps the session of a ticket that gets a token now or may get one later; others go to the storage. TLS 1.2 has
-    /// no `resumption_master_secret`, so nothing of it is kept.
+    /// rustls has made a ticket. The first one is the template of this connection's offers, and not sent when it has become
+    /// the ticket with the handshake's token; others are ordinary, and their sessions go to the storage. TLS 1.2 has no
+    /// `resumption_master_secret`, so there all are.
     fn put(&self, ticket: Vec<u8>, session: Vec<u8>) -> bool {
-        match self.place() {
-            Place::Storage => self.storage.put(ticket, session),
-            Place::Here { for_handshake } => {
-                self.state().kept.push(Kept {
-                    ticket,
-                    session: Zeroizing::new(session),
-                    for_handshake,
-                });
-                true
-            }
-            Place::Nowhere => false,
+        let Some((nth, key)) = self.next_ticket() else {
+            return self.storage.put(ticket, session);
+        };
+        let with_token = match (nth, &self.issuer) {
+            (0, Some(issuer)) => self.keep_template(issuer, &session, key.as_ref()),
+            (_, _) => false,
+        };
+        if with_token || nth >= self.wanted() {
+            // rustls sends no ticket whose session is not stored.
+            drop(Zeroizing::new(session));
+            return false;
+        }
+        self.storage.put(ticket, session)
+    }
+
+    /// Which of rustls' tickets is the next one, counted from 0, with its nonce and key when it may be the template. `None`
+    /// when all of them are ordinary.
+    fn next_ticket(&self) -> Option<(usize, Option<TicketKey>)> {
+        let mut state = self.state();
+        let migrates = self.issuer.is_some() && state.resumption_master_secret.is_some();
+        migrates.then(|| {
+            let nth = state.made;
+            state.made += 1;
+            (nth, state.ticket_key.take())
+        })
+    }
+
+    /// How many tickets the client gets.
+    fn wanted(&self) -> usize {
+        match self.wanted {
+            Wanted::All => usize::MAX,
+            Wanted::AtMost { full, resumed } => match self.state().resumed {
+                true => resumed,
+                false => full,
+            },
         }
     }
 
-    /// Where the session of the next ticket belongs.
-    fn place(&self) -> Place {
+    /// Keeps the template, and issues the handshake's token. `false` when there is none, or it cannot be issued.
+    fn keep_template(&self, issuer: &Issuer, session: &[u8], key: Option<&TicketKey>) -> bool {
+        self.wants_template.store(false, Ordering::Relaxed);
+        let secret = self.state().resumption_master_secret.clone();
+        // It calls the user's clocks and random source.
+        let (template, token) = without_scope(|| {
+            let template = issuer.template(session, key);
+            let token = issuer.target.map(|target| {
+                let template = template.as_ref().map_err(|failure| *failure)?;
+                let ticket = template.ticket(key.ok_or(OfferFailure::UnknownSession)?);
+                let secret = secret.as_ref().ok_or(OfferFailure::NotSupported)?;
+                issuer.issue(&self.token_key(issuer, secret)?, ticket, target, None)
+            });
+            (template, token)
+        });
+        let token = token.and_then(|token| token.inspect_err(|reason| warn_of(*reason)).ok());
+        let issued = token.is_some();
+        if issued {
+            issuer.server.counters.offer();
+        }
         let mut state = self.state();
-        let issuer = self
-            .issuer
-            .as_ref()
-            .filter(|_| state.resumption_master_secret.is_some());
-        let Some(issuer) = issuer else {
-            return Place::Storage;
-        };
-        let index = state.made;
-        state.made += 1;
-        let for_handshake = issuer.target.filter(|_| index == 0);
-        let sent_at_handshake = self.sent_at_handshake.load(Ordering::Relaxed);
-        if for_handshake.is_none() && index < sent_at_handshake {
-            return Place::Storage;
-        }
-        match index < sent_at_handshake + self.reserve {
-            true => Place::Here { for_handshake },
-            false => Place::Nowhere,
-        }
+        state.template = template;
+        state.first_token = token;
+        state.token_at_handshake = issued;
+        issued
     }
 
     /// Lends the admitted session, once. A refused token's ticket resumes nothing.
@@ -269,59 +295,8 @@ impl ServerLink {
             return self.storage.take(key);
         }
         let admitted = &mut self.state().admitted;
-        let (_, session) = admitted.take_if(|(ticket, _)| ticket == key)?;
-        Some(session.to_vec())
-    }
-
-    /// What to send in place of a record with tickets: the first with its token, those for the reserve left out.
-    fn replace_tickets(&self, messages: &[u8]) -> Option<Vec<u8>> {
-        let issuer = self.issuer.as_ref()?;
-        let made = without_scope(|| issuer.server.clock.now());
-        let mut out = Vec::with_capacity(messages.len() + 2048);
-        let mut rest = messages;
-        let mut too_long = None;
-        while !rest.is_empty() {
-            let (message, tail) = next_message(rest)?;
-            rest = tail;
-            let kept = self.state().take_kept(message);
-            match kept {
-                None => out.extend_from_slice(message),
-                Some(kept) if kept.for_handshake.is_none() => {
-                    let reserved = Reserved::new(message, kept, made);
-                    self.state().reserve.push(reserved);
-                }
-                Some(kept) => {
-                    let room = issuer.server.max_record_len();
-                    let room = room.saturating_sub(out.len() + tail.len());
-                    // It calls the user's random source.
-                    match without_scope(|| self.with_token(issuer, message, &kept, made, room)) {
-                        Ok(Some(with_token)) => out.extend(with_token),
-                        Ok(None) => too_long = Some((message, kept)),
-                        Err(reason) => {
-                            warn_of(reason);
-                            self.send_as_is(message, &kept, &mut out);
-                        }
-                    }
-                }
-            }
-        }
-        if let Some((message, kept)) = too_long {
-            self.state().late_target = kept.for_handshake;
-            // rustls sends a record, so there must be something in it.
-            if out.is_empty() {
-                self.send_as_is(message, &kept, &mut out);
-            } else {
-                let reserved = Reserved::new(message, kept, made);
-                self.state().reserve.push(reserved);
-            }
-        }
-        Some(out)
-    }
-
-    /// The client gets an ordinary ticket, which the storage must know.
-    fn send_as_is(&self, message: &[u8], kept: &Kept, out: &mut Vec<u8>) {
-        self.storage.put(kept.ticket.clone(), kept.session.to_vec());
-        out.extend_from_slice(message);
+        let (_, mut session) = admitted.take_if(|(ticket, _)| ticket == key)?;
+        Some(std::mem::take(&mut *session))
     }
 }
 
@@ -332,60 +307,31 @@ fn warn_of(reason: OfferFailure) {
     }
 }
 
-impl State {
-    /// The session that is kept for the ticket in `message`.
-    fn take_kept(&mut self, message: &[u8]) -> Option<Kept> {
-        let ticket = NewSessionTicket::read(message).ok()?.ticket;
-        let index = self.kept.iter().position(|kept| kept.ticket == ticket)?;
-        Some(self.kept.swap_remove(index))
-    }
-}
-
-impl Reserved {
-    fn ticket(&self) -> Result<RustlsTicket<'_>, OfferFailure> {
-        Ok(RustlsTicket {
-            message: NewSessionTicket::read(&self.message).map_err(|_| OfferFailure::Failed)?,
-            session: &self.session,
-            made: self.made,
-        })
-    }
-}
-
-impl ServerLink {
-    /// The ticket in `message` with the token for the handshake; `None` if that has more than `room` bytes.
-    fn with_token(
-        &self,
-        issuer: &Issuer,
-        message: &[u8],
-        kept: &Kept,
-        made: OffsetDateTime,
-        room: usize,
-    ) -> Result<Option<Vec<u8>>, OfferFailure> {
-        let ticket = RustlsTicket {
-            message: NewSessionTicket::read(message).map_err(|_| OfferFailure::Failed)?,
-            session: &kept.session,
-            made,
-        };
-        let secret = self.state().resumption_master_secret.clone();
-        let secret = secret.ok_or(OfferFailure::NotSupported)?;
-        let target = kept.for_handshake.ok_or(OfferFailure::Failed)?;
-        let message = issuer.issue(&secret, &ticket, target, None)?;
-        if message.len() > room {
-            return Ok(None);
-        }
-        self.state().token_sent = true;
-        issuer.server.counters.offer();
-        Ok(Some(message))
-    }
-}
-
 impl Link for ServerLink {
     fn verifying(&self) -> &Verifying {
         &self.verifying
     }
 
+    fn hashed_hello(&self) -> Option<&HashedHello> {
+        Some(&self.hashed_hello)
+    }
+
     fn resumption_master_secret(&self, secret: &[u8]) {
+        self.hashed_hello.clear();
         self.state().resumption_master_secret = Some(Zeroizing::new(secret.to_vec()));
+        let migrates = self.issuer.is_some();
+        self.wants_template.store(migrates, Ordering::Relaxed);
+    }
+
+    fn wants_ticket_key(&self) -> bool {
+        self.wants_template.load(Ordering::Relaxed)
+    }
+
+    fn ticket_key(&self, nonce: &[u8], psk: &[u8]) {
+        self.state().ticket_key = Some(TicketKey {
+            nonce: nonce.to_vec(),
+            psk: Zeroizing::new(psk.to_vec()),
+        });
     }
 
     /// Until the hello is answered. The last one by then opens what the client says next.
@@ -397,27 +343,14 @@ impl Link for ServerLink {
         self.state().decrypter = Some(decrypter);
     }
 
-    fn wants_outbound(&self, kind: ContentType) -> bool {
-        if kind == ContentType::ApplicationData {
-            return self.retagged.load(Ordering::Relaxed) > 0;
-        }
-        kind == ContentType::Handshake && self.issuer.is_some() && !self.state().kept.is_empty()
-    }
-
-    fn rewrite_outbound(
-        &self,
-        kind: ContentType,
-        payload: &[u8],
-    ) -> Option<(ContentType, Vec<u8>)> {
-        if kind != ContentType::ApplicationData {
-            return self
-                .replace_tickets(payload)
-                .map(|messages| (kind, messages));
-        }
+    fn outbound_type(&self, kind: ContentType, len: usize) -> ContentType {
         let retagged = self.retagged.load(Ordering::Relaxed);
+        if retagged == 0 || kind != ContentType::ApplicationData {
+            return kind;
+        }
         self.retagged
-            .store(retagged.saturating_sub(payload.len()), Ordering::Relaxed);
-        Some((self.state().retag_as?, payload.to_vec()))
+            .store(retagged.saturating_sub(len), Ordering::Relaxed);
+        self.state().retag_as.unwrap_or(kind)
     }
 }
 

@@ -13,6 +13,10 @@ mod link;
 #[cfg(feature = "tokio")]
 mod readiness;
 mod refused;
+#[cfg(test)]
+#[cfg(feature = "ring")]
+mod rustls_habits;
+mod template;
 mod verdict;
 
 use std::collections::HashSet;
@@ -23,9 +27,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use migration_token::{MemoryNonceStore, NonceStore, TokenHash};
+use rustls::crypto::hash::{Hash, HashAlgorithm};
 use rustls::crypto::{CryptoProvider, SecureRandom};
+use rustls::pki_types::UnixTime;
 use rustls::server::StoresServerSessions;
 use rustls::{ServerConfig, SupportedCipherSuite, Tls13CipherSuite};
+use sha2::{Digest as _, Sha256};
 use time::OffsetDateTime;
 
 pub use self::accepting::{AcceptError, Accepting, Claimed};
@@ -36,6 +43,7 @@ pub use self::counts::Counts;
 #[cfg(feature = "tokio")]
 pub(crate) use self::issue::MAX_STATE_LEN;
 use self::limits::Limits;
+use self::link::Wanted;
 pub use self::verdict::{Arrival, Verdict};
 use crate::address::as_in_token;
 use crate::clock::{Clock, SystemClock};
@@ -44,15 +52,7 @@ use crate::error::ConfigError;
 use crate::provider::is_wrapped;
 use crate::provider::user_code::UserCode;
 use crate::ticket::TicketKeys;
-use crate::wire::MAX_FRAGMENT_LEN;
 use crate::wire::hello::TicketRequest;
-use crate::wire::record::HEADER_LEN;
-
-/// Room that one of rustls' own tickets takes in a record, in bytes, rounded up.
-const ORDINARY_TICKET_LEN: usize = 128;
-
-/// How many offers a connection holds in reserve unless told otherwise: one to move it, and one for its last state.
-const DEFAULT_RESERVE: usize = 2;
 
 /// What is known of a client when its hello has arrived.
 #[derive(Clone, Copy, Debug, Default)]
@@ -88,26 +88,18 @@ pub struct MigrationServer {
     counters: Arc<Counters>,
 }
 
-/// The configurations that a connection may get. Which one, its hello decides.
+/// The configurations that a connection may get, by its hello.
 struct Configs {
-    /// For clients that do not support migration.
-    stock: Kinds,
-    /// For clients that do: with the tickets for the reserve.
-    migrating: Kinds,
-    /// Where the application wants ordinary sessions to be kept; wrapped.
-    storage: Arc<dyn StoresServerSessions>,
-    /// How many offers a connection holds in reserve.
-    reserve: usize,
-}
-
-/// One set of configurations.
-struct Kinds {
     /// For hellos without a token.
     ordinary: Arc<ServerConfig>,
     /// For an admitted session with early data.
     early_data: Arc<ServerConfig>,
     /// For every other hello with a token. Refused early data is skipped.
     no_early_data: Arc<ServerConfig>,
+    /// Where the application wants ordinary sessions to be kept; wrapped.
+    storage: Arc<dyn StoresServerSessions>,
+    /// The provider's SHA-256.
+    sha256: Option<&'static dyn Hash>,
 }
 
 impl MigrationServer {
@@ -129,7 +121,6 @@ impl MigrationServer {
             nonce_store: None,
             limits: Limits::default(),
             choose_target: None,
-            reserve: DEFAULT_RESERVE,
             token_lifetime: Duration::from_secs(3600),
             clock_skew: Duration::from_secs(5),
             departure_deadline: Duration::from_secs(10),
@@ -186,15 +177,21 @@ impl MigrationServer {
             .find(|suite| suite.common.hash_provider.output_len() == hash.output_len())
     }
 
-    /// The early data that a ticket with a token offers, in bytes.
-    fn max_early_data_size(&self) -> u32 {
-        self.configs.stock.early_data.max_early_data_size
+    /// SHA-256, by the provider if it has it.
+    fn sha256(&self, data: &[u8]) -> [u8; 32] {
+        let digest = self.configs.sha256.map(|hash| hash.hash(data));
+        let digest = digest.and_then(|digest| digest.as_ref().try_into().ok());
+        digest.unwrap_or_else(|| Sha256::digest(data).into())
     }
 
-    /// The largest plaintext of a record, in bytes. rustls counts the record's header too.
-    fn max_record_len(&self) -> usize {
-        let configured = self.configs.stock.ordinary.max_fragment_size;
-        configured.map_or(MAX_FRAGMENT_LEN, |len| len.saturating_sub(HEADER_LEN))
+    /// The early data that a ticket with a token offers, in bytes.
+    fn max_early_data_size(&self) -> u32 {
+        self.configs.early_data.max_early_data_size
+    }
+
+    /// What time it is to rustls.
+    fn tls_time(&self) -> Option<UnixTime> {
+        self.configs.ordinary.time_provider.current_time()
     }
 
     /// A client said nothing for too long.
@@ -238,7 +235,6 @@ impl fmt::Debug for MigrationServer {
 /// | time for an answer of the nonce store, [`nonce_store_timeout`](Self::nonce_store_timeout) | 1 s | the token is refused as `StoreUnavailable`; a client that was admitted is closed |
 /// | claims before the nonce store, and commits, [`max_store_questions`](Self::max_store_questions) | 1,024 of each | more wait, as long as the store answers others |
 /// | time for a notified client to leave, [`departure_deadline`](Self::departure_deadline) | 10 s | calls fail with `TimedOut` |
-/// | offers of a connection after its handshake, [`reserve`](Self::reserve) | 2 | `OfferFailure::ReserveEmpty` |
 /// | notices to a client without data or an offer between them | 8 | the client is not told again |
 /// | state in an offer | 8,192 bytes | `OfferFailure::StateTooLong` |
 /// | offers under one ticket key, [`TicketKeys::seal_limit`] | 2^32 | `OfferFailure::SealLimit` |
@@ -253,7 +249,6 @@ pub struct MigrationServerBuilder {
     nonce_store: Option<Arc<dyn NonceStore>>,
     limits: Limits,
     choose_target: Option<Box<ChooseTarget>>,
-    reserve: usize,
     token_lifetime: Duration,
     clock_skew: Duration,
     departure_deadline: Duration,
@@ -300,16 +295,6 @@ impl MigrationServerBuilder {
     #[must_use]
     pub fn nonce_store(mut self, store: Arc<dyn NonceStore>) -> Self {
         self.nonce_store = Some(store);
-        self
-    }
-
-    /// How many offers each connection holds in reserve for
-    /// [`offer`](ServerConnection::offer), by default two. Each is a ticket that rustls makes at the handshake, of some
-    /// 300 bytes of memory for as long as the connection lives; with 0 a connection has the token of its handshake at the
-    /// most. A handshake whose only ticket would be too long for its record takes one of them for its token.
-    #[must_use]
-    pub fn reserve(mut self, offers: usize) -> Self {
-        self.reserve = offers;
         self
     }
 
@@ -378,7 +363,7 @@ impl MigrationServerBuilder {
             }
         };
         Ok(MigrationServer {
-            configs: Configs::new(self.config, self.reserve),
+            configs: Configs::new(self.config),
             service: self.service,
             ticket_keys: self.ticket_keys,
             answers_for: self.answers_for,
@@ -405,18 +390,6 @@ impl MigrationServerBuilder {
         if config.enable_secret_extraction {
             return Err(ConfigError::SecretExtraction);
         }
-        let migrates = self.choose_target.is_some() || self.reserve > 0;
-        if config.send_tls13_tickets == 0 && migrates {
-            return Err(ConfigError::NoTickets);
-        }
-        let tickets = config
-            .send_tls13_tickets
-            .max(config.max_tls13_tickets)
-            .saturating_add(self.reserve);
-        let least = tickets.saturating_mul(ORDINARY_TICKET_LEN);
-        if config.max_fragment_size.unwrap_or(MAX_FRAGMENT_LEN) < least {
-            return Err(ConfigError::MaxFragmentSize { least });
-        }
         Ok(())
     }
 }
@@ -435,64 +408,57 @@ fn signed(duration: Duration, allowed: RangeInclusive<Duration>) -> Option<time:
 }
 
 impl Configs {
-    fn new(mut config: ServerConfig, reserve: usize) -> Self {
+    fn new(mut config: ServerConfig) -> Self {
         let storage: Arc<dyn StoresServerSessions> = Arc::new(UserCode(config.session_storage));
         config.cert_resolver = Arc::new(UserCode(config.cert_resolver));
         config.key_log = Arc::new(UserCode(config.key_log));
         config.time_provider = Arc::new(UserCode(config.time_provider));
         config.session_storage = Arc::new(link::LinkedStorage(Arc::clone(&storage)));
-        let mut migrating = config.clone();
-        migrating.send_tls13_tickets += reserve;
-        // A client's wish for fewer tickets (RFC 9149) is about those that it gets, not about the reserve, which rustls does
-        // not know of: see `for_wish`.
-        migrating.max_tls13_tickets = 0;
-        Self {
-            stock: Kinds::new(config),
-            migrating: Kinds::new(migrating),
-            storage,
-            reserve,
-        }
-    }
-
-    /// How many tickets a client gets at the handshake that supports migration and has a wish. One at least: what rustls
-    /// sends is a record, and must not be empty.
-    fn tickets_for(&self, wish: TicketRequest, resumed: bool) -> usize {
-        let wish = match resumed {
-            true => wish.resumption,
-            false => wish.new_session,
-        };
-        let most = self.stock.ordinary.max_tls13_tickets;
-        usize::from(wish).min(most).max(1)
-    }
-
-    /// `config`, such that rustls makes enough tickets for the wish and for the reserve.
-    fn for_wish(&self, config: &ServerConfig, wish: TicketRequest) -> Arc<ServerConfig> {
-        let tickets = self
-            .tickets_for(wish, true)
-            .max(self.tickets_for(wish, false));
-        let mut config = config.clone();
-        config.send_tls13_tickets = tickets.saturating_add(self.reserve);
-        Arc::new(config)
-    }
-
-    fn provider(&self) -> &CryptoProvider {
-        self.stock.ordinary.crypto_provider()
-    }
-}
-
-impl Kinds {
-    fn new(config: ServerConfig) -> Self {
         let mut no_early_data = config.clone();
         no_early_data.max_early_data_size = 0;
         let mut early_data = config.clone();
         early_data.send_half_rtt_data = true;
         // What a ticket offers is what the TLS library enforces.
         early_data.max_early_data_size = config.max_early_data_size.min(issue::MAX_EARLY_DATA_SIZE);
+        let suites = config.crypto_provider().cipher_suites.iter();
+        let sha256 = suites
+            .filter_map(SupportedCipherSuite::tls13)
+            .map(|suite| suite.common.hash_provider)
+            .find(|hash| hash.algorithm() == HashAlgorithm::SHA256);
         Self {
             ordinary: Arc::new(config),
             early_data: Arc::new(early_data),
             no_early_data: Arc::new(no_early_data),
+            storage,
+            sha256,
         }
+    }
+
+    /// `config` for a client that supports migration, and how many of the tickets it gets. Offers are made from one of
+    /// rustls' tickets, so there must be one, also when none is wanted by the application or by the client (RFC 9149).
+    fn with_template(
+        &self,
+        config: &Arc<ServerConfig>,
+        wish: Option<TicketRequest>,
+    ) -> (Arc<ServerConfig>, Wanted) {
+        let most = config.max_tls13_tickets;
+        let [full, resumed] = match wish {
+            Some(wish) => {
+                [wish.new_session, wish.resumption].map(|wish| usize::from(wish).min(most))
+            }
+            None => [config.send_tls13_tickets; 2],
+        };
+        if full > 0 && resumed > 0 {
+            return (Arc::clone(config), Wanted::All);
+        }
+        let mut config = ServerConfig::clone(config);
+        config.max_tls13_tickets = 0;
+        config.send_tls13_tickets = full.max(resumed).max(1);
+        (Arc::new(config), Wanted::AtMost { full, resumed })
+    }
+
+    fn provider(&self) -> &CryptoProvider {
+        self.ordinary.crypto_provider()
     }
 }
 
@@ -525,7 +491,7 @@ mod tests {
             let server = MigrationServer::builder(config, "files", keys).build();
             let server = server.unwrap();
             assert_eq!(server.max_early_data_size(), offered);
-            let admitted = &server.configs.migrating.early_data;
+            let admitted = &server.configs.early_data;
             assert_eq!(admitted.max_early_data_size, offered);
         }
     }

@@ -47,13 +47,13 @@ enum Stage {
 }
 
 /// What is to be done next.
-pub(super) enum Next {
+pub(super) enum Next<'a> {
     /// Receive more.
     Receive,
     /// Give rustls this record, and ask [`EarlyDataFilter::goes_on`].
-    Record(Vec<u8>),
+    Record(&'a [u8]),
     /// Give rustls this, and all that comes later: no early data is to be dropped any more.
-    Over(Vec<u8>),
+    Over(&'a [u8]),
 }
 
 impl EarlyDataFilter {
@@ -79,27 +79,32 @@ impl EarlyDataFilter {
     }
 
     /// Drops the refused early data that came, up to something else.
-    pub(super) fn next(&mut self) -> Next {
+    pub(super) fn next(&mut self) -> Next<'_> {
+        let Self {
+            stage,
+            received,
+            done,
+            budget,
+        } = self;
         loop {
-            let rest = self.received.get(self.done..).unwrap_or_default();
+            let rest = received.get(*done..).unwrap_or_default();
             if let [_, _, _, high, low, ..] = rest
                 && usize::from(u16::from_be_bytes([*high, *low])) > MAX_CIPHERTEXT_LEN
             {
                 // rustls knows the right alert.
-                return Next::Over(rest.to_vec());
+                return Next::Over(rest);
             }
             let Some((record, _)) = next_record(rest) else {
                 return Next::Receive;
             };
             let len = record.whole.len();
-            match self.stage.judge(&record) {
+            match stage.judge(&record) {
                 Judgement::Pass => {
-                    let whole = record.whole.to_vec();
-                    self.done += len;
-                    return Next::Record(whole);
+                    *done += len;
+                    return Next::Record(record.whole);
                 }
-                Judgement::Drop if self.budget.spend(len) => self.done += len,
-                Judgement::Drop | Judgement::End => return Next::Over(rest.to_vec()),
+                Judgement::Drop if budget.spend(len) => *done += len,
+                Judgement::Drop | Judgement::End => return Next::Over(rest),
             }
         }
     }

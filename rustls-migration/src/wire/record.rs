@@ -212,7 +212,7 @@ impl HelloSplicer {
             let mut message = splice(hello, encoded_extensions).unwrap_or_else(|| hello.to_vec());
             message.extend_from_slice(after);
             push_records(&mut out, record.version, &message, self.max_fragment_len);
-            self.partial.clear();
+            self.partial = Vec::new();
             expected = false;
         }
         out.extend_from_slice(rest);

@@ -1,8 +1,6 @@
-//! NewSessionTicket (RFC 8446 section 4.6.1): reading it, and putting another ticket and more extensions in it.
+//! NewSessionTicket (RFC 8446 section 4.6.1): reading one, and writing one with a token.
 //!
 //! It never looks inside a ticket: to the client that is opaque.
-
-use time::Duration;
 
 use super::{
     EXT_EARLY_DATA, MESSAGE_HEADER_LEN, Malformed, NEW_SESSION_TICKET, Reader, extensions,
@@ -52,48 +50,14 @@ impl<'a> NewSessionTicket<'a> {
             .find(|(found, _)| *found == kind)
             .map(|(_, data)| data)
     }
-
-    /// The message that a token travels in; `None` when a part is too long for its field.
-    pub(crate) fn with_token(&self, parts: &TokenParts<'_>) -> Option<Vec<u8>> {
-        let mut block = Vec::with_capacity(self.extensions.len() + parts.token.len() + 16);
-        for extension in extensions(self.extensions) {
-            let (kind, data) = extension.ok()?;
-            if kind != EXT_EARLY_DATA {
-                push_extension(&mut block, kind, data)?;
-            }
-        }
-        if parts.max_early_data_size > 0 {
-            let size = parts.max_early_data_size.to_be_bytes();
-            push_extension(&mut block, EXT_EARLY_DATA, &size)?;
-        }
-        push_extension(&mut block, parts.token_extension, parts.token)?;
-        if let Some(kind) = parts.stream_extension {
-            push_extension(&mut block, kind, &[])?;
-        }
-
-        let mut out = Vec::with_capacity(64 + parts.ticket.len() + block.len());
-        out.extend([NEW_SESSION_TICKET, 0, 0, 0]);
-        out.extend(
-            self.lifetime_secs
-                .min(parts.max_lifetime_secs)
-                .to_be_bytes(),
-        );
-        out.extend(parts.age_add(self.age_add).to_be_bytes());
-        out.push(u8::try_from(self.nonce.len()).ok()?);
-        out.extend_from_slice(self.nonce);
-        out.extend(u16::try_from(parts.ticket.len()).ok()?.to_be_bytes());
-        out.extend_from_slice(parts.ticket);
-        out.extend(u16::try_from(block.len()).ok()?.to_be_bytes());
-        out.extend(block);
-        let len = u24_bytes(out.len().checked_sub(MESSAGE_HEADER_LEN)?)?;
-        out.get_mut(1..MESSAGE_HEADER_LEN)?.copy_from_slice(&len);
-        Some(out)
-    }
 }
 
-/// What a ticket with a token has in place of an ordinary ticket's parts.
+/// A NewSessionTicket with a token.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct TokenParts<'a> {
+pub(crate) struct OfferedTicket<'a> {
+    pub(crate) lifetime_secs: u32,
+    pub(crate) age_add: u32,
+    pub(crate) nonce: &'a [u8],
     /// The sealed ticket.
     pub(crate) ticket: &'a [u8],
     /// The extension's type and the encoded token in it.
@@ -101,23 +65,44 @@ pub(crate) struct TokenParts<'a> {
     pub(crate) token: &'a [u8],
     /// The type of the empty extension that says that the stream goes on at the target; `None` when it does not.
     pub(crate) stream_extension: Option<u16>,
-    /// The token's remaining life.
-    pub(crate) max_lifetime_secs: u32,
     /// The early data that the target accepts; 0 for none.
     pub(crate) max_early_data_size: u32,
-    /// How long ago the ordinary ticket was made.
-    pub(crate) older_by: Duration,
 }
 
-impl TokenParts<'_> {
-    /// The client counts a ticket's age from its arrival, the server from its making. What lies between is added, modulo
-    /// 2^32 milliseconds as all ticket ages are, so that early data stays fresh.
-    fn age_add(&self, original: u32) -> u32 {
-        let range = i128::from(u32::MAX) + 1;
-        let millis = self.older_by.whole_milliseconds().rem_euclid(range);
-        original.wrapping_add(u32::try_from(millis).unwrap_or(0))
+impl OfferedTicket<'_> {
+    /// The whole message; `None` when a part is too long for its field.
+    pub(crate) fn encode(&self) -> Option<Vec<u8>> {
+        let parts = self.nonce.len() + self.ticket.len() + self.token.len();
+        let mut out = Vec::with_capacity(FIXED_LEN + parts);
+        out.extend([NEW_SESSION_TICKET, 0, 0, 0]);
+        out.extend(self.lifetime_secs.to_be_bytes());
+        out.extend(self.age_add.to_be_bytes());
+        out.push(u8::try_from(self.nonce.len()).ok()?);
+        out.extend_from_slice(self.nonce);
+        out.extend(u16::try_from(self.ticket.len()).ok()?.to_be_bytes());
+        out.extend_from_slice(self.ticket);
+        let lengths_at = out.len();
+        out.extend([0, 0]);
+        if self.max_early_data_size > 0 {
+            let size = self.max_early_data_size.to_be_bytes();
+            push_extension(&mut out, EXT_EARLY_DATA, &size)?;
+        }
+        push_extension(&mut out, self.token_extension, self.token)?;
+        if let Some(kind) = self.stream_extension {
+            push_extension(&mut out, kind, &[])?;
+        }
+        let block = out.len().checked_sub(lengths_at + 2)?;
+        let block = u16::try_from(block).ok()?.to_be_bytes();
+        out.get_mut(lengths_at..lengths_at + 2)?
+            .copy_from_slice(&block);
+        let len = u24_bytes(out.len().checked_sub(MESSAGE_HEADER_LEN)?)?;
+        out.get_mut(1..MESSAGE_HEADER_LEN)?.copy_from_slice(&len);
+        Some(out)
     }
 }
+
+/// Room for everything but nonce, ticket and token, in bytes: fields of a fixed length, and the extensions' headers.
+const FIXED_LEN: usize = 40;
 
 #[cfg(test)]
 mod tests {
@@ -140,92 +125,57 @@ mod tests {
         out
     }
 
-    fn parts<'a>(ticket: &'a [u8], token: &'a [u8]) -> TokenParts<'a> {
-        TokenParts {
+    fn offered<'a>(ticket: &'a [u8], token: &'a [u8]) -> OfferedTicket<'a> {
+        OfferedTicket {
+            lifetime_secs: 300,
+            age_add: 0xDEAD_BEEF,
+            nonce: &[1, 2],
             ticket,
             token_extension: TOKEN,
             token,
             stream_extension: None,
-            max_lifetime_secs: 300,
             max_early_data_size: 1_000,
-            older_by: Duration::ZERO,
         }
     }
 
     #[test]
-    fn a_ticket_with_a_token_keeps_nonce_age_and_other_extensions() {
+    fn a_ticket_of_another_stack_is_read() {
         let message = plain();
-        let before = NewSessionTicket::read(&message).unwrap();
-        let rewritten = before.with_token(&parts(&[1; 300], &[2; 98])).unwrap();
-        let after = NewSessionTicket::read(&rewritten).unwrap();
-        assert_eq!((after.age_add, after.nonce), (before.age_add, before.nonce));
-        assert_eq!(after.lifetime_secs, 300);
-        assert_eq!(after.ticket, [1; 300]);
-        assert_eq!(after.extension(TOKEN), Some(&[2; 98][..]));
-        assert_eq!(
-            after.extension(EXT_EARLY_DATA),
-            Some(&1_000u32.to_be_bytes()[..])
-        );
-        assert_eq!(after.extension(99), Some(&[5][..]));
+        let ticket = NewSessionTicket::read(&message).unwrap();
+        assert_eq!((ticket.lifetime_secs, ticket.nonce), (86_400, &[1, 2][..]));
+        assert_eq!((ticket.age_add, ticket.ticket), (0xDEAD_BEEF, &[7; 3][..]));
+        assert_eq!(ticket.extension(99), Some(&[5][..]));
+        assert_eq!(ticket.extension(TOKEN), None);
     }
 
     #[test]
-    fn a_stream_is_marked_by_an_empty_extension() {
-        let message = plain();
-        let before = NewSessionTicket::read(&message).unwrap();
-        for (mark, found) in [(None, None), (Some(STREAM), Some(&[][..]))] {
-            let marked = TokenParts {
-                stream_extension: mark,
-                ..parts(&[1; 300], &[2; 98])
+    fn a_ticket_with_a_token_is_read_as_it_was_written() {
+        for (early_data, stream) in [(0, None), (1_000, None), (1_000, Some(STREAM))] {
+            let written = OfferedTicket {
+                max_early_data_size: early_data,
+                stream_extension: stream,
+                ..offered(&[1; 300], &[2; 98])
             };
-            let rewritten = before.with_token(&marked).unwrap();
-            let after = NewSessionTicket::read(&rewritten).unwrap();
-            assert_eq!(after.extension(STREAM), found);
-            assert_eq!(after.extension(TOKEN), Some(&[2; 98][..]));
-        }
-    }
-
-    #[test]
-    fn the_lifetime_is_only_ever_shortened() {
-        let message = plain();
-        let before = NewSessionTicket::read(&message).unwrap();
-        let long = TokenParts {
-            max_lifetime_secs: u32::MAX,
-            ..parts(&[1], &[2])
-        };
-        let rewritten = before.with_token(&long).unwrap();
-        assert_eq!(
-            NewSessionTicket::read(&rewritten).unwrap().lifetime_secs,
-            86_400
-        );
-    }
-
-    #[test]
-    fn a_ticket_that_waited_is_older_by_that() {
-        let message = plain();
-        let before = NewSessionTicket::read(&message).unwrap();
-        for (waited, added) in [
-            (Duration::ZERO, 0),
-            (Duration::minutes(10), 600_000),
-            (Duration::days(10), 864_000_000),
-            (Duration::milliseconds(1 << 32), 0),
-        ] {
-            let older = TokenParts {
-                older_by: waited,
-                ..parts(&[1], &[2])
-            };
-            let rewritten = before.with_token(&older).unwrap();
-            let after = NewSessionTicket::read(&rewritten).unwrap();
-            assert_eq!(after.age_add, before.age_add.wrapping_add(added));
+            let message = written.encode().unwrap();
+            let read = NewSessionTicket::read(&message).unwrap();
+            assert_eq!((read.age_add, read.nonce), (written.age_add, written.nonce));
+            assert_eq!((read.lifetime_secs, read.ticket), (300, &[1; 300][..]));
+            assert_eq!(read.extension(TOKEN), Some(&[2; 98][..]));
+            assert_eq!(read.extension(STREAM), stream.map(|_| &[][..]));
+            let size = read.extension(EXT_EARLY_DATA).map(<[u8]>::to_vec);
+            assert_eq!(size, (early_data > 0).then(|| vec![0, 0, 3, 232]));
         }
     }
 
     #[test]
     fn parts_that_do_not_fit_are_refused() {
-        let message = plain();
-        let ticket = NewSessionTicket::read(&message).unwrap();
-        assert!(ticket.with_token(&parts(&[0; 65_536], &[0; 98])).is_none());
-        assert!(ticket.with_token(&parts(&[0; 9], &[0; 65_536])).is_none());
+        assert!(offered(&[0; 65_536], &[0; 98]).encode().is_none());
+        assert!(offered(&[0; 9], &[0; 65_536]).encode().is_none());
+        let long_nonce = OfferedTicket {
+            nonce: &[0; 256],
+            ..offered(&[0; 9], &[0; 98])
+        };
+        assert!(long_nonce.encode().is_none());
     }
 
     proptest! {
@@ -243,7 +193,6 @@ mod tests {
             bytes[at] = value;
             if let Ok(ticket) = NewSessionTicket::read(&bytes) {
                 let _ = ticket.extension(TOKEN);
-                let _ = ticket.with_token(&parts(&[1], &[2]));
             }
             prop_assert!(NewSessionTicket::read(&bytes[..cut.index(bytes.len())]).is_err());
         }

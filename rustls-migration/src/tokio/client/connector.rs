@@ -113,7 +113,8 @@ impl MigrationConnector {
         address: SocketAddr,
     ) -> Result<MigrationStream, ConnectError> {
         let address = canonical(address);
-        let conn = self.dialer.connect(&name, address).await?;
+        // On the heap, and gone when the stream is there: a task stays as large as the largest future that it ever awaited.
+        let conn = Box::pin(self.dialer.connect(&name, address)).await?;
         let mut stream =
             MigrationStream::new(self.dialer.clone(), self.hand_off, name, address, conn);
         if let Some(patience) = self.follow_offers {
@@ -135,6 +136,7 @@ impl MigrationConnector {
         name: ServerName<'static>,
         offer: Offer,
     ) -> Result<MigrationStream, ConnectError> {
-        MigrationStream::succeed(self.dialer.clone(), self.hand_off, name, offer).await
+        let dialer = self.dialer.clone();
+        Box::pin(MigrationStream::succeed(dialer, self.hand_off, name, offer)).await
     }
 }

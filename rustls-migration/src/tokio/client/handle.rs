@@ -32,7 +32,8 @@ pub(super) struct Control {
 
 struct State {
     address: SocketAddr,
-    offer: Option<Offer>,
+    /// On the heap: an idle stream has none.
+    offer: Option<Box<Offer>>,
     notified: bool,
     /// Whether a target is ready, and whether to go over to it.
     switch: Switch,
@@ -93,26 +94,29 @@ impl Control {
     }
 
     pub(super) fn set_offer(&self, offer: Offer) {
-        self.state().offer = Some(offer);
+        self.state().offer = Some(Box::new(offer));
     }
 
     pub(super) fn take_offer(&self) -> Option<Offer> {
-        self.state().offer.take()
+        self.state().offer.take().map(|offer| *offer)
     }
 
     /// Takes the newest offer, unless only the stream itself can follow it.
     fn take_offer_of_connection(&self) -> Result<Offer, MigrateError> {
         let mut state = self.state();
-        match state.offer.as_ref().map(Offer::kind) {
+        match state.offer.as_deref().map(Offer::kind) {
             None => Err(MigrateError::NoOffer),
             Some(MoveKind::Stream) => Err(MigrateError::StreamOffer),
-            Some(MoveKind::Connection) => state.offer.take().ok_or(MigrateError::NoOffer),
+            Some(MoveKind::Connection) => {
+                let offer = state.offer.take().map(|offer| *offer);
+                offer.ok_or(MigrateError::NoOffer)
+            }
         }
     }
 
     /// Asks something of the newest offer.
     pub(super) fn with_offer<R>(&self, ask: impl FnOnce(&Offer) -> R) -> Option<R> {
-        self.state().offer.as_ref().map(ask)
+        self.state().offer.as_deref().map(ask)
     }
 
     pub(super) fn token(&self) -> Option<MigrationToken> {

@@ -119,7 +119,8 @@ impl MigrationAcceptor {
         IO: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
         let start = self.start(io, peer, local);
-        async move { start.await?.into_stream().await }
+        // On the heap, and gone when the stream is there: a task stays as large as the largest future that it ever awaited.
+        Box::pin(async move { start.await?.into_stream().await })
     }
 
     /// The first half of [`accept_from`](Self::accept_from): resolves when the client's hello has been judged, so that
@@ -178,7 +179,12 @@ impl MigrationAcceptor {
         let (io, connection) = judged?;
         let driver = Driver::new(io, connection);
         Ok(StartHandshake {
-            core: StreamCore::new(driver, Arc::clone(&shared.gate), registration, slot),
+            core: Box::new(StreamCore::new(
+                driver,
+                Arc::clone(&shared.gate),
+                registration,
+                slot,
+            )),
             require_handshake: self.require_handshake,
         })
     }
@@ -385,7 +391,7 @@ impl Shared {
 /// A connection whose hello has been judged and not yet answered, as from [`MigrationAcceptor::start`].
 #[must_use = "the client waits for an answer"]
 pub struct StartHandshake<IO> {
-    core: StreamCore<IO>,
+    core: Box<StreamCore<IO>>,
     require_handshake: bool,
 }
 
@@ -416,7 +422,7 @@ where
             }
         })
         .await?;
-        Ok(TlsStream::new(core))
+        Ok(TlsStream::new(*core))
     }
 }
 

@@ -74,6 +74,16 @@ impl Countdown {
         }
     }
 
+    /// What is left of it. It is not to be polled here any more.
+    fn take(&mut self) -> Self {
+        Self {
+            notice: self.notice,
+            limit: self.limit,
+            taken: self.taken,
+            timer: self.timer.take(),
+        }
+    }
+
     /// Ready when the time is over. `written` is how much the transport has taken so far.
     fn poll(&mut self, cx: &mut Context<'_>, written: u64) -> Poll<()> {
         let taken = Some(written.min(self.notice));
@@ -141,6 +151,22 @@ impl Departure {
                 ..
             }
         )
+    }
+
+    /// The time that a client has left which was told before, for the departure that takes the place of this one.
+    pub(super) fn take_countdown(&mut self) -> Option<Countdown> {
+        match self {
+            Self::Told {
+                clock: DepartureClock::Own(countdown),
+                ..
+            } => Some(countdown.take()),
+            Self::Told { .. }
+            | Self::Staying
+            | Self::NotMovable
+            | Self::Left { .. }
+            | Self::HandedOver
+            | Self::HandOverFailed(_) => None,
+        }
     }
 
     /// Ready when a client that was told is out of time. `written` is how much the transport has taken so far.

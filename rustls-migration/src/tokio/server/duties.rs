@@ -68,9 +68,9 @@ pub(super) struct StreamCore<IO> {
     registration: Registration,
     stage: Stage,
     departure: Departure,
-    application: Application,
     /// The client did not leave in time.
     overdue: Option<Overdue>,
+    application: Application,
     /// The newest offer that was made after the handshake.
     offered: Option<(SocketAddr, MoveKind)>,
     /// The application has read to the client's end.
@@ -125,8 +125,8 @@ where
             registration,
             stage: Stage::Handshaking { slot },
             departure: Departure::Staying,
-            application: Application::Absent,
             overdue: None,
+            application: Application::Absent,
             offered: None,
             client_closed: false,
             failure: None,
@@ -610,9 +610,11 @@ where
         let limit = connection.departure_deadline();
         let notice = self.driver.written().saturating_add(waits);
         // Once a drain has begun to count, another notice does not change that.
+        // Nor does it begin the time anew: an application may tell its client as often as it likes.
+        let counting = self.departure.take_countdown();
         let clock = match governed || self.departure.is_governed() {
             true => DepartureClock::Governed,
-            false => DepartureClock::Own(Countdown::new(notice, limit)),
+            false => DepartureClock::Own(counting.unwrap_or_else(|| Countdown::new(notice, limit))),
         };
         let hand_over_to = match self.newest_offer() {
             Some((target, MoveKind::Stream)) => Some(target),

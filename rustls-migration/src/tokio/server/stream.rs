@@ -278,11 +278,6 @@ where
         self.control.withdraw_consent();
     }
 
-    /// How many offers can still be made on this connection.
-    pub fn offers_left(&self) -> usize {
-        self.shared.core().core.connection().offers_left()
-    }
-
     /// Tells the client to move by its newest offer: the `migrate_notify` alert. Completes the handshake first. A client that
     /// has been told is not told again.
     ///
