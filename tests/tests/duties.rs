@@ -302,8 +302,13 @@ async fn drain_order(path: Path) {
         assert_eq!(client.end().await.0, Ok(()));
         return;
     }
+    // An application that leaves its new stream alone is given a second to consent.
+    client.until(|seen| seen.told.is_some()).await;
     let told = client.seen().told.map(|at| at.duration_since(started));
-    assert_eq!(told, Some(Duration::ZERO), "{path:?}");
+    assert!(
+        told <= Some(Duration::from_millis(1005)),
+        "{path:?}: {told:?}"
+    );
     assert_eq!(application.handle.told().await, DepartureStatus::Told);
     assert_eq!(drain.progress().notified, 1, "{path:?}");
     // The drain's deadline is the one that counts, whoever told the client first.

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::task::JoinHandle;
-use tokio::time::{Sleep, sleep};
+use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::departure::{Countdown, Departure, DepartureClock, Overdue};
 use super::error::{DepartureOverdue, Failure};
@@ -52,8 +52,10 @@ enum Stage {
 enum Application {
     /// It does not have the stream.
     Absent,
-    /// It has the stream, and somebody wants the client to move, who waits for so long at the most.
-    Awaited(Pin<Box<Sleep>>),
+    /// It has had the stream since.
+    Awaited(Instant),
+    /// Somebody wants the client to move, who waits for so long at the most.
+    WaitedFor(Pin<Box<Sleep>>),
     /// It has asked for something, or does not seem to be going to.
     Present,
 }
@@ -259,12 +261,9 @@ where
         let _ = Pin::new(self.driver.io_mut()).poll_shutdown(cx);
     }
 
-    /// The application has the stream. Who was to be moved during the handshake waits for what it says.
+    /// The application has the stream.
     pub(super) fn await_application(&mut self) {
-        self.application = match self.registration.control().has_command() {
-            true => Application::Awaited(Box::pin(sleep(TAKING_UP))),
-            false => Application::Present,
-        };
+        self.application = Application::Awaited(Instant::now());
     }
 
     /// The application has asked for something: it has consented by now, or does not mean to.
@@ -276,9 +275,14 @@ where
         matches!(self.application, Application::Present)
     }
 
-    /// Waits for the application, and not for ever.
+    /// Waits for the application when there is something to tell its client, and not for ever.
     fn attend_application(&mut self, cx: &mut Context<'_>) {
-        if let Application::Awaited(time) = &mut self.application
+        if let Application::Awaited(since) = self.application
+            && self.registration.control().has_command()
+        {
+            self.application = Application::WaitedFor(Box::pin(sleep_until(since + TAKING_UP)));
+        }
+        if let Application::WaitedFor(time) = &mut self.application
             && time.as_mut().poll(cx).is_ready()
         {
             self.application = Application::Present;

@@ -99,7 +99,7 @@ struct State {
     command: Option<Command>,
     consent: Option<StreamState>,
     standing: Standing,
-    /// Since when it has this outcome.
+    /// Since when it has this status.
     since: Instant,
     /// What the client was told to move.
     told: Option<MoveKind>,
@@ -298,6 +298,9 @@ impl Control {
 
     /// Tells everybody that the stream is gone.
     pub(super) fn ended(&self) {
+        if let Some(stream) = self.stream.get().and_then(|stream| stream.keep.upgrade()) {
+            stream.wake();
+        }
         self.changed.notify_waiters();
     }
 
@@ -420,9 +423,9 @@ impl ConnectionHandle {
     /// state changes; what was said last is handed over.
     ///
     /// A stream without consent is moved as a connection: this server finishes what it does, and the client's next
-    /// connection goes elsewhere. Consent must be given before the client is told; what comes later is for the next time. A
-    /// client that should move since its handshake is not told before its application has asked the new stream for something, or
-    /// has left it alone for a second: so it can consent first.
+    /// connection goes elsewhere. Consent must be given before the client is told; what comes later is for the next time. From
+    /// outside, a client is not told before its application has asked the new stream for something, or has left it alone
+    /// for a second: so it can consent first.
     ///
     /// # Errors
     ///
