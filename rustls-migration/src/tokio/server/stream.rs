@@ -301,7 +301,9 @@ where
     ///
     /// rustls' own: the handshake is not complete, or this is not TLS 1.3.
     pub fn refresh_traffic_keys(&mut self) -> Result<(), rustls::Error> {
-        self.shared.core().core.refresh_traffic_keys()
+        let mut guard = self.shared.core();
+        guard.core.meet_application();
+        guard.core.refresh_traffic_keys()
     }
 }
 
