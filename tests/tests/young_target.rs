@@ -15,7 +15,7 @@ use tokio::io::AsyncReadExt as _;
 async fn a_node_admits_tokens_from_the_moment_that_it_names() {
     let setting = Setting::new();
     let clock = &setting.service.clock;
-    let store = MemoryNonceStore::new(10, clock.now());
+    let store = MemoryNonceStore::with_monotonic(10, clock.now(), Arc::new(clock.clone()));
     let settings = setting
         .node()
         .nonce_store(Arc::new(store))
