@@ -4,6 +4,7 @@
 
 #![expect(clippy::print_stdout, reason = "the figures are this program's output")]
 
+mod aged;
 mod case;
 mod error;
 mod instructions;

@@ -21,6 +21,7 @@ use rustls_migration::{Connection, TicketKeys, provider};
 use serde::Serialize;
 use time::{Duration, OffsetDateTime};
 
+use crate::aged::Aged;
 use crate::error::BenchError;
 use crate::stock::Stock;
 
@@ -163,9 +164,10 @@ impl Service {
     /// A store that remembers since yesterday: one that has just started would refuse the first tokens.
     pub(crate) fn nonce_store() -> Arc<MemoryNonceStore> {
         let since = OffsetDateTime::now_utc() - Duration::DAY;
-        Arc::new(MemoryNonceStore::new(
+        Arc::new(MemoryNonceStore::with_monotonic(
             MemoryNonceStore::DEFAULT_CAPACITY,
             since,
+            Aged::clock(),
         ))
     }
 

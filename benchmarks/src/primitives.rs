@@ -11,6 +11,7 @@ use migration_token::{
 };
 use time::{Duration, OffsetDateTime};
 
+use crate::aged::Aged;
 use crate::error::BenchError;
 use crate::peers::{Suite, answer};
 use crate::report::Step;
@@ -83,7 +84,11 @@ fn check(hash: TokenHash) -> Result<Workload, BenchError> {
 
 fn claim_and_commit() -> Workload {
     let started = OffsetDateTime::now_utc();
-    let store = MemoryNonceStore::new(MemoryNonceStore::DEFAULT_CAPACITY, started);
+    let store = MemoryNonceStore::with_monotonic(
+        MemoryNonceStore::DEFAULT_CAPACITY,
+        started,
+        Aged::clock(),
+    );
     let mut count = 0u64;
     Box::new(move || {
         count += 1;

@@ -22,6 +22,7 @@ use time::{Duration, OffsetDateTime};
 use tokio::runtime::Runtime;
 use tokio::task::{JoinSet, LocalSet};
 
+use crate::aged::Aged;
 use crate::case::name;
 use crate::error::BenchError;
 use crate::redis::Redis;
@@ -123,12 +124,21 @@ impl Subject {
         let capacity = usize::try_from(capacity).unwrap_or(usize::MAX);
         Ok(match kind {
             Kind::Memory => Self {
-                store: Arc::new(MemoryNonceStore::new(capacity, start)),
+                store: Arc::new(MemoryNonceStore::with_monotonic(
+                    capacity,
+                    start,
+                    Aged::clock(),
+                )),
                 place: Place::Memory,
             },
             Kind::File => {
                 let folder = tempfile::tempdir_in(folder)?;
-                let store = FileNonceStore::open(folder.path().join(FILE), capacity, start)?;
+                let store = FileNonceStore::open_with_monotonic(
+                    folder.path().join(FILE),
+                    capacity,
+                    start,
+                    Aged::clock(),
+                )?;
                 Self {
                     store: Arc::new(store),
                     place: Place::Folder(folder),

@@ -243,7 +243,7 @@ impl Service {
             exchanges,
             reports,
         });
-        tokio::spawn(node.serve(listener));
+        tokio::spawn(node.serve(listener, std::future::pending()));
         Ok(())
     }
 

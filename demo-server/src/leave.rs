@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::str::FromStr;
 use std::time::Duration;
 
-use rustls_migration::tokio::{DrainPlan, DrainSummary, MigrationAcceptor};
+use rustls_migration::tokio::{DrainOutcome, DrainPlan, DrainSummary, MigrationAcceptor};
 use tokio::time::{MissedTickBehavior, interval};
 
 /// How often a node says how far it is.
@@ -52,7 +52,9 @@ pub async fn drain(
     let plan = DrainPlan::to(shares).spread_over(over).deadline(deadline);
     let live = acceptor.connections();
     tracing::info!(live, targets = targets.len(), "draining");
-    let finished = acceptor.drain(plan).finished();
+    let drain = acceptor.drain(plan);
+    let watched = drain.watch();
+    let finished = drain.finished();
     tokio::pin!(finished);
     let mut reports = interval(REPORT_EVERY);
     reports.set_missed_tick_behavior(MissedTickBehavior::Skip);
@@ -60,6 +62,7 @@ pub async fn drain(
     loop {
         tokio::select! {
             summary = &mut finished => {
+                tell_who_stayed(&summary);
                 let progress = summary.progress;
                 tracing::info!(
                     total = progress.total,
@@ -67,12 +70,39 @@ pub async fn drain(
                     not_movable = progress.not_movable,
                     forced = progress.forced,
                     remaining = progress.remaining,
+                    handed_over = progress.handed_over,
+                    left_by_itself = progress.left_by_itself,
                     elapsed = ?summary.elapsed,
                     "drained"
                 );
                 return summary;
             }
-            _ = reports.tick() => tracing::info!(remaining = acceptor.connections(), "still draining"),
+            _ = reports.tick() => {
+                let progress = *watched.borrow();
+                tracing::info!(
+                    remaining = progress.remaining,
+                    untold = progress.untold,
+                    moved = progress.moved,
+                    not_movable = progress.not_movable,
+                    "still draining"
+                );
+            }
+        }
+    }
+}
+
+/// Says which clients did not follow, and why.
+fn tell_who_stayed(summary: &DrainSummary) {
+    for connection in &summary.connections {
+        let moved = matches!(
+            connection.outcome,
+            DrainOutcome::HandedOver | DrainOutcome::Moved | DrainOutcome::LeftByItself
+        );
+        if !moved {
+            let peer = connection.peer.map(tracing::field::display);
+            let outcome = connection.outcome;
+            let for_the_last = connection.since.elapsed();
+            tracing::info!(peer, ?outcome, ?for_the_last, "did not follow");
         }
     }
 }

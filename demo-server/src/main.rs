@@ -26,6 +26,7 @@ use rustls_migration::server::MigrationServerBuilder;
 use rustls_migration::tokio::MigrationAcceptor;
 use time::OffsetDateTime;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::commands::Stop;
@@ -81,13 +82,20 @@ async fn serve(options: &Options) -> Result<(), Failure> {
         exchanges: None,
         reports: None,
     });
+    let (stop, stopped) = watch::channel(false);
     let mut serving = JoinSet::new();
     for (_, listener) in listeners {
-        serving.spawn(Arc::clone(&node).serve(listener));
+        let mut stopped = stopped.clone();
+        let stop = async move {
+            // Without a sender the program is about to end.
+            let _ = stopped.wait_for(|stopped| *stopped).await;
+        };
+        serving.spawn(Arc::clone(&node).serve(listener, stop));
     }
     if let Stop::Drained(typed) = commands.until_told_to_stop().await {
-        // The listeners are closed when this is done.
-        serving.shutdown().await;
+        // Who waits is accepted, and the listeners are closed, when this is done.
+        stop.send_replace(true);
+        while serving.join_next().await.is_some() {}
         let targets = typed.as_ref().unwrap_or(&options.drain_to);
         let (over, deadline) = (seconds(options.drain_over), seconds(options.drain_deadline));
         tokio::select! {

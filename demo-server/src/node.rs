@@ -3,12 +3,13 @@
 //! No connection's end is the node's end.
 
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 use std::{fmt, io};
 
 use rustls_migration::server::Arrival;
-use rustls_migration::tokio::MigrationAcceptor;
+use rustls_migration::tokio::{MigrationAcceptor, StartHandshake};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::time::sleep;
@@ -62,39 +63,73 @@ pub enum Event {
 }
 
 impl Node {
-    /// Accepts at `listener` until the future is dropped.
-    pub async fn serve(self: Arc<Self>, listener: TcpListener) {
+    /// Accepts at `listener` until `stop` resolves or the future is dropped.
+    ///
+    /// When it stops it accepts who has been waiting in the listener's queue, closes the listener, and only then resolves:
+    /// the system has completed the TCP handshake with these clients, and would reset their connections. All of them
+    /// are the acceptor's by then, so that a drain waits for them.
+    pub async fn serve(self: Arc<Self>, listener: TcpListener, stop: impl Future<Output = ()>) {
+        let mut stop = pin!(stop);
         loop {
-            match listener.accept().await {
-                Ok((tcp, peer)) => {
-                    let span = tracing::info_span!("client", %peer);
-                    let pulls = self.trigger.watch();
-                    tokio::spawn(
-                        Arc::clone(&self)
-                            .connection(tcp, peer, pulls)
-                            .instrument(span),
-                    );
-                }
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                () = &mut stop => break,
+            };
+            match accepted {
+                Ok((tcp, peer)) => self.begin(tcp, peer),
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept");
                     sleep(ACCEPT_PAUSE).await;
                 }
             }
         }
+        if let Err(error) = self.accept_waiting(listener) {
+            tracing::warn!(%error, "cannot accept who waits");
+        }
     }
 
-    async fn connection(self: Arc<Self>, tcp: TcpStream, peer: SocketAddr, pulls: Pulls) {
-        let event = match self.exchange(tcp, peer, pulls).await {
-            Ok(end) => Event::Ended(end),
-            Err(error) => Event::Failed(chain(&error)),
-        };
-        self.report(peer, event);
+    /// Accepts who has been waiting, and closes the listener.
+    fn accept_waiting(self: &Arc<Self>, listener: TcpListener) -> io::Result<()> {
+        // The runtime may not have heard of the last of them.
+        let listener = listener.into_std()?;
+        loop {
+            match listener.accept() {
+                Ok((tcp, peer)) => {
+                    tcp.set_nonblocking(true)?;
+                    self.begin(TcpStream::from_std(tcp)?, peer);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) => return Err(error),
+            }
+        }
     }
 
-    async fn exchange(&self, tcp: TcpStream, peer: SocketAddr, pulls: Pulls) -> io::Result<End> {
-        tcp.set_nodelay(true)?;
+    /// Takes on a client, which the acceptor knows of when this returns.
+    fn begin(self: &Arc<Self>, tcp: TcpStream, peer: SocketAddr) {
+        let span = tracing::info_span!("client", %peer);
+        let pulls = self.trigger.watch();
         let local = tcp.local_addr().ok();
-        let start = self.acceptor.start(tcp, Some(peer), local).await?;
+        // Whoever cannot have it is served all the same.
+        let _ = tcp.set_nodelay(true);
+        let start = self.acceptor.start(tcp, Some(peer), local);
+        let node = Arc::clone(self);
+        let connection = async move {
+            let event = match node.exchange(start, peer, pulls).await {
+                Ok(end) => Event::Ended(end),
+                Err(error) => Event::Failed(chain(&error)),
+            };
+            node.report(peer, event);
+        };
+        tokio::spawn(connection.instrument(span));
+    }
+
+    async fn exchange(
+        &self,
+        start: impl Future<Output = io::Result<StartHandshake<TcpStream>>>,
+        peer: SocketAddr,
+        pulls: Pulls,
+    ) -> io::Result<End> {
+        let start = start.await?;
         self.report(peer, Event::Arrived(start.arrival().clone()));
         let stream = start.into_stream().await?;
         let mut exchange = Exchange::new(

@@ -29,6 +29,10 @@ pub enum ConfigError {
     /// The clock skew is longer than a day.
     #[error("the clocks of a service's nodes may differ by a day at the most, not by {0:?}")]
     ClockSkew(Duration),
+    /// The server answers for addresses of two live servers of this process that have a default nonce store each, so a token
+    /// could be spent twice.
+    #[error("two servers of these addresses have separate nonce stores: give them one")]
+    NonceStores,
     /// rustls refused the configuration, for instance its `max_fragment_size`.
     #[error("the TLS library refuses the configuration")]
     Tls(#[source] rustls::Error),

@@ -36,6 +36,10 @@
 //! # }
 //! ```
 //!
+//! [`MigrationAcceptor::drain`](tokio::MigrationAcceptor::drain) moves all clients of a node and says what became of each,
+//! [`readiness`](tokio::MigrationAcceptor::readiness) whether a node can take them, and
+//! [`replace`](tokio::MigrationAcceptor::replace) changes certificates and targets while it runs.
+//!
 //! # A client
 //!
 //! ```no_run

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use rustls_migration::server::{Arrival, MigrationServerBuilder};
 use rustls_migration::tokio::{MigrationAcceptor, TlsStream};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
@@ -42,7 +42,15 @@ impl Node {
 
     /// Listens at `address`.
     pub async fn bind_at(address: SocketAddr) -> Self {
-        let listener = TcpListener::bind(address).await.unwrap();
+        let socket = match address.is_ipv4() {
+            true => TcpSocket::new_v4(),
+            false => TcpSocket::new_v6(),
+        };
+        let socket = socket.unwrap();
+        socket.set_reuseaddr(true).unwrap();
+        socket.bind(address).unwrap();
+        // As many may wait as the system allows: a thousand clients may come at once.
+        let listener = socket.listen(u16::MAX.into()).unwrap();
         let (sender, accepted) = mpsc::unbounded_channel();
         Self {
             address: listener.local_addr().unwrap(),

@@ -109,7 +109,11 @@ async fn no_half_close_falls_into_a_message_and_the_drain_goes_on_after_it() {
             .await
         },
         ends(&mut corked.a),
-        async { acceptor.accept(to_b.recv().await.unwrap()).await }
+        async {
+            // What was opened ahead has grown old meanwhile, so B gets another connection.
+            let _old = to_b.recv().await.unwrap();
+            acceptor.accept(to_b.recv().await.unwrap()).await
+        }
     );
     assert!(matches!(moved, Event::Migrated(_)));
     let mut b = b.unwrap();
@@ -138,7 +142,9 @@ async fn a_reader_that_waits_goes_on_when_another_task_drops_the_cork() {
         assert!(hello.is_err(), "{hello:?}");
         let goes_on = |event: &Event| matches!(event, Event::Migrated(_) | Event::Ready { .. });
         tokio::spawn(async move { drop(cork) }).await.unwrap();
-        let b = corked.acceptor_b.accept(at_b);
+        // What was opened ahead has grown old meanwhile, so B gets another connection.
+        let (acceptor_b, mut to_b) = (corked.acceptor_b, corked.to_b);
+        let b = async { acceptor_b.accept(to_b.recv().await.unwrap()).await };
         let event = async {
             let goes_on = async {
                 loop {

@@ -15,6 +15,8 @@ use super::connection::Admission;
 use super::issue::Issuer;
 use super::link::{Offered, ServerLink, Wanted};
 use super::{Incoming, MigrationServer, ServerConnection, Verdict};
+#[cfg(feature = "tokio")]
+use crate::MoveKind;
 use crate::address::as_in_token;
 use crate::wire::hello::ClientHello;
 use crate::wire::record::{HelloProgress, HelloReader};
@@ -49,6 +51,24 @@ impl Accepting {
     /// Takes what the client sent next. `true` when that is enough.
     pub fn push(&mut self, bytes: &[u8]) -> bool {
         self.reader.push(bytes) != HelloProgress::Incomplete
+    }
+
+    /// How many bytes of the hello have come.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn received(&self) -> usize {
+        self.reader.received()
+    }
+
+    /// How many bytes of memory the hello may come to take, as far as is known.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn most(&self) -> usize {
+        self.reader.most()
+    }
+
+    /// Makes room for as much.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn reserve(&mut self) {
+        self.reader.reserve();
     }
 
     /// Judges the hello by everything but its token's nonce (`docs/protocol.md` section 7, steps 1 to 11).
@@ -145,6 +165,13 @@ impl Claimed {
     /// there is nothing to ask.
     pub fn claim(&self) -> Option<Claim> {
         self.candidate.as_ref().map(|candidate| candidate.claim())
+    }
+
+    /// What goes on here if the token is accepted.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn kind(&self) -> MoveKind {
+        let candidate = self.candidate.as_ref();
+        candidate.map_or(MoveKind::Connection, |candidate| candidate.kind())
     }
 
     /// Makes the connection and gives it what was received.

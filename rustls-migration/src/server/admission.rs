@@ -21,6 +21,8 @@ use time::{Duration, OffsetDateTime};
 use zeroize::Zeroizing;
 
 use super::{MigrationServer, Verdict};
+#[cfg(feature = "tokio")]
+use crate::MoveKind;
 use crate::address::as_in_token;
 use crate::provider::Hashed;
 use crate::schedule::{SuiteCrypto, binder_is_valid};
@@ -84,6 +86,15 @@ impl Candidate {
     /// What to ask the nonce store.
     pub(super) fn claim(&self) -> Claim {
         self.claim
+    }
+
+    /// What goes on here if the token is accepted.
+    #[cfg(feature = "tokio")]
+    pub(super) fn kind(&self) -> MoveKind {
+        match self.state {
+            Some(_) => MoveKind::Stream,
+            None => MoveKind::Connection,
+        }
     }
 
     /// Step 12, with the store's answer; `None` when it gave none in time.

@@ -15,6 +15,8 @@ use super::admission::{Admitted, may_go_on};
 use super::link::ServerLink;
 use super::refused::{EarlyDataFilter, Next};
 use super::{Arrival, MigrationServer, Verdict};
+#[cfg(feature = "tokio")]
+use crate::MoveKind;
 use crate::connection::{BUFFER_LIMIT, Connection};
 use crate::provider::link::Scope;
 
@@ -157,6 +159,17 @@ impl ServerConnection {
     /// is complete.
     pub fn arrival(&self) -> &Arrival {
         &self.arrival
+    }
+
+    /// What goes on here of a client that came with a token.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn arrived_as(&self) -> MoveKind {
+        match self.arrival {
+            Arrival::Migrated { state: Some(_), .. } => MoveKind::Stream,
+            Arrival::Migrated { state: None, .. } | Arrival::Fresh | Arrival::Declined(_) => {
+                MoveKind::Connection
+            }
+        }
     }
 
     /// Whether rustls accepts early data on this connection, in a migration or an ordinary resumption. What has come of

@@ -39,6 +39,7 @@ struct Tally<T> {
     commits_failed: T,
     offers: T,
     handshakes_timed_out: T,
+    silent: T,
 }
 
 impl Counts {
@@ -96,6 +97,12 @@ impl Counts {
     pub fn handshakes_timed_out(&self) -> u64 {
         self.0.handshakes_timed_out
     }
+
+    /// Connections that were dropped because their client said nothing: see
+    /// [`hello_timeout`](super::MigrationServerBuilder::hello_timeout). They are no arrivals, and have no event.
+    pub fn silent(&self) -> u64 {
+        self.0.silent
+    }
 }
 
 impl Counters {
@@ -112,6 +119,7 @@ impl Counters {
             commits_failed,
             offers,
             handshakes_timed_out,
+            silent,
         } = &self.0;
         Counts(Tally {
             fresh: load(fresh),
@@ -124,6 +132,7 @@ impl Counters {
             commits_failed: load(commits_failed),
             offers: load(offers),
             handshakes_timed_out: load(handshakes_timed_out),
+            silent: load(silent),
         })
     }
 
@@ -177,6 +186,12 @@ impl Counters {
     pub(super) fn timed_out(&self, peer: Option<SocketAddr>) {
         add_one(&self.0.handshakes_timed_out);
         tell("TimedOut", peer);
+    }
+
+    /// A client said nothing.
+    #[cfg(feature = "tokio")]
+    pub(super) fn silent(&self) {
+        add_one(&self.0.silent);
     }
 
     /// An offer was made.

@@ -6,9 +6,12 @@ mod accepting;
 mod admission;
 mod connection;
 mod counts;
+mod default_store;
 mod issue;
 mod limits;
 mod link;
+#[cfg(feature = "tokio")]
+mod readiness;
 mod refused;
 #[cfg(test)]
 #[cfg(feature = "ring")]
@@ -82,7 +85,7 @@ pub struct MigrationServer {
     departure_deadline: Duration,
     clock: Arc<dyn Clock>,
     codepoints: Codepoints,
-    counters: Counters,
+    counters: Arc<Counters>,
 }
 
 /// The configurations that a connection may get, by its hello.
@@ -121,7 +124,7 @@ impl MigrationServer {
             token_lifetime: Duration::from_secs(3600),
             clock_skew: Duration::from_secs(5),
             departure_deadline: Duration::from_secs(10),
-            clock: Arc::new(SystemClock),
+            clock: None,
             codepoints: Codepoints::default(),
         }
     }
@@ -191,6 +194,12 @@ impl MigrationServer {
         self.configs.ordinary.time_provider.current_time()
     }
 
+    /// A client said nothing for too long.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn was_silent(&self) {
+        self.counters.silent();
+    }
+
     /// A client did not complete its handshake in time.
     #[cfg(feature = "tokio")]
     pub(crate) fn handshake_timed_out(&self, peer: Option<SocketAddr>) {
@@ -216,13 +225,15 @@ impl fmt::Debug for MigrationServer {
 ///
 /// | limit | default | past it |
 /// |---|---|---|
+/// | time until a handshake begins, [`hello_timeout`](Self::hello_timeout) | 30 s | the connection is dropped: `TimedOut`, and counted |
 /// | time for a handshake, [`handshake_timeout`](Self::handshake_timeout) | 10 s | the connection is dropped: `TimedOut`, and counted |
-/// | handshakes under way, [`max_handshakes`](Self::max_handshakes) | 16,384 | more wait, and their time runs |
+/// | handshakes under way, [`max_handshakes`](Self::max_handshakes) | 16,384 | more wait, within the time until a handshake begins |
+/// | memory of unfinished hellos, [`max_hello_memory`](Self::max_hello_memory) | 16 KiB for each handshake, and 64 MiB in all: 320 MiB at the most | hellos of more than 4 KiB wait, within their handshake's time |
 /// | ClientHello | 64 KiB, in 128 KiB of records | it is the TLS library's to refuse; a token in it counts for nothing |
 /// | early data of a moved client | the configuration's, and at most 16,384 bytes | the handshake is aborted with `unexpected_message` |
 /// | early data that is refused, of any client | 16,384 records, or as many as `max_early_data_size` if that is more, with 23 bytes for each of them | the handshake is aborted |
 /// | time for an answer of the nonce store, [`nonce_store_timeout`](Self::nonce_store_timeout) | 1 s | the token is refused as `StoreUnavailable`; a client that was admitted is closed |
-/// | questions to the nonce store under way, [`max_store_questions`](Self::max_store_questions) | 1,024 | the token is refused as `StoreUnavailable`, at once |
+/// | claims before the nonce store, and commits, [`max_store_questions`](Self::max_store_questions) | 1,024 of each | more wait, as long as the store answers others |
 /// | time for a notified client to leave, [`departure_deadline`](Self::departure_deadline) | 10 s | calls fail with `TimedOut` |
 /// | notices to a client without data or an offer between them | 8 | the client is not told again |
 /// | state in an offer | 8,192 bytes | `OfferFailure::StateTooLong` |
@@ -241,7 +252,8 @@ pub struct MigrationServerBuilder {
     token_lifetime: Duration,
     clock_skew: Duration,
     departure_deadline: Duration,
-    clock: Arc<dyn Clock>,
+    /// The system's unless there is another.
+    clock: Option<Arc<dyn Clock>>,
     codepoints: Codepoints,
 }
 
@@ -274,9 +286,12 @@ impl MigrationServerBuilder {
         self
     }
 
-    /// Where nonces are spent. By default a [`MemoryNonceStore`] of this node.
+    /// Where nonces are spent. By default a [`MemoryNonceStore`] of this process, for 1,000 accepted tokens a second: it holds
+    /// as many as that makes in the [life of a token](Self::token_lifetime), 3.7 million with an hour, and at most 8 million,
+    /// of some hundred bytes each. Past it, clients land by full handshakes, and a warning says so.
     ///
-    /// Nodes that answer for the same address must share a store.
+    /// Nodes that answer for the same address must share a store. Servers of one process do by default, unless they have a
+    /// [clock](Self::clock) of their own.
     #[must_use]
     pub fn nonce_store(mut self, store: Arc<dyn NonceStore>) -> Self {
         self.nonce_store = Some(store);
@@ -312,7 +327,7 @@ impl MigrationServerBuilder {
     /// Another clock than the system's.
     #[must_use]
     pub fn clock(mut self, clock: impl Clock + 'static) -> Self {
-        self.clock = Arc::new(clock);
+        self.clock = Some(Arc::new(clock));
         self
     }
 
@@ -334,10 +349,19 @@ impl MigrationServerBuilder {
             .ok_or(ConfigError::TokenLifetime(self.token_lifetime))?;
         let clock_skew =
             signed(self.clock_skew, CLOCK_SKEWS).ok_or(ConfigError::ClockSkew(self.clock_skew))?;
-        let nonce_store = self.nonce_store.unwrap_or_else(|| {
-            let capacity = MemoryNonceStore::DEFAULT_CAPACITY;
-            Arc::new(MemoryNonceStore::new(capacity, self.clock.now()))
-        });
+        let own_clock = self.clock.is_some();
+        let clock = self.clock.unwrap_or_else(|| Arc::new(SystemClock));
+        let nonce_store: Arc<dyn NonceStore> = match self.nonce_store {
+            Some(store) => store,
+            None => {
+                let capacity = default_store::capacity(self.token_lifetime, self.clock_skew);
+                match own_clock {
+                    // A store goes by one clock, so this one is not to be shared.
+                    true => Arc::new(MemoryNonceStore::new(capacity, clock.now())),
+                    false => default_store::shared(&self.answers_for, capacity, clock.now())?,
+                }
+            }
+        };
         Ok(MigrationServer {
             configs: Configs::new(self.config),
             service: self.service,
@@ -349,9 +373,9 @@ impl MigrationServerBuilder {
             token_lifetime,
             clock_skew,
             departure_deadline: self.departure_deadline,
-            clock: self.clock,
+            clock,
             codepoints: self.codepoints,
-            counters: Counters::default(),
+            counters: Arc::default(),
         })
     }
 

@@ -13,7 +13,7 @@ pub use self::client::{
     Preconnected, StreamHandle, TcpDialer, Transport,
 };
 pub use self::server::{
-    ConnectionHandle, DepartureOverdue, DepartureStatus, Drain, DrainPlan, DrainProgress,
-    DrainSummary, HandshakeTimeout, MigrationAcceptor, StartHandshake, StreamRef, TlsStream,
-    TokenNotSpent,
+    ConnectionHandle, DepartureOverdue, DepartureStatus, Drain, DrainOutcome, DrainPlan,
+    DrainProgress, DrainSummary, DrainedConnection, HandshakeTimeout, MigrationAcceptor, Readiness,
+    StartHandshake, StreamRef, TlsStream, TokenNotSpent,
 };

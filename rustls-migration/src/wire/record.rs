@@ -20,6 +20,10 @@ const MAX_HELLO_LEN: usize = 1 << 16;
 /// of them.
 const MAX_RECORDS_LEN: usize = 2 * MAX_HELLO_LEN;
 
+/// Room for the headers of a hello's records, if these are not very short, and for what was read with its end, in bytes.
+#[cfg(feature = "tokio")]
+const ROOM_BESIDE: usize = 8192;
+
 /// A record in a run of bytes.
 pub(crate) struct Record<'a> {
     pub(crate) kind: u8,
@@ -106,6 +110,36 @@ impl HelloReader {
         let mut reader = Reader::new(&self.message);
         reader.u8().ok()?;
         Some(MESSAGE_HEADER_LEN + reader.u24().ok()?)
+    }
+
+    /// How many bytes have come.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn received(&self) -> usize {
+        self.raw.len()
+    }
+
+    /// How many bytes this may come to hold, as far as the client has announced by now: the records, and the message in them.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn most(&self) -> usize {
+        let message = self.expected_len().unwrap_or_default().min(MAX_HELLO_LEN);
+        // Early data may follow in the same read.
+        let few_records = message.saturating_add(ROOM_BESIDE);
+        let records = match self.raw.len() > few_records {
+            true => MAX_RECORDS_LEN.saturating_add(ROOM_BESIDE),
+            false => few_records,
+        };
+        message.saturating_add(records)
+    }
+
+    /// Makes room for [`most`](Self::most) bytes, so that buffers do not grow to twice what is needed.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn reserve(&mut self) {
+        let message = self.expected_len().unwrap_or_default().min(MAX_HELLO_LEN);
+        let records = self.most().saturating_sub(message);
+        self.message
+            .reserve_exact(message.saturating_sub(self.message.len()));
+        self.raw
+            .reserve_exact(records.saturating_sub(self.raw.len()));
     }
 
     /// The ClientHello message, once complete.

@@ -118,7 +118,7 @@ impl MigrationConnector {
         let mut stream =
             MigrationStream::new(self.dialer.clone(), self.hand_off, name, address, conn);
         if let Some(patience) = self.follow_offers {
-            stream.follow_first_offer(patience).await;
+            Box::pin(stream.follow_first_offer(patience)).await;
         }
         Ok(stream)
     }

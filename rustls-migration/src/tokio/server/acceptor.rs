@@ -6,30 +6,48 @@ use std::fmt;
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::pin::pin;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::sleep;
 
 use super::drain::{self, Drain, DrainPlan};
 use super::duties::StreamCore;
-use super::handshake::{HandshakePermits, HandshakeSlot, HandshakeTimeout, permits};
+use super::error::DepartureOverdue;
+use super::handle::DepartureStatus;
+use super::handshake::{HandshakePermits, HandshakeSlot, HandshakeTimeout, HelloMemory, permits};
 use super::nonce_store::NonceStoreGate;
-use super::registry::Registry;
+use super::registry::{Registration, Registry};
 use super::stream::TlsStream;
+use crate::MoveKind;
 use crate::server::{AcceptError, Accepting, Arrival, Counts, MigrationServer, ServerConnection};
 use crate::tokio::driver::Driver;
 
 /// How much is read from a client at a time until its hello is complete, in bytes.
 const READ_LEN: usize = 4096;
 
+/// How much is read of a client that has no place yet: enough to know that it has begun.
+const FIRST_LEN: usize = 5;
+
 /// Accepts TLS connections, and clients that come with a token. It takes the place of `tokio_rustls::TlsAcceptor`.
+///
+/// Clones are the same acceptor: they share connections, places, the nonce store, and what [`replace`](Self::replace) changes.
 #[derive(Clone, Debug)]
 pub struct MigrationAcceptor {
-    server: Arc<MigrationServer>,
+    shared: Arc<Shared>,
+    require_handshake: bool,
+}
+
+/// What the clones of an acceptor share.
+#[derive(Debug)]
+struct Shared {
+    server: RwLock<Arc<MigrationServer>>,
     registry: Arc<Registry>,
     permits: HandshakePermits,
+    hello_memory: HelloMemory,
     gate: Arc<NonceStoreGate>,
-    require_handshake: bool,
 }
 
 impl From<MigrationServer> for MigrationAcceptor {
@@ -40,12 +58,16 @@ impl From<MigrationServer> for MigrationAcceptor {
 
 impl From<Arc<MigrationServer>> for MigrationAcceptor {
     fn from(server: Arc<MigrationServer>) -> Self {
-        Self {
+        let shared = Shared {
             registry: Arc::default(),
             permits: permits(server.max_handshakes()),
-            gate: Arc::new(NonceStoreGate::new(Arc::clone(&server))),
+            hello_memory: HelloMemory::new(server.max_hello_memory()),
+            gate: Arc::new(NonceStoreGate::new(&server)),
+            server: RwLock::new(server),
+        };
+        Self {
+            shared: Arc::new(shared),
             require_handshake: false,
-            server,
         }
     }
 }
@@ -60,7 +82,8 @@ impl MigrationAcceptor {
         self
     }
 
-    /// Accepts a connection over `io`.
+    /// Accepts a connection over `io`, which counts as one of this acceptor's from the call on, before the future is polled: a
+    /// node that stops accepts what its listener holds, calls this for each, and then drains.
     ///
     /// Resolves when the handshake is complete or, if the client's early data is accepted, as soon as it can be read.
     /// Dropping the future drops the connection.
@@ -70,11 +93,14 @@ impl MigrationAcceptor {
     /// Those of `io`; [`AcceptError`] or [`rustls::Error`] inside an `InvalidData` error when the client is at fault;
     /// `ConnectionAborted` with a [`TokenNotSpent`](super::TokenNotSpent) inside when another connection has spent the
     /// client's token; `TimedOut` with a [`HandshakeTimeout`] inside.
-    pub async fn accept<IO>(&self, io: IO) -> io::Result<TlsStream<IO>>
+    pub fn accept<IO>(
+        &self,
+        io: IO,
+    ) -> impl Future<Output = io::Result<TlsStream<IO>>> + Send + use<IO>
     where
         IO: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        self.accept_from(io, None, None).await
+        self.accept_from(io, None, None)
     }
 
     /// As [`accept`](Self::accept), with the addresses that the choice of a target may want to know: the client's, and
@@ -83,17 +109,18 @@ impl MigrationAcceptor {
     /// # Errors
     ///
     /// As [`accept`](Self::accept).
-    pub async fn accept_from<IO>(
+    pub fn accept_from<IO>(
         &self,
         io: IO,
         peer: Option<SocketAddr>,
         local: Option<SocketAddr>,
-    ) -> io::Result<TlsStream<IO>>
+    ) -> impl Future<Output = io::Result<TlsStream<IO>>> + Send + use<IO>
     where
         IO: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
+        let start = self.start(io, peer, local);
         // On the heap, and gone when the stream is there: a task stays as large as the largest future that it ever awaited.
-        Box::pin(async { self.start(io, peer, local).await?.into_stream().await }).await
+        Box::pin(async move { start.await?.into_stream().await })
     }
 
     /// The first half of [`accept_from`](Self::accept_from): resolves when the client's hello has been judged, so that
@@ -104,38 +131,57 @@ impl MigrationAcceptor {
     ///
     /// Those of `io`; [`AcceptError`] inside an `InvalidData` error when the client is at fault; `TimedOut` with a
     /// [`HandshakeTimeout`] inside.
-    pub async fn start<IO>(
+    pub fn start<IO>(
         &self,
         io: IO,
+        peer: Option<SocketAddr>,
+        local: Option<SocketAddr>,
+    ) -> impl Future<Output = io::Result<StartHandshake<IO>>> + use<IO>
+    where
+        IO: AsyncRead + AsyncWrite + Unpin,
+    {
+        // Registered before the future is polled, so that a drain knows of connections whose hello is still to come.
+        let registration = self.shared.registry.register(peer);
+        let acceptor = self.clone();
+        async move { acceptor.answer(registration, io, peer, local).await }
+    }
+
+    async fn answer<IO>(
+        self,
+        registration: Registration,
+        mut io: IO,
         peer: Option<SocketAddr>,
         local: Option<SocketAddr>,
     ) -> io::Result<StartHandshake<IO>>
     where
         IO: AsyncRead + AsyncWrite + Unpin,
     {
-        // Registered first, so that a drain knows of connections whose hello is still to come.
-        let registration = self.registry.register(peer);
-        let mut slot = HandshakeSlot::new(self.server.handshake_timeout());
-        let judged = async {
-            // Never closed.
-            let permit = Arc::clone(&self.permits).acquire_owned().await.ok();
-            (permit, self.judge(io, peer, local).await)
-        };
-        let (permit, judged) = tokio::select! {
+        let shared = &self.shared;
+        let mut first = [0; FIRST_LEN];
+        let (len, permit) = tokio::select! {
             biased;
-            judged = judged => judged,
+            begun = shared.begin(&mut io, &mut first, peer) => begun?,
+            overdue = given_up(&registration) => return Err(overdue.into()),
+        };
+        let server = shared.server();
+        let mut slot = HandshakeSlot::new(server.handshake_timeout(), permit);
+        let accepting = Accepting::new(Arc::clone(&server), peer, local);
+        let first = first.get(..len).unwrap_or_default();
+        let judged = tokio::select! {
+            biased;
+            judged = shared.judge(io, first, accepting) => judged,
             () = slot.timeout() => {
-                self.server.handshake_timed_out(peer);
+                server.handshake_timed_out(peer);
                 return Err(HandshakeTimeout.into());
             }
+            overdue = given_up(&registration) => return Err(overdue.into()),
         };
-        slot.take(permit);
         let (io, connection) = judged?;
         let driver = Driver::new(io, connection);
         Ok(StartHandshake {
             core: Box::new(StreamCore::new(
                 driver,
-                Arc::clone(&self.gate),
+                Arc::clone(&shared.gate),
                 registration,
                 slot,
             )),
@@ -143,19 +189,156 @@ impl MigrationAcceptor {
         })
     }
 
+    /// What became of arrivals so far, as from [`MigrationServer::counts`].
+    pub fn counts(&self) -> Counts {
+        self.shared.server().counts()
+    }
+
+    /// How many connections of this acceptor and its clones are live.
+    pub fn connections(&self) -> usize {
+        self.shared.registry.len()
+    }
+
+    /// Moves all connections of this acceptor and its clones elsewhere, those that are accepted meanwhile too. It ends
+    /// when none is left, so stop accepting before: accept who waits in the listener's queue, call
+    /// [`accept`](Self::accept) for each, close the listener, and then drain. The system resets who is in the queue
+    /// when a listener is closed. Another drain takes the place of one that is under way.
+    ///
+    /// Each client is told although nobody may poll its stream. A stream whose application has
+    /// [consented](TlsStream::set_state) is handed over; an application that reads to the end and then shuts down need not
+    /// know. Every other one is moved as a connection: the application learns of it by
+    /// [`ConnectionHandle::told`](super::ConnectionHandle::told), finishes what it does, and ends the stream.
+    pub fn drain(&self, plan: DrainPlan) -> Drain {
+        let server = self.shared.server();
+        drain::start(
+            Arc::clone(&self.shared.registry),
+            plan,
+            server.departure_deadline(),
+            server.random(),
+        )
+    }
+
+    /// The settings that new connections get.
+    pub fn server(&self) -> Arc<MigrationServer> {
+        self.shared.server()
+    }
+
+    /// Gives the connections that come from now on to `server`, as when certificates, a verifier, ALPN or targets have
+    /// changed. Live connections go on as they are.
+    ///
+    /// All stay connections of one acceptor, with one set of places, one nonce store and one set of counts: those of the
+    /// first server. So `server`'s own store, `max_handshakes`, `max_hello_memory`, `max_store_questions` and
+    /// `nonce_store_timeout` are not used. Tokens go on being admitted if it has the same ticket keys, service name and
+    /// addresses.
+    pub fn replace(&self, server: MigrationServer) {
+        let held = &self.shared.server;
+        let mut held = held.write().unwrap_or_else(PoisonError::into_inner);
+        *held = Arc::new(server.in_place_of(&held));
+    }
+
+    /// Whether a client may be sent here now, for a health check. It asks the nonce store for a nonce that nobody uses.
+    pub async fn readiness(&self) -> Readiness {
+        let server = self.shared.server();
+        let nonce_store = match server.probe() {
+            Some(claim) => matches!(
+                self.shared.gate.claim(claim, MoveKind::Connection).await,
+                Some(Ok(_))
+            ),
+            None => false,
+        };
+        Readiness {
+            admits_tokens: server.admits_tokens_now(),
+            free_places: self.shared.permits.available_permits(),
+            nonce_store,
+        }
+    }
+}
+
+/// Whether clients may be sent to a node, as from [`MigrationAcceptor::readiness`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Readiness {
+    /// Tokens that are issued now are admitted, as far as the beginning of the store's memory goes: see
+    /// [`MigrationServer::admits_tokens_since`].
+    pub admits_tokens: bool,
+    /// How many more handshakes may be under way.
+    pub free_places: usize,
+    /// The nonce store answers in time, and takes the nonces of tokens that are issued now.
+    pub nonce_store: bool,
+}
+
+impl Readiness {
+    /// Whether clients that are moved here now can be admitted.
+    pub fn is_ready(&self) -> bool {
+        self.admits_tokens && self.free_places > 0 && self.nonce_store
+    }
+}
+
+/// Resolves when a drain has lost its patience.
+async fn given_up(registration: &Registration) -> DepartureOverdue {
+    let control = registration.control();
+    control.close_ordered().await;
+    control.set_status(DepartureStatus::Overdue);
+    DepartureOverdue
+}
+
+impl Shared {
+    fn server(&self) -> Arc<MigrationServer> {
+        let server = self.server.read().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(&server)
+    }
+
+    /// Waits for a client's first bytes, and then for a place. A client that is silent takes none.
+    async fn begin<IO>(
+        &self,
+        io: &mut IO,
+        first: &mut [u8],
+        peer: Option<SocketAddr>,
+    ) -> io::Result<(usize, Option<OwnedSemaphorePermit>)>
+    where
+        IO: AsyncRead + Unpin,
+    {
+        let server = self.server();
+        let mut time = pin!(sleep(server.hello_timeout()));
+        let len = tokio::select! {
+            biased;
+            len = io.read(first) => len?,
+            () = &mut time => {
+                server.was_silent();
+                return Err(HandshakeTimeout.into());
+            }
+        };
+        if len == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        tokio::select! {
+            biased;
+            // Never closed.
+            permit = Arc::clone(&self.permits).acquire_owned() => Ok((len, permit.ok())),
+            () = &mut time => {
+                server.handshake_timed_out(peer);
+                Err(HandshakeTimeout.into())
+            }
+        }
+    }
+
     /// Reads the hello, judges it and gives it to the TLS library.
     async fn judge<IO>(
         &self,
         mut io: IO,
-        peer: Option<SocketAddr>,
-        local: Option<SocketAddr>,
+        first: &[u8],
+        mut accepting: Accepting,
     ) -> io::Result<(IO, ServerConnection)>
     where
         IO: AsyncRead + AsyncWrite + Unpin,
     {
-        let mut accepting = Accepting::new(Arc::clone(&self.server), peer, local);
-        read_hello(&mut io, &mut accepting).await?;
-        match self.admit(accepting).await {
+        let memory = match accepting.push(first) {
+            true => None,
+            false => self.read_hello(&mut io, &mut accepting).await?,
+        };
+        let admitted = self.admit(accepting).await;
+        drop(memory);
+        match admitted {
             Ok(connection) => Ok((io, connection)),
             Err(error) => {
                 // The client learns why if it still listens; the error counts more.
@@ -166,33 +349,39 @@ impl MigrationAcceptor {
         }
     }
 
-    /// What became of arrivals so far, as from [`MigrationServer::counts`].
-    pub fn counts(&self) -> Counts {
-        self.server.counts()
-    }
-
-    /// How many connections of this acceptor and its clones are live.
-    pub fn connections(&self) -> usize {
-        self.registry.len()
-    }
-
-    /// Moves all connections of this acceptor and its clones elsewhere, those that are accepted meanwhile too. Stop
-    /// accepting before.
-    ///
-    /// Each client is told although nobody may poll its stream. A stream whose application has
-    /// [consented](TlsStream::set_state) is handed over; an application that reads to the end and then shuts down need not
-    /// know. Every other one is moved as a connection: the application learns of it by
-    /// [`ConnectionHandle::told`](super::ConnectionHandle::told), finishes what it does, and ends the stream.
-    pub fn drain(&self, plan: DrainPlan) -> Drain {
-        let random = self.server.random();
-        drain::start(Arc::clone(&self.registry), plan, random)
+    /// Reads the hello. What is returned is its share of the memory for hellos.
+    async fn read_hello<IO>(
+        &self,
+        io: &mut IO,
+        accepting: &mut Accepting,
+    ) -> io::Result<Option<OwnedSemaphorePermit>>
+    where
+        IO: AsyncRead + Unpin,
+    {
+        // On the heap: the future that holds it lives as long as the connection's task.
+        let mut buf = vec![0; READ_LEN];
+        let mut memory = None;
+        loop {
+            if self.hello_memory.asks(accepting.received()) {
+                self.hello_memory.hold(accepting.most(), &mut memory).await;
+                accepting.reserve();
+            }
+            let len = io.read(&mut buf).await?;
+            let received = buf.get(..len).unwrap_or_default();
+            if received.is_empty() {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            if accepting.push(received) {
+                return Ok(memory);
+            }
+        }
     }
 
     /// Judges the hello, with the nonce store's answer where one is needed.
     async fn admit(&self, accepting: Accepting) -> Result<ServerConnection, AcceptError> {
         let claimed = accepting.examine()?;
         let answer = match claimed.claim() {
-            Some(claim) => self.gate.claim(claim).await,
+            Some(claim) => self.gate.claim(claim, claimed.kind()).await,
             None => None,
         };
         claimed.accept(answer)
@@ -240,23 +429,5 @@ where
 impl<IO> fmt::Debug for StartHandshake<IO> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("StartHandshake").finish_non_exhaustive()
-    }
-}
-
-async fn read_hello<IO>(io: &mut IO, accepting: &mut Accepting) -> io::Result<()>
-where
-    IO: AsyncRead + Unpin,
-{
-    // On the heap: the future that holds it lives as long as the connection's task.
-    let mut buf = vec![0; READ_LEN];
-    loop {
-        let len = io.read(&mut buf).await?;
-        let received = buf.get(..len).unwrap_or_default();
-        if received.is_empty() {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        if accepting.push(received) {
-            return Ok(());
-        }
     }
 }

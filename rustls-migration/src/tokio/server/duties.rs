@@ -11,9 +11,11 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::task::JoinHandle;
+use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::departure::{Countdown, Departure, DepartureClock, Overdue};
 use super::error::{DepartureOverdue, Failure};
@@ -45,6 +47,22 @@ enum Stage {
     Failed,
 }
 
+/// Whether the application has taken up its stream. Before, it had no chance to consent to anything.
+#[derive(Debug)]
+enum Application {
+    /// It does not have the stream.
+    Absent,
+    /// It has had the stream since.
+    Awaited(Instant),
+    /// Somebody wants the client to move, who waits for so long at the most.
+    WaitedFor(Pin<Box<Sleep>>),
+    /// It has asked for something, or does not seem to be going to.
+    Present,
+}
+
+/// How long an application may leave a new stream alone before its client can be told to move.
+const TAKING_UP: Duration = Duration::from_secs(1);
+
 /// A connection, its transport and its duties.
 pub(super) struct StreamCore<IO> {
     driver: Driver<IO, ServerConnection>,
@@ -54,6 +72,7 @@ pub(super) struct StreamCore<IO> {
     departure: Departure,
     /// The client did not leave in time.
     overdue: Option<Overdue>,
+    application: Application,
     /// The newest offer that was made after the handshake.
     offered: Option<(SocketAddr, MoveKind)>,
     /// The application has read to the client's end.
@@ -109,6 +128,7 @@ where
             stage: Stage::Handshaking { slot },
             departure: Departure::Staying,
             overdue: None,
+            application: Application::Absent,
             offered: None,
             client_closed: false,
             failure: None,
@@ -119,6 +139,7 @@ where
     pub(super) fn attend(&mut self, cx: &mut Context<'_>) -> bool {
         let before = self.progress();
         self.attend_handshake(cx);
+        self.attend_application(cx);
         self.attend_commands();
         self.attend_departure(cx);
         if let Some(overdue) = &mut self.overdue
@@ -132,11 +153,12 @@ where
     /// Whether nothing is due, and nothing will be unless somebody asks for it.
     pub(super) fn is_at_rest(&self) -> bool {
         let settled = matches!(self.stage, Stage::Established | Stage::Failed);
+        let waits = !self.application_is_present() && self.registration.control().has_command();
         let departed = match &self.overdue {
             Some(overdue) => overdue.is_at_rest(),
             None => self.departure.is_at_rest() || self.failure.is_some(),
         };
-        settled && departed
+        settled && !waits && departed
     }
 
     /// What others may wait for.
@@ -176,8 +198,9 @@ where
         self.stage = match (self.driver.connection().commit(), failure) {
             (Some(claim), failure) => {
                 let gate = Arc::clone(&self.gate);
+                let kind = self.driver.connection().arrived_as();
                 // A task of its own: it goes on although nobody polls the stream.
-                let answer = tokio::spawn(async move { gate.commit(claim).await });
+                let answer = tokio::spawn(async move { gate.commit(claim, kind).await });
                 Stage::Committing {
                     slot,
                     answer,
@@ -238,13 +261,45 @@ where
         let _ = Pin::new(self.driver.io_mut()).poll_shutdown(cx);
     }
 
+    /// The application has the stream.
+    pub(super) fn await_application(&mut self) {
+        self.application = Application::Awaited(Instant::now());
+    }
+
+    /// The application has asked for something: it has consented by now, or does not mean to.
+    pub(super) fn meet_application(&mut self) {
+        self.application = Application::Present;
+    }
+
+    fn application_is_present(&self) -> bool {
+        matches!(self.application, Application::Present)
+    }
+
+    /// Waits for the application when there is something to tell its client, and not for ever.
+    fn attend_application(&mut self, cx: &mut Context<'_>) {
+        if let Application::Awaited(since) = self.application
+            && self.registration.control().has_command()
+        {
+            self.application = Application::WaitedFor(Box::pin(sleep_until(since + TAKING_UP)));
+        }
+        if let Application::WaitedFor(time) = &mut self.application
+            && time.as_mut().poll(cx).is_ready()
+        {
+            self.application = Application::Present;
+        }
+    }
+
     fn attend_commands(&mut self) {
         let handshaking = matches!(
             self.stage,
             Stage::Handshaking { .. } | Stage::Committing { .. }
         );
-        match self.registration.control().take_command(handshaking) {
-            Some(Command::MoveTo { target, governed }) => self.obey(target, governed),
+        let only_close = handshaking || !self.application_is_present();
+        match self.registration.control().take_command(only_close) {
+            Some(Command::MoveTo { target, governed }) => {
+                self.obey(target, governed);
+                self.registration.control().set_asked();
+            }
             Some(Command::CloseOverdue) => self.give_up(),
             None => {}
         }
@@ -254,8 +309,9 @@ where
     fn obey(&mut self, target: SocketAddr, governed: bool) {
         match &mut self.departure {
             _ if self.overdue.is_some() => {}
-            // A client that has closed its side is about to be gone.
-            Departure::Staying | Departure::NotMovable if self.client_closed => {}
+            // A client that has closed its side is about to be gone, and so is a stream that has failed.
+            Departure::Staying | Departure::NotMovable
+                if self.client_closed || self.failure.is_some() => {}
             Departure::Staying | Departure::NotMovable => {
                 let state = self.registration.control().consent();
                 let state = state.as_ref().map(|state| state.as_slice());

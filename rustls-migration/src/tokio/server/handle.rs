@@ -13,8 +13,11 @@ use std::task::{Context, Poll};
 
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 use zeroize::Zeroizing;
 
+use super::ledger::{DrainedConnection, Ledger, Standing};
+use super::registry::Registry;
 use crate::MoveKind;
 use crate::server::{Arrival, MAX_STATE_LEN, OfferFailure};
 
@@ -80,8 +83,8 @@ pub(super) struct Control {
     keeping: AtomicBool,
     /// Whether a command waits: what every poll asks, without the lock.
     commanded: AtomicBool,
-    /// Who wants to know of every change.
-    registry: Arc<Notify>,
+    /// Where it is counted.
+    registry: Arc<Registry>,
 }
 
 /// A stream that has begun.
@@ -92,21 +95,27 @@ struct Begun {
     runtime: Handle,
 }
 
-#[derive(Default)]
 struct State {
     command: Option<Command>,
     consent: Option<StreamState>,
-    status: DepartureStatus,
+    standing: Standing,
+    /// Since when it has this status.
+    since: Instant,
     /// What the client was told to move.
     told: Option<MoveKind>,
-    ended: bool,
 }
 
 impl Control {
-    pub(super) fn new(peer: Option<SocketAddr>, registry: Arc<Notify>) -> Self {
+    pub(super) fn new(peer: Option<SocketAddr>, registry: Arc<Registry>) -> Self {
         Self {
             peer,
-            state: Mutex::default(),
+            state: Mutex::new(State {
+                command: None,
+                consent: None,
+                standing: Standing::default(),
+                since: Instant::now(),
+                told: None,
+            }),
             changed: Notify::new(),
             stream: OnceLock::new(),
             keeping: AtomicBool::new(false),
@@ -139,24 +148,41 @@ impl Control {
     pub(super) fn command(self: &Arc<Self>, command: Command) {
         {
             let mut state = self.state();
-            state.command = Some(command);
+            // Who is to be closed is told nothing else.
+            if state.command != Some(Command::CloseOverdue) {
+                state.command = Some(command);
+            }
             self.commanded.store(true, Ordering::SeqCst);
         }
+        self.changed.notify_waiters();
         self.keep();
     }
 
-    /// Takes the command that waits. A connection whose handshake is under way can only be closed.
-    pub(super) fn take_command(&self, handshaking: bool) -> Option<Command> {
+    /// Takes the command that waits. A connection whose handshake is under way can only be closed, and so can one whose
+    /// application has not taken it up.
+    pub(super) fn take_command(&self, only_close: bool) -> Option<Command> {
         if !self.has_command() {
             return None;
         }
         let mut state = self.state();
         let taken = state
             .command
-            .take_if(|command| !handshaking || *command == Command::CloseOverdue);
+            .take_if(|command| !only_close || *command == Command::CloseOverdue);
         self.commanded
             .store(state.command.is_some(), Ordering::SeqCst);
         taken
+    }
+
+    /// Resolves when the connection is to be closed. Only for one whose stream has not begun.
+    pub(super) async fn close_ordered(&self) {
+        loop {
+            let mut changed = pin!(self.changed.notified());
+            changed.as_mut().enable();
+            if self.has_command() && self.take_command(true).is_some() {
+                return;
+            }
+            changed.await;
+        }
     }
 
     pub(super) fn has_command(&self) -> bool {
@@ -182,14 +208,40 @@ impl Control {
 
     /// How the departure stands, and whether the stream is gone.
     pub(super) fn status(&self) -> (DepartureStatus, bool) {
-        let state = self.state();
-        (state.status, state.ended)
+        let standing = self.state().standing;
+        (standing.status, standing.gone)
+    }
+
+    /// The one place where what others count of this connection changes.
+    fn stand(&self, drain: Option<&Arc<Ledger>>, change: impl FnOnce(&mut Standing)) -> bool {
+        let mut state = self.state();
+        let before = state.standing;
+        change(&mut state.standing);
+        let after = state.standing;
+        if before.outcome() != after.outcome() {
+            state.since = Instant::now();
+        }
+        // Still locked, so that changes are counted in their order.
+        if let Some(drain) = drain {
+            drain.update(before, after);
+        }
+        before != after
     }
 
     pub(super) fn set_status(&self, status: DepartureStatus) {
-        let changed = std::mem::replace(&mut self.state().status, status) != status;
+        let live = self.registry.live();
+        let changed = self.stand(live.drain(), |standing| {
+            standing.status = status;
+            standing.notified |= match status {
+                DepartureStatus::Told | DepartureStatus::Left | DepartureStatus::HandedOver => true,
+                DepartureStatus::Staying
+                | DepartureStatus::NotMovable
+                | DepartureStatus::Overdue => false,
+            };
+        });
+        drop(live);
         if changed {
-            self.publish();
+            self.changed.notify_waiters();
         }
     }
 
@@ -198,15 +250,58 @@ impl Control {
         self.state().told = Some(kind);
     }
 
-    /// The stream is gone.
-    pub(super) fn end(&self) {
-        self.state().ended = true;
-        self.publish();
+    /// A drain begins, which has asked nothing of this connection yet. For the registry, which holds its lock.
+    pub(super) fn enter_drain(&self) -> Standing {
+        let mut state = self.state();
+        state.standing.wanted = false;
+        state.standing.asked = false;
+        state.standing.stalled = false;
+        state.standing
     }
 
-    fn publish(&self) {
+    /// The drain wants the client to move.
+    pub(super) fn want(&self) {
+        let live = self.registry.live();
+        self.stand(live.drain(), |standing| standing.wanted = true);
+    }
+
+    /// What was wanted has been carried out, as far as it went.
+    pub(super) fn set_asked(&self) {
+        let live = self.registry.live();
+        self.stand(live.drain(), |standing| standing.asked = true);
+    }
+
+    /// The drain does not wait for it any more before it tells others.
+    pub(super) fn set_stalled(&self) {
+        let live = self.registry.live();
+        self.stand(live.drain(), |standing| standing.stalled = true);
+    }
+
+    /// The stream is gone. For the registry, which holds its lock.
+    pub(super) fn leave(&self, drain: Option<&Arc<Ledger>>) {
+        self.stand(drain, |standing| standing.gone = true);
+        if let Some(drain) = drain {
+            drain.record(self.drained());
+        }
+    }
+
+    /// How it stands in a drain.
+    pub(super) fn drained(&self) -> DrainedConnection {
+        let state = self.state();
+        DrainedConnection {
+            peer: self.peer,
+            outcome: state.standing.outcome(),
+            since: state.since,
+            gone: state.standing.gone,
+        }
+    }
+
+    /// Tells everybody that the stream is gone.
+    pub(super) fn ended(&self) {
+        if let Some(stream) = self.stream.get().and_then(|stream| stream.keep.upgrade()) {
+            stream.wake();
+        }
         self.changed.notify_waiters();
-        self.registry.notify_one();
     }
 
     /// Resolves when `done` says so of the status and of whether the stream is gone.
@@ -328,7 +423,9 @@ impl ConnectionHandle {
     /// state changes; what was said last is handed over.
     ///
     /// A stream without consent is moved as a connection: this server finishes what it does, and the client's next
-    /// connection goes elsewhere. Consent must be given before the client is told; what comes later is for the next time.
+    /// connection goes elsewhere. Consent must be given before the client is told; what comes later is for the next time. From
+    /// outside, a client is not told before its application has asked the new stream for something, or has left it alone
+    /// for a second: so it can consent first.
     ///
     /// # Errors
     ///

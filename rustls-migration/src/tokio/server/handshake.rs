@@ -12,7 +12,8 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Sleep, sleep};
 
-/// Inside an `io::Error` of the kind `TimedOut`: the client did not complete its handshake in time; see
+/// Inside an `io::Error` of the kind `TimedOut`: the client did not begin its hello in time, or did not complete its
+/// handshake; see [`hello_timeout`](crate::server::MigrationServerBuilder::hello_timeout) and
 /// [`handshake_timeout`](crate::server::MigrationServerBuilder::handshake_timeout).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the client did not complete its handshake in time")]
@@ -32,25 +33,60 @@ pub(super) fn permits(count: usize) -> HandshakePermits {
     Arc::new(Semaphore::new(count.min(Semaphore::MAX_PERMITS)))
 }
 
+/// The memory that unfinished hellos may take beyond what each may have without asking. It keeps the sum within a bound,
+/// where the number of handshakes alone would allow gigabytes.
+#[derive(Debug)]
+pub(super) struct HelloMemory(Arc<Semaphore>);
+
+/// How much of a hello is read without asking for memory, in bytes. Most hellos are shorter.
+const FREE_LEN: usize = 4096;
+
+/// What memory is counted in, in bytes.
+const UNIT: usize = 1024;
+
+impl HelloMemory {
+    /// For so many bytes in all.
+    pub(super) fn new(len: usize) -> Self {
+        let units = (len / UNIT).min(Semaphore::MAX_PERMITS);
+        Self(Arc::new(Semaphore::new(units)))
+    }
+
+    /// Whether a hello of which so many bytes have come is one that asks.
+    pub(super) fn asks(&self, received: usize) -> bool {
+        received >= FREE_LEN
+    }
+
+    /// Waits until there is memory for a hello that may take `most` bytes. `held` is what it has.
+    pub(super) async fn hold(&self, most: usize, held: &mut Option<OwnedSemaphorePermit>) {
+        let has = held.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+        let wants = most.div_ceil(UNIT).saturating_sub(has);
+        let Some(units) = u32::try_from(wants).ok().filter(|units| *units > 0) else {
+            return;
+        };
+        // Never closed.
+        if let Ok(more) = Arc::clone(&self.0).acquire_many_owned(units).await {
+            match held {
+                Some(held) => held.merge(more),
+                None => *held = Some(more),
+            }
+        }
+    }
+}
+
 /// A handshake under way. Dropping it gives its permit back.
 #[derive(Debug)]
 pub(super) struct HandshakeSlot {
     time: Pin<Box<Sleep>>,
-    permit: Option<OwnedSemaphorePermit>,
+    _permit: Option<OwnedSemaphorePermit>,
 }
 
 impl HandshakeSlot {
-    /// One whose time begins now, and that has no permit yet.
-    pub(super) fn new(time: Duration) -> Self {
+    /// One whose time begins now: the client has begun its hello.
+    pub(super) fn new(time: Duration, permit: Option<OwnedSemaphorePermit>) -> Self {
         Self {
             time: Box::pin(sleep(time)),
-            permit: None,
+            _permit: permit,
         }
-    }
-
-    /// Takes the permit that it has come to have.
-    pub(super) fn take(&mut self, permit: Option<OwnedSemaphorePermit>) {
-        self.permit = permit;
     }
 
     /// Resolves when the time is over.

@@ -3,17 +3,20 @@
 mod acceptor;
 mod departure;
 mod drain;
+mod drainer;
 mod duties;
 mod error;
 mod handle;
 mod handshake;
+mod ledger;
 mod nonce_store;
 mod registry;
 mod stream;
 
-pub use self::acceptor::{MigrationAcceptor, StartHandshake};
-pub use self::drain::{Drain, DrainPlan, DrainProgress, DrainSummary};
+pub use self::acceptor::{MigrationAcceptor, Readiness, StartHandshake};
+pub use self::drain::{Drain, DrainPlan, DrainSummary};
 pub use self::error::{DepartureOverdue, TokenNotSpent};
 pub use self::handle::{ConnectionHandle, DepartureStatus};
 pub use self::handshake::HandshakeTimeout;
+pub use self::ledger::{DrainOutcome, DrainProgress, DrainedConnection};
 pub use self::stream::{StreamRef, TlsStream};

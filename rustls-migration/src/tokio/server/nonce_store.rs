@@ -1,73 +1,173 @@
 //! Requests to the nonce store (`docs/protocol.md` section 7, steps 12 and 13): how many may be under way, and how long
-//! each may take.
+//! they are tried.
 //!
 //! What an answer means is decided elsewhere.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use migration_token::{Claim, ClaimOutcome, CommitOutcome, StoreError};
+use migration_token::{BoxFuture, Claim, ClaimOutcome, CommitOutcome, NonceStore, StoreError};
 use tokio::sync::Semaphore;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
+use crate::MoveKind;
 use crate::server::MigrationServer;
 
-/// How long a store that failed to spend a nonce is left alone before it is asked again.
-const BETWEEN_COMMITS: Duration = Duration::from_millis(50);
+/// How long a store that failed is left alone before it is asked again.
+const BETWEEN_REQUESTS: Duration = Duration::from_millis(50);
+
+/// How often it is said that the store is full.
+const BETWEEN_WARNINGS: Duration = Duration::from_secs(60);
 
 /// A commit's answer; `None` when there was none in time.
 pub(super) type CommitAnswer = Option<Result<CommitOutcome, StoreError>>;
 
 /// Lets the requests of one acceptor through to the store.
+///
+/// A store that is only slow loses no one: a request waits for its turn, and is made again after a failure, for as long as
+/// the store answers others. It is given up when the store has answered nobody within its timeout, or when its own answer
+/// took longer. A stream that is handed over is lost then, so its requests are made again for half of a handshake's time.
 #[derive(Debug)]
 pub(super) struct NonceStoreGate {
-    server: Arc<MigrationServer>,
-    permits: Semaphore,
+    store: Arc<dyn NonceStore>,
+    timeout: Duration,
+    hand_over_timeout: Duration,
+    claims: Semaphore,
+    /// Apart from the claims: who has been admitted is not to wait for those that come.
+    commits: Semaphore,
+    /// When the store answered last.
+    answered: Mutex<Option<Instant>>,
+    /// When it was last said that the store is full.
+    warned: Mutex<Option<Instant>>,
 }
 
 impl NonceStoreGate {
-    pub(super) fn new(server: Arc<MigrationServer>) -> Self {
+    pub(super) fn new(server: &MigrationServer) -> Self {
         let permits = server.max_store_questions().min(Semaphore::MAX_PERMITS);
         Self {
-            server,
-            permits: Semaphore::new(permits),
+            store: Arc::clone(server.nonce_store()),
+            timeout: server.nonce_store_timeout(),
+            hand_over_timeout: server.handshake_timeout() / 2,
+            claims: Semaphore::new(permits),
+            commits: Semaphore::new(permits),
+            answered: Mutex::new(None),
+            warned: Mutex::new(None),
         }
     }
 
-    /// Claims a nonce; `None` when there was no permit for the request, or no answer in time.
-    pub(super) async fn claim(&self, claim: Claim) -> Option<Result<ClaimOutcome, StoreError>> {
-        let Ok(_permit) = self.permits.try_acquire() else {
-            tracing::debug!("too many requests to the nonce store are under way");
-            return None;
+    /// Claims a nonce; `None` when there was no answer in time.
+    pub(super) async fn claim(
+        &self,
+        claim: Claim,
+        kind: MoveKind,
+    ) -> Option<Result<ClaimOutcome, StoreError>> {
+        let answer = self
+            .request(&self.claims, claim, kind, |claim| self.store.claim(claim))
+            .await;
+        if !matches!(answer, Some(Ok(_))) {
+            tracing::debug!(?answer, "the nonce could not be claimed");
+        }
+        answer
+    }
+
+    /// Spends a nonce; `None` when there was no answer in time. A connection whose nonce is not spent must be closed.
+    pub(super) async fn commit(&self, claim: Claim, kind: MoveKind) -> CommitAnswer {
+        self.request(&self.commits, claim, kind, |claim| self.store.commit(claim))
+            .await
+    }
+
+    /// One that was asked before gives the same answer, so it can be asked again.
+    async fn request<'a, T>(
+        &'a self,
+        permits: &Semaphore,
+        claim: Claim,
+        kind: MoveKind,
+        ask: impl Fn(Claim) -> BoxFuture<'a, Result<T, StoreError>>,
+    ) -> Option<Result<T, StoreError>> {
+        let begun = Instant::now();
+        let patience = match kind {
+            MoveKind::Connection => self.timeout,
+            MoveKind::Stream => self.hand_over_timeout.max(self.timeout),
         };
-        let store = self.server.nonce_store();
-        let answer = timeout(self.server.nonce_store_timeout(), store.claim(claim)).await;
-        if let Ok(Err(error)) = &answer {
-            tracing::debug!(?error, "the nonce could not be claimed");
-        }
-        answer.ok()
-    }
-
-    /// Spends a nonce; `None` when there was no answer in time.
-    ///
-    /// A connection whose nonce is not spent must be closed, so a store that fails is asked again while there is time. One
-    /// that was asked before gives the same answer.
-    pub(super) async fn commit(&self, claim: Claim) -> CommitAnswer {
-        let store = self.server.nonce_store();
         let mut failure = None;
         let asked = async {
-            let _permit = self.permits.acquire().await;
+            // Never closed.
+            let _permit = permits.acquire().await;
+            let first_asked = Instant::now();
             loop {
-                match store.commit(claim).await {
-                    Ok(outcome) => return outcome,
-                    Err(error) => failure = Some(error),
+                // The store compares clocks, and it has become later.
+                let now = claim
+                    .now
+                    .saturating_add(begun.elapsed().try_into().unwrap_or_default());
+                let answer = timeout(self.timeout, ask(Claim { now, ..claim })).await;
+                let busy = matches!(answer, Ok(Err(StoreError::Busy)));
+                let may_pass = match &answer {
+                    Ok(Err(StoreError::Busy | StoreError::Unavailable(_))) => true,
+                    // For a stream there is nothing better to do.
+                    Ok(Err(StoreError::Full)) | Err(_) => kind == MoveKind::Stream,
+                    Ok(_) => false,
+                };
+                match answer {
+                    Ok(Ok(outcome)) => {
+                        self.set_answered();
+                        return Some(outcome);
+                    }
+                    Ok(Err(error)) => {
+                        self.warn_if_full(&error);
+                        failure = Some(error);
+                    }
+                    Err(_) => {}
                 }
-                sleep(BETWEEN_COMMITS).await;
+                if !may_pass || (first_asked.elapsed() >= patience && !busy) {
+                    return None;
+                }
+                sleep(BETWEEN_REQUESTS).await;
             }
         };
-        match timeout(self.server.nonce_store_timeout(), asked).await {
-            Ok(outcome) => Some(Ok(outcome)),
-            Err(_) => failure.map(Err),
+        let outcome = tokio::select! {
+            biased;
+            outcome = asked => outcome,
+            () = self.silent_since(begun, patience) => None,
+        };
+        match outcome {
+            Some(outcome) => Some(Ok(outcome)),
+            None => failure.map(Err),
         }
+    }
+
+    /// A store that is full refuses every client until nonces have had their time. Who runs it must know, once in a while.
+    fn warn_if_full(&self, error: &StoreError) {
+        if !matches!(error, StoreError::Full) {
+            return;
+        }
+        let now = Instant::now();
+        let mut warned = self.warned.lock().unwrap_or_else(PoisonError::into_inner);
+        if warned.is_none_or(|warned| now.duration_since(warned) >= BETWEEN_WARNINGS) {
+            *warned = Some(now);
+            tracing::warn!(
+                "the nonce store is full: more clients move here than it holds nonces for, \
+                 and a nonce is held for the life of its token"
+            );
+        }
+    }
+
+    /// Resolves when the store has answered nobody for the whole of `patience`, counted from `begun` on.
+    async fn silent_since(&self, begun: Instant, patience: Duration) {
+        let mut since = begun;
+        loop {
+            sleep_until(since + patience).await;
+            match self.last_answered() {
+                Some(answered) if answered > since => since = answered,
+                Some(_) | None => return,
+            }
+        }
+    }
+
+    fn set_answered(&self) {
+        *self.answered.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    fn last_answered(&self) -> Option<Instant> {
+        *self.answered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

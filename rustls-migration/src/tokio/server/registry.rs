@@ -1,31 +1,48 @@
 //! The live connections of an acceptor, so that a drain can reach them.
 //!
-//! A stream carries out its own commands. Nothing here touches its bytes.
+//! A stream carries out its own commands. Nothing here touches its bytes. What a drain counts of a connection changes under
+//! the lock of this registry, so that a drain that begins meanwhile counts each connection once.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::Notify;
-
 use super::handle::Control;
+use super::ledger::{DrainedConnection, Ledger};
 
 /// The connections of one acceptor.
 #[derive(Debug, Default)]
 pub(super) struct Registry {
-    live: Mutex<HashMap<u64, Arc<Control>>>,
-    next: AtomicU64,
-    changed: Arc<Notify>,
+    live: Mutex<Live>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Live {
+    connections: HashMap<u64, Arc<Control>>,
+    next: u64,
+    /// The drain under way.
+    drain: Option<Arc<Ledger>>,
+}
+
+impl Live {
+    /// The drain under way.
+    pub(super) fn drain(&self) -> Option<&Arc<Ledger>> {
+        self.drain.as_ref()
+    }
 }
 
 impl Registry {
     /// Adds a connection, which leaves when what is returned is dropped.
     pub(super) fn register(self: &Arc<Self>, peer: Option<SocketAddr>) -> Registration {
-        let id = self.next.fetch_add(1, Ordering::Relaxed);
-        let control = Arc::new(Control::new(peer, Arc::clone(&self.changed)));
-        self.live().insert(id, Arc::clone(&control));
-        self.changed.notify_one();
+        let control = Arc::new(Control::new(peer, Arc::clone(self)));
+        let mut live = self.live();
+        let id = live.next;
+        live.next = id.wrapping_add(1);
+        live.connections.insert(id, Arc::clone(&control));
+        if let Some(drain) = &live.drain {
+            drain.add_new(id);
+        }
+        drop(live);
         Registration {
             registry: Arc::clone(self),
             id,
@@ -34,23 +51,53 @@ impl Registry {
     }
 
     pub(super) fn len(&self) -> usize {
-        self.live().len()
+        self.live().connections.len()
     }
 
-    /// The live connections with their identifiers.
-    pub(super) fn all(&self) -> Vec<(u64, Arc<Control>)> {
+    /// A live connection.
+    pub(super) fn get(&self, id: u64) -> Option<Arc<Control>> {
+        self.live().connections.get(&id).map(Arc::clone)
+    }
+
+    /// The live connections.
+    pub(super) fn all(&self) -> Vec<Arc<Control>> {
+        self.live().connections.values().map(Arc::clone).collect()
+    }
+
+    /// Begins to count for a drain, in the place of the one under way. Returns the connections that are there.
+    pub(super) fn begin_drain(&self, ledger: &Arc<Ledger>) -> Vec<u64> {
+        let mut live = self.live();
+        if let Some(older) = live.drain.replace(Arc::clone(ledger)) {
+            older.replace();
+        }
+        for control in live.connections.values() {
+            ledger.add(control.enter_drain());
+        }
+        live.connections.keys().copied().collect()
+    }
+
+    /// Counts no longer for this drain.
+    pub(super) fn end_drain(&self, ledger: &Arc<Ledger>) {
+        let mut live = self.live();
+        live.drain.take_if(|drain| Arc::ptr_eq(drain, ledger));
+    }
+
+    /// How each connection of this drain stands: those that are gone first.
+    pub(super) fn drained(&self, ledger: &Arc<Ledger>) -> Vec<DrainedConnection> {
         let live = self.live();
-        live.iter()
-            .map(|(id, control)| (*id, Arc::clone(control)))
-            .collect()
+        let mut drained = ledger.gone();
+        // Of a drain that is over, nothing is known but what it has recorded.
+        if live
+            .drain
+            .as_ref()
+            .is_some_and(|drain| Arc::ptr_eq(drain, ledger))
+        {
+            drained.extend(live.connections.values().map(|control| control.drained()));
+        }
+        drained
     }
 
-    /// Resolves when a connection came, went, or stands differently.
-    pub(super) async fn changed(&self) {
-        self.changed.notified().await;
-    }
-
-    fn live(&self) -> MutexGuard<'_, HashMap<u64, Arc<Control>>> {
+    pub(super) fn live(&self) -> MutexGuard<'_, Live> {
         self.live.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -71,7 +118,10 @@ impl Registration {
 
 impl Drop for Registration {
     fn drop(&mut self) {
-        self.registry.live().remove(&self.id);
-        self.control.end();
+        let mut live = self.registry.live();
+        live.connections.remove(&self.id);
+        self.control.leave(live.drain());
+        drop(live);
+        self.control.ended();
     }
 }

@@ -139,7 +139,8 @@ where
     IO: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     /// The application can begin.
-    pub(super) fn new(core: StreamCore<IO>) -> Self {
+    pub(super) fn new(mut core: StreamCore<IO>) -> Self {
+        core.await_application();
         let control = Arc::clone(core.registration().control());
         let arrival = core.connection().arrival().clone();
         let at_rest = core.is_at_rest() && !control.has_command();
@@ -171,6 +172,7 @@ where
         let waker = self.shared.wakers.register(party, cx);
         let cx = &mut Context::from_waker(&waker);
         let mut guard = self.shared.core();
+        guard.core.meet_application();
         let moved_on = guard.core.attend(cx);
         let answer = ask(&mut guard.core, cx);
         let at_rest = guard.core.is_at_rest();
@@ -299,7 +301,9 @@ where
     ///
     /// rustls' own: the handshake is not complete, or this is not TLS 1.3.
     pub fn refresh_traffic_keys(&mut self) -> Result<(), rustls::Error> {
-        self.shared.core().core.refresh_traffic_keys()
+        let mut guard = self.shared.core();
+        guard.core.meet_application();
+        guard.core.refresh_traffic_keys()
     }
 }
 

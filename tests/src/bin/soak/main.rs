@@ -292,9 +292,11 @@ impl Service {
             .with_single_cert(vec![certificate], key)
             .unwrap();
         config.max_early_data_size = 16_384;
-        let began = OffsetDateTime::now_utc() - time::Duration::DAY;
+        // The nodes have one clock, so the store knows from its first moment what it has seen.
+        let began = OffsetDateTime::now_utc();
         let server = MigrationServer::builder(config, "soak", self.keys.clone())
             .answers_for([address])
+            .clock_skew(Duration::ZERO)
             .nonce_store(Arc::new(MemoryNonceStore::new(1 << 20, began)));
         Arc::new(server.build().unwrap())
     }
