@@ -214,7 +214,13 @@ fn clock_off(setting: &Setting) -> (MigrationServerBuilder, Arrival) {
     ahead.advance(Duration::minutes(2));
     let mut config = setting.service.server_config();
     config.time_provider = Arc::new(ahead.clone());
+    // The node has run for a day, so its store knows the token's time whatever its clock says.
+    let age = TestClock::new();
+    let began = ahead.now() - Duration::DAY;
+    let store = MemoryNonceStore::with_monotonic(10_000, began, Arc::new(age.clone()));
+    age.advance(Duration::DAY);
     let node = setting.service.node_with(config).clock(ahead);
+    let node = node.nonce_store(Arc::new(store));
     (node.answers_for([setting.b]), migrated())
 }
 

@@ -9,11 +9,17 @@ use migration_token::{Claim, ClaimId, NonceKey};
 use time::Duration;
 
 use super::MigrationServer;
+use crate::clock::Clock;
 
 /// How long a store keeps what a health check asks.
 const PROBE_LIFETIME: Duration = Duration::seconds(10);
 
 impl MigrationServer {
+    /// The clock that tokens and the nonce store go by.
+    pub(crate) fn clock(&self) -> &Arc<dyn Clock> {
+        &self.clock
+    }
+
     /// Whether tokens that are issued now are admitted, as far as the beginning of the store's memory goes.
     pub(crate) fn admits_tokens_now(&self) -> bool {
         self.admits_tokens_since()

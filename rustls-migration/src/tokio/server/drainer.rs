@@ -23,6 +23,9 @@ const TICK: Duration = Duration::from_millis(100);
 /// How long connections may take to carry out the order to close.
 const CLOSING: Duration = Duration::from_secs(1);
 
+/// Longer than a drain takes: thirty years. What is longer could not be added to a point in time.
+const FOREVER: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
+
 /// How many connections are told before others get a turn on this thread.
 const BATCH: usize = 64;
 
@@ -78,7 +81,7 @@ impl Drainer {
             started,
             deadline: started.checked_add(plan.deadline),
             targets: Targets::new(plan.targets),
-            spread_over: plan.spread_over,
+            spread_over: plan.spread_over.min(FOREVER),
             max_moving: plan.max_moving,
             patience,
             random,

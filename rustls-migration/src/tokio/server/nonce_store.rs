@@ -11,6 +11,7 @@ use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::MoveKind;
+use crate::clock::Clock;
 use crate::server::MigrationServer;
 
 /// How long a store that failed is left alone before it is asked again.
@@ -30,6 +31,7 @@ pub(super) type CommitAnswer = Option<Result<CommitOutcome, StoreError>>;
 #[derive(Debug)]
 pub(super) struct NonceStoreGate {
     store: Arc<dyn NonceStore>,
+    clock: Arc<dyn Clock>,
     timeout: Duration,
     hand_over_timeout: Duration,
     claims: Semaphore,
@@ -46,6 +48,7 @@ impl NonceStoreGate {
         let permits = server.max_store_questions().min(Semaphore::MAX_PERMITS);
         Self {
             store: Arc::clone(server.nonce_store()),
+            clock: Arc::clone(server.clock()),
             timeout: server.nonce_store_timeout(),
             hand_over_timeout: server.handshake_timeout() / 2,
             claims: Semaphore::new(permits),
@@ -96,9 +99,7 @@ impl NonceStoreGate {
             let first_asked = Instant::now();
             loop {
                 // The store compares clocks, and it has become later.
-                let now = claim
-                    .now
-                    .saturating_add(begun.elapsed().try_into().unwrap_or_default());
+                let now = self.clock.now();
                 let answer = timeout(self.timeout, ask(Claim { now, ..claim })).await;
                 let busy = matches!(answer, Ok(Err(StoreError::Busy)));
                 let may_pass = match &answer {
