@@ -3,14 +3,14 @@
 use std::io;
 use std::net::SocketAddr;
 
-use migration_tests::client::{echoed, expect};
+use migration_tests::client::{echoed, expect, hand_off_error as failure, until as event};
 use migration_tests::node::{ServerStream, echo};
 use migration_tests::{Node, Service, server_name};
 use rustls_migration::TicketKeys;
 use rustls_migration::server::{Arrival, Verdict};
 use rustls_migration::tokio::{
-    ConnectError, EarlyDataOutcome, Event, Events, HandOff, HandOffError, MigrateError,
-    MigrationAcceptor, MigrationStream,
+    ConnectError, EarlyDataOutcome, Event, HandOff, HandOffError, MigrateError, MigrationAcceptor,
+    MigrationStream,
 };
 use std::sync::Arc;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -32,32 +32,6 @@ async fn connect(service: &Service, node: &Node, mode: HandOff) -> MigrationStre
         .connect(server_name(), node.address())
         .await
         .unwrap()
-}
-
-/// Reads until something other than data happens.
-async fn event(
-    stream: &mut MigrationStream,
-    events: &mut Events,
-    wanted: fn(&Event) -> bool,
-) -> Event {
-    loop {
-        tokio::select! {
-            biased;
-            event = events.next() => {
-                let event = event.unwrap();
-                if wanted(&event) {
-                    return event;
-                }
-            }
-            read = stream.read_u8() => panic!("unexpected: {read:?}"),
-        }
-    }
-}
-
-/// The hand-off's failure inside a stream's error.
-fn failure(error: &io::Error) -> &HandOffError {
-    let inner = error.get_ref().unwrap();
-    inner.downcast_ref().unwrap()
 }
 
 async fn closed_port() -> SocketAddr {
