@@ -7,12 +7,11 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
-use chacha20poly1305::aead::{Aead, KeyInit, Payload};
-use chacha20poly1305::{XChaCha20Poly1305, XNonce};
 use rustls::crypto::SecureRandom;
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
+use super::cipher::{self, NONCE_LEN, TAG_LEN};
 use super::key_file::{self, TicketKeyError};
 
 /// Length of a key's identifier, in bytes.
@@ -22,8 +21,6 @@ pub(super) const SECRET_LEN: usize = 32;
 
 const VERSION: u8 = 1;
 const HEADER_LEN: usize = 1 + KEY_ID_LEN;
-const NONCE_LEN: usize = 24;
-const TAG_LEN: usize = 16;
 
 /// The ticket keys that the nodes of one service share: the current one, the next one, and former ones.
 ///
@@ -186,20 +183,12 @@ impl TicketKeys {
         key.count(self.seal_limit)?;
         let mut nonce = [0; NONCE_LEN];
         random.fill(&mut nonce).map_err(|_| SealFailure::Failed)?;
-        let mut out = Vec::with_capacity(Self::sealed_len(plaintext.len()));
-        out.push(VERSION);
-        out.extend(key.id);
-        let payload = Payload {
-            msg: plaintext,
-            aad: &out,
-        };
-        let sealed = key
-            .cipher()
-            .encrypt(&XNonce::from(nonce), payload)
-            .map_err(|_| SealFailure::Failed)?;
-        out.extend(nonce);
-        out.extend(sealed);
-        Ok(out)
+        let mut header = [VERSION; HEADER_LEN];
+        header[1..].copy_from_slice(&key.id);
+        let mut sealed = Vec::with_capacity(plaintext.len() + TAG_LEN);
+        sealed.extend(plaintext);
+        cipher::seal(&key.secret, &nonce, &header, &mut sealed).ok_or(SealFailure::Failed)?;
+        Ok([&header[..], &nonce, &sealed].concat())
     }
 
     /// Opens a ticket; `None` when it is not one of this ring's.
@@ -212,14 +201,7 @@ impl TicketKeys {
         }
         let keys = self.keys();
         let key = keys.iter().find(|key| key.id == *id)?;
-        let payload = Payload {
-            msg: sealed,
-            aad: header,
-        };
-        key.cipher()
-            .decrypt(&XNonce::from(*nonce), payload)
-            .ok()
-            .map(Zeroizing::new)
+        cipher::open(&key.secret, nonce, header, sealed)
     }
 
     /// Length of the ticket that seals `plaintext_len` bytes.
@@ -277,10 +259,6 @@ impl TicketKey {
             );
         }
         counted.map(|_| ()).map_err(|_| SealFailure::Limit)
-    }
-
-    fn cipher(&self) -> XChaCha20Poly1305 {
-        XChaCha20Poly1305::new((&*self.secret).into())
     }
 }
 

@@ -1,6 +1,7 @@
 //! Tickets that any node of a service can open: what is in them, and the keys that seal them
 //! (`docs/protocol.md` section 6).
 
+mod cipher;
 mod key_file;
 mod keys;
 mod sealed;
