@@ -88,7 +88,7 @@ impl TicketKeys {
     /// # Errors
     ///
     /// [`TicketKeyError`] when the file cannot be read, is open to others than its owner, has no key, or has a
-    /// line that is no key.
+    /// line that is no key. A file of root's may be open to its group for reading, as containers are given secrets.
     pub fn load(path: impl Into<PathBuf>) -> Result<Self, TicketKeyError> {
         let path: PathBuf = path.into();
         Ok(Self::new(key_file::read(&path)?, Some(path.into())))
@@ -137,7 +137,7 @@ impl TicketKeys {
     ///
     /// As [`load`](Self::load); [`TicketKeyError::NoFile`] for keys that did not come from a file.
     pub fn reload(&self) -> Result<(), TicketKeyError> {
-        let path = self.path.as_deref().ok_or(TicketKeyError::NoFile)?;
+        let path = self.path().ok_or(TicketKeyError::NoFile)?;
         let read = key_file::read(path)?;
         let mut ring = self.ring.write().unwrap_or_else(PoisonError::into_inner);
         // A key that is known already goes on to count.
@@ -166,6 +166,11 @@ impl TicketKeys {
         let used = |key: &Arc<TicketKey>| key.seals.load(Ordering::Relaxed);
         let used = self.keys().first().map_or(u64::MAX, used);
         self.seal_limit.saturating_sub(used)
+    }
+
+    /// The file that the keys came from.
+    pub(super) fn path(&self) -> Option<&Path> {
+        self.path.as_deref()
     }
 
     fn keys(&self) -> Ring {
@@ -290,7 +295,7 @@ pub(super) mod tests {
         (dir, path)
     }
 
-    fn ids(keys: &TicketKeys) -> Vec<[u8; KEY_ID_LEN]> {
+    pub(in crate::ticket) fn ids(keys: &TicketKeys) -> Vec<[u8; KEY_ID_LEN]> {
         keys.keys().iter().map(|key| key.id).collect()
     }
 

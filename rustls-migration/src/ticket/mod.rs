@@ -5,8 +5,12 @@ mod cipher;
 mod key_file;
 mod keys;
 mod sealed;
+#[cfg(feature = "watch-keys")]
+mod watch;
 
 pub use key_file::TicketKeyError;
 pub(crate) use keys::SealFailure;
 pub use keys::TicketKeys;
 pub(crate) use sealed::SealedSession;
+#[cfg(feature = "watch-keys")]
+pub use watch::TicketKeyWatcher;
