@@ -64,8 +64,7 @@ async fn serve(service: &Service, side: Side, total: u32) -> Result<(), BenchErr
         Side::Migrating => {
             for (listener, address) in listeners.into_iter().zip([here, there]) {
                 let provider = provider::wrap(service.stock_provider());
-                let mut config = service.server_config(provider, true)?;
-                config.session_storage = ServerSessionMemoryCache::new(sessions);
+                let config = service.server_config(provider, true)?;
                 let server = MigrationServer::builder(config, "bench", service.ticket_keys())
                     .answers_for([address])
                     .nonce_store(Service::nonce_store());

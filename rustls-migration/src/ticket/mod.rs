@@ -3,9 +3,11 @@
 
 mod key_file;
 mod keys;
+mod ordinary;
 mod sealed;
 
 pub use key_file::TicketKeyError;
-pub(crate) use keys::SealFailure;
 pub use keys::TicketKeys;
+pub(crate) use keys::{Seal, SealFailure};
+pub(crate) use ordinary::{EarlyDataGrant, OrdinarySession};
 pub(crate) use sealed::SealedSession;
