@@ -3,14 +3,16 @@
 //!
 //! `MIGRATION_RECONNECTS=10000` in the environment makes the reconnect as large as that.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration as StdDuration;
+use std::time::{Duration as StdDuration, Instant};
 
 use migration_tests::flight::{Shape, Stock, first_flight, lands};
 use migration_tests::node::{ServerStream, echo};
 use migration_tests::openssl::Openssl;
 use migration_tests::racer::Copied;
 use migration_tests::redis::RedisServer;
+use migration_tests::stock::Observed;
 use migration_tests::{
     CountingStore, FailingStore, Node, RecordingDialer, Service, server_name, stock,
 };
@@ -71,7 +73,7 @@ async fn visit(config: &Arc<ClientConfig>, node: &Node) -> Visit {
     visit_at(config, node.address()).await
 }
 
-async fn visit_at(config: &Arc<ClientConfig>, at: std::net::SocketAddr) -> Visit {
+async fn visit_at(config: &Arc<ClientConfig>, at: SocketAddr) -> Visit {
     let dialer = RecordingDialer::default();
     let stream = stock::connect(config, at, &dialer).await.unwrap();
     let stream = stock::exchange(stream, b"what a client says").await;
@@ -94,6 +96,31 @@ async fn sharing(
     nodes(|_| service.node().nonce_store(Arc::clone(&store))).await
 }
 
+/// Has so many clients connect to one of the nodes and then to any, and returns what they saw the second time, and how many did both in
+/// a second.
+async fn reconnect(
+    service: &Service,
+    addresses: [SocketAddr; 3],
+    clients: usize,
+) -> (Vec<Visit>, f64) {
+    let places = Arc::new(Semaphore::new(AT_ONCE));
+    let started = Instant::now();
+    let mut visits = JoinSet::new();
+    for client in 0..clients {
+        let (config, places) = (client_of(service), Arc::clone(&places));
+        visits.spawn(async move {
+            let _place = places.acquire().await.unwrap();
+            assert_eq!(visit_at(&config, addresses[client % 3]).await, Visit::Full);
+            // Each pair of nodes has its turn.
+            visit_at(&config, addresses[client / 3 % 3]).await
+        });
+    }
+    let seen = visits.join_all().await;
+    #[expect(clippy::cast_precision_loss, reason = "a rate")]
+    let rate = clients as f64 / started.elapsed().as_secs_f64();
+    (seen, rate)
+}
+
 #[tokio::test]
 async fn all_clients_that_reconnect_resume_at_any_node_with_early_data_accepted_once_each() {
     let service = Service::default();
@@ -101,26 +128,32 @@ async fn all_clients_that_reconnect_resume_at_any_node_with_early_data_accepted_
     let store = Arc::new(service.store(clients * 2));
     let (nodes, acceptors) = sharing(&service, store).await;
     let addresses = nodes.each_ref().map(Node::address);
-    let places = Arc::new(Semaphore::new(AT_ONCE));
-    let mut visits = JoinSet::new();
-    for client in 0..clients {
-        let (config, places) = (client_of(&service), Arc::clone(&places));
-        visits.spawn(async move {
-            let _place = places.acquire().await.unwrap();
-            let first = visit_at(&config, addresses[client % 3]).await;
-            // Each pair of nodes has its turn.
-            let then = visit_at(&config, addresses[client / 3 % 3]).await;
-            (first, then)
-        });
-    }
-    while let Some(visit) = visits.join_next().await {
-        assert_eq!(visit.unwrap(), (Visit::Full, Visit::ResumedWithEarlyData));
-    }
+    let (seen, rate) = reconnect(&service, addresses, clients).await;
+    assert!(seen.iter().all(|seen| *seen == Visit::ResumedWithEarlyData));
     let sum = |count: fn(&MigrationAcceptor) -> u64| acceptors.iter().map(count).sum::<u64>();
     let clients = u64::try_from(clients).unwrap();
     assert_eq!(sum(|node| node.counts().resumed()), clients);
     assert_eq!(sum(|node| node.counts().resumed_with_early_data()), clients);
     assert_eq!(sum(|node| node.counts().fresh()), 2 * clients);
+    println!("{clients} stock clients reconnected, all with early data: {rate:.0} a second");
+}
+
+/// What the last test is to be compared with.
+#[tokio::test]
+async fn so_do_those_of_stock_servers_with_a_ticketer_but_without_early_data() {
+    let service = Service::default();
+    let mut config = service.server_config_with(Arc::new(stock::provider()));
+    config.ticketer = rustls::crypto::ring::Ticketer::new().unwrap();
+    let servers = [
+        Observed::stock(IPS[0], config.clone()).await,
+        Observed::stock(IPS[1], config.clone()).await,
+        Observed::stock(IPS[2], config).await,
+    ];
+    let addresses = servers.each_ref().map(|server| server.address);
+    let clients = reconnects();
+    let (seen, rate) = reconnect(&service, addresses, clients).await;
+    assert!(seen.iter().all(|seen| *seen == Visit::Resumed));
+    println!("{clients} reconnected to stock servers with a ticketer: {rate:.0} a second");
 }
 
 /// What nodes could read as early data, with the number of the node.
