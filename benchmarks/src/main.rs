@@ -94,13 +94,16 @@ enum Command {
         /// With so many connections. Each takes two files of a process while it goes elsewhere.
         #[arg(long, default_value_t = 4_000)]
         connections: u32,
+        /// Where the nodes spend nonces.
+        #[arg(long, value_enum, default_value_t = sockets::Store::Memory)]
+        store: sockets::Store,
     },
     /// Serves the clients of `sockets`.
     #[command(hide = true)]
     Node {
         side: Side,
-        total: u32,
-        root: PathBuf,
+        folder: PathBuf,
+        store: String,
     },
     /// The clients of `sockets`.
     #[command(hide = true)]
@@ -108,7 +111,7 @@ enum Command {
         side: Side,
         here: SocketAddr,
         there: SocketAddr,
-        root: PathBuf,
+        folder: PathBuf,
     },
     /// Runs one side of one comparison a number of times.
     #[command(hide = true)]
@@ -152,19 +155,22 @@ fn main() -> Result<(), BenchError> {
             let figures = measure_stores(options.quick, stores, &live, folder)?;
             return print(&options, &figures);
         }
-        Command::Sockets { connections } => {
+        Command::Sockets { connections, store } => {
             let connections = if options.quick { 16 } else { connections };
-            return print(&options, &sockets::measure(options.suite, connections)?);
+            let figures = sockets::measure(options.suite, connections, store)?;
+            return print(&options, &figures);
         }
-        Command::Node { side, total, root } => {
-            return sockets::run_node(options.suite, side, total, &root);
-        }
+        Command::Node {
+            side,
+            folder,
+            store,
+        } => return sockets::run_node(options.suite, side, &folder, &store),
         Command::Clients {
             side,
             here,
             there,
-            root,
-        } => return sockets::run_clients(options.suite, side, [here, there], &root),
+            folder,
+        } => return sockets::run_clients(options.suite, side, [here, there], &folder),
         Command::Work {
             case,
             side,

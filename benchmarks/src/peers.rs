@@ -110,10 +110,10 @@ fn require(holds: bool, otherwise: &'static str) -> Result<(), BenchError> {
 pub(crate) struct Service {
     suite: Suite,
     root: CertificateDer<'static>,
-    certificate: CertificateDer<'static>,
-    key: PrivateKeyDer<'static>,
+    pub(crate) certificate: CertificateDer<'static>,
+    pub(crate) key: PrivateKeyDer<'static>,
     roots: RootCertStore,
-    ticket_keys: TicketKeys,
+    pub(crate) ticket_keys: TicketKeys,
 }
 
 impl Service {

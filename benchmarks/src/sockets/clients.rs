@@ -11,7 +11,7 @@ use std::time::Instant;
 use rustls::client::{
     ClientSessionStore, Resumption, Tls12ClientSessionValue, Tls13ClientSessionValue,
 };
-use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::pki_types::ServerName;
 use rustls::{HandshakeKind, NamedGroup};
 use rustls_migration::client::{MigrationClient, NoWider};
 use rustls_migration::provider;
@@ -22,9 +22,10 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio_rustls::TlsConnector;
 
 use super::process::{say, say_sample};
+use super::service::of_clients;
 use crate::case::Side;
 use crate::error::BenchError;
-use crate::peers::{Service, Suite};
+use crate::peers::Suite;
 
 /// How many stock clients are in a handshake at once. Migrating ones have no such limit, nor has their first connection.
 const AT_ONCE: usize = 64;
@@ -59,9 +60,9 @@ pub(crate) fn run(
     suite: Suite,
     side: Side,
     nodes: [SocketAddr; 2],
-    root: &Path,
+    folder: &Path,
 ) -> Result<(), BenchError> {
-    let service = Service::of_clients(suite, CertificateDer::from(std::fs::read(root)?))?;
+    let service = of_clients(suite, folder)?;
     let sessions = Arc::new(Sessions::default());
     let connector = match side {
         Side::Stock => {

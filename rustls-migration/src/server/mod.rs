@@ -218,14 +218,17 @@ impl fmt::Debug for MigrationServer {
 /// | handshakes under way, [`max_handshakes`](Self::max_handshakes) | 16,384 | more wait, within the time until a handshake begins |
 /// | memory of unfinished hellos, [`max_hello_memory`](Self::max_hello_memory) | 16 KiB for each handshake, and 64 MiB in all: 320 MiB at the most | hellos of more than 4 KiB wait, within their handshake's time |
 /// | ClientHello | 64 KiB, in 128 KiB of records | it is the TLS library's to refuse; a token in it counts for nothing |
+/// | life of an ordinary session, [`session_lifetime`](Self::session_lifetime) | 12 h | its client lands by a full handshake |
 /// | early data of a moved client | the configuration's, and at most 16,384 bytes | the handshake is aborted with `unexpected_message` |
+/// | early data of an ordinary resumption | the configuration's | the handshake is aborted with `unexpected_message` |
 /// | early data that is refused, of any client | 16,384 records, or as many as `max_early_data_size` if that is more, with 23 bytes for each of them | the handshake is aborted |
 /// | time for an answer of the nonce store, [`nonce_store_timeout`](Self::nonce_store_timeout) | 1 s | the token is refused as `StoreUnavailable`; a client that was admitted is closed |
 /// | claims before the nonce store, and commits, [`max_store_questions`](Self::max_store_questions) | 1,024 of each | more wait, as long as the store answers others |
 /// | time for a notified client to leave, [`departure_deadline`](Self::departure_deadline) | 10 s | calls fail with `TimedOut` |
 /// | notices to a client without data or an offer between them | 8 | the client is not told again |
 /// | state in an offer | 8,192 bytes | `OfferFailure::StateTooLong` |
-/// | offers under one ticket key, [`TicketKeys::seal_limit`] | 2^32 | `OfferFailure::SealLimit` |
+/// | offers under one ticket key, and ordinary tickets, [`TicketKeys::seal_limit`] | 2^32 of each | `OfferFailure::SealLimit`; no ticket |
+/// | a ticket, with a client's certificates in it | 24,576 bytes | `OfferFailure::TicketTooLong`; no ticket |
 ///
 /// A client whose token is refused lands by a full handshake, but for a stream that is handed over
 /// ([`HandOff::Drain`](crate::tokio::HandOff)): its state was in the token's ticket, so it ends with an error.
@@ -277,7 +280,8 @@ impl MigrationServerBuilder {
 
     /// Where nonces are spent. By default a [`MemoryNonceStore`] of this process, for 1,000 accepted tokens a second: it holds
     /// as many as that makes in the [life of a token](Self::token_lifetime), 3.7 million with an hour, and at most 8 million,
-    /// of some hundred bytes each. Past it, clients land by full handshakes, and a warning says so.
+    /// of some hundred bytes each. Past it, clients land by full handshakes, and a warning says so. Accepted early data of an
+    /// ordinary resumption takes a place for two minutes.
     ///
     /// Nodes that answer for the same address must share a store. Servers of one process do by default, unless they have a
     /// [clock](Self::clock) of their own.

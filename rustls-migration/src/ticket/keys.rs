@@ -38,9 +38,10 @@ const TAG_LEN: usize = 16;
 /// 2. [`reload`](Self::reload) on every node, in any order, before the next rotation.
 ///
 /// The key that begins to seal has then been known to all nodes for one whole rotation, so no node meets a ticket
-/// whose key it is yet to read. A key must be kept for as long as the longest-lived token that it sealed: `keep` is at
-/// least the [token's lifetime](crate::server::MigrationServerBuilder::token_lifetime) divided by the time between two
-/// rotations, rounded up, and one more because nodes do not reload at once. A ticket whose key is gone is refused as
+/// whose key it is yet to read. A key must be kept for as long as the longest-lived ticket that it sealed: `keep` is at
+/// least that [lifetime](crate::server::MigrationServerBuilder::session_lifetime) (or that of
+/// [tokens](crate::server::MigrationServerBuilder::token_lifetime), if it is longer) divided by the time between two
+/// rotations, rounded up, and one more because nodes do not reload at once. A token whose ticket's key is gone is refused as
 /// [`UnknownTicket`](crate::server::Verdict::UnknownTicket), and its client lands by a full handshake.
 #[derive(Clone)]
 pub struct TicketKeys {
