@@ -10,7 +10,7 @@ use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use quinn::{ConnectionError, EndpointConfig, Runtime, SendDatagramError};
+use quinn::{AsyncUdpSocket, ConnectionError, EndpointConfig, Runtime, SendDatagramError};
 use quinn_proto::VarInt;
 use tokio::time::timeout_at;
 
@@ -120,6 +120,20 @@ impl MigrationServer {
             .add(socket, &*self.runtime)?
             .map(AddressId)
             .ok_or(AddressError::TooMany)
+    }
+
+    /// Serves one more address through a socket of the application's own making: a tunnel, a simulated network. What the
+    /// socket says of itself in `local_addr` is the address.
+    ///
+    /// # Errors
+    ///
+    /// [`AddressError`] when the socket names no specific address.
+    pub fn add_socket(&self, socket: Arc<dyn AsyncUdpSocket>) -> Result<AddressId, AddressError> {
+        if socket.local_addr()?.ip().is_unspecified() {
+            return Err(AddressError::Unspecified);
+        }
+        let added = self.socket.add_socket(socket)?;
+        added.map(AddressId).ok_or(AddressError::TooMany)
     }
 
     /// Stops serving an address and closes its socket at once. Clients that are still on it notice the silence and,

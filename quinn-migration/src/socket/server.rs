@@ -65,8 +65,20 @@ impl ServerSocket {
         runtime: &dyn Runtime,
     ) -> io::Result<Option<PathId>> {
         let direct = Direct::to(&socket)?;
+        self.insert(runtime.wrap_udp_socket(socket)?, Some(direct))
+    }
+
+    /// The same for a socket of another kind.
+    pub(crate) fn add_socket(&self, socket: Arc<dyn AsyncUdpSocket>) -> io::Result<Option<PathId>> {
+        self.insert(socket, None)
+    }
+
+    fn insert(
+        &self,
+        socket: Arc<dyn AsyncUdpSocket>,
+        direct: Option<Direct>,
+    ) -> io::Result<Option<PathId>> {
         let ip = socket.local_addr()?.ip().to_canonical();
-        let socket = runtime.wrap_udp_socket(socket)?;
         let next = |number: u32| (number <= HIGHEST).then(|| number.saturating_add(1));
         let taken = self
             .next
@@ -77,7 +89,7 @@ impl ServerSocket {
         let first = self.first.address.ip().to_canonical();
         let alone = !first.is_unspecified() && first != ip && !self.sockets.has_ip(ip);
         self.homes.add(id, ip, alone);
-        self.sockets.insert(id, socket, Some(direct));
+        self.sockets.insert(id, socket, direct);
         Ok(Some(id))
     }
 
