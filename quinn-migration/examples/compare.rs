@@ -56,19 +56,6 @@ enum Ends {
     },
 }
 
-async fn connect(client: &Endpoint, server: &Endpoint) -> Result<(Connection, Connection)> {
-    let connecting = client.connect(server.local_addr()?, "localhost")?;
-    let accepting = async {
-        server
-            .accept()
-            .await
-            .context("endpoint closed")?
-            .await
-            .map_err(Into::into)
-    };
-    tokio::try_join!(async { anyhow::Ok(connecting.await?) }, accepting)
-}
-
 async fn stock() -> Result<Link> {
     let (server_tls, client_tls) = local::tls()?;
     let config =
@@ -84,7 +71,7 @@ async fn stock() -> Result<Link> {
     client.set_default_client_config(quinn::ClientConfig::new(Arc::new(
         QuicClientConfig::try_from(client_tls)?,
     )));
-    let (ours, theirs) = connect(&client, &server).await?;
+    let (ours, theirs) = local::connect(&client, &server).await?;
     Ok(Link {
         ours,
         theirs,
@@ -106,7 +93,7 @@ async fn migration() -> Result<Link> {
     let socket = local::bind("0.0.0.0:0")?;
     let client =
         MigrationClient::bind(Arc::new(client_tls), codepoints, Default::default(), socket)?;
-    let (ours, theirs) = connect(client.endpoint(), server.endpoint()).await?;
+    let (ours, theirs) = local::connect(client.endpoint(), server.endpoint()).await?;
     Ok(Link {
         ours,
         theirs,
