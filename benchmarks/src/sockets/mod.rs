@@ -11,11 +11,11 @@ mod process;
 use std::fmt;
 use std::path::Path;
 
-use clap::ValueEnum as _;
+use clap::{Args, ValueEnum as _};
 use serde::Serialize;
 
-pub(crate) use self::clients::run as run_clients;
-pub(crate) use self::node::run as run_node;
+pub(crate) use self::clients::Clients;
+pub(crate) use self::node::Node;
 use self::process::{Child, Sample};
 use crate::case::{Side, name};
 use crate::error::BenchError;
@@ -23,6 +23,37 @@ use crate::peers::Suite;
 
 /// Connections that are there before anything is measured.
 const WARM_UP: u32 = 64;
+
+/// What is measured.
+#[derive(Debug, Args)]
+pub(crate) struct Plan {
+    /// With so many connections. Each takes two files of a process while it goes elsewhere.
+    #[arg(long, value_delimiter = ',', default_values_t = [4_000])]
+    connections: Vec<u32>,
+    /// How many clients may be on their way elsewhere at once [default: all of them].
+    #[arg(long)]
+    moving: Option<u32>,
+}
+
+impl Plan {
+    /// One for each measurement; `quick` for as little as shows that everything runs.
+    pub(crate) fn loads(&self, quick: bool) -> Vec<Load> {
+        let connections = if quick { &[16][..] } else { &self.connections };
+        let load = |connections: &u32| Load {
+            connections: *connections,
+            moving: self.moving.unwrap_or(*connections),
+        };
+        connections.iter().map(load).collect()
+    }
+}
+
+/// What the processes have to carry.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(crate) struct Load {
+    pub(crate) connections: u32,
+    /// How many clients may be on their way elsewhere at once.
+    pub(crate) moving: u32,
+}
 
 /// What one side's process takes for each connection.
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -48,33 +79,39 @@ struct Figures {
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Sockets {
     suite: Suite,
-    connections: u32,
+    load: Load,
     stock: Figures,
     migrating: Figures,
 }
 
-/// Measures both sides with so many connections.
-pub(crate) fn measure(suite: Suite, connections: u32) -> Result<Sockets, BenchError> {
+/// Measures both sides.
+pub(crate) fn measure(suite: Suite, load: Load) -> Result<Sockets, BenchError> {
     Ok(Sockets {
         suite,
-        connections,
-        stock: of_side(suite, connections, Side::Stock)?,
-        migrating: of_side(suite, connections, Side::Migrating)?,
+        load,
+        stock: of_side(suite, load, Side::Stock)?,
+        migrating: of_side(suite, load, Side::Migrating)?,
     })
 }
 
-fn of_side(suite: Suite, connections: u32, side: Side) -> Result<Figures, BenchError> {
+fn of_side(suite: Suite, load: Load, side: Side) -> Result<Figures, BenchError> {
     let folder = tempfile::tempdir()?;
     let root: &Path = &folder.path().join("root.der");
     let (suite, side) = (name(&suite), name(&side));
-    let total = (connections + WARM_UP).to_string();
+    let Load {
+        connections,
+        moving,
+    } = load;
+    let (total, moving) = ((connections + WARM_UP).to_string(), moving.to_string());
     let root = root.to_string_lossy();
-    let mut node = Child::start(&["--suite", &suite, "node", &side, &total, &root])?;
+    let mut node = Child::start(&["--suite", &suite, "node", &side, &total, &moving, &root])?;
     let addresses = node.line()?;
     let [here, there] = addresses.split_whitespace().collect::<Vec<_>>()[..] else {
         return Err(BenchError::Unexpected("a node has two addresses"));
     };
-    let mut clients = Child::start(&["--suite", &suite, "clients", &side, here, there, &root])?;
+    let mut clients = Child::start(&[
+        "--suite", &suite, "clients", &side, &moving, here, there, &root,
+    ])?;
 
     clients.ask(&format!("connect {WARM_UP}"))?;
     let before = (node.sample()?, clients.sample()?);
@@ -106,8 +143,9 @@ impl fmt::Display for Sockets {
         let suite = suite.map(|suite| suite.get_name().to_owned());
         writeln!(
             f,
-            "{} connections, {}\n{:<34}{:>10}{:>12}{:>8}",
-            self.connections,
+            "{} connections, {} on their way at once, {}\n{:<34}{:>10}{:>12}{:>8}",
+            self.load.connections,
+            self.load.moving,
             suite.unwrap_or_default(),
             "",
             "stock",

@@ -2,10 +2,11 @@
 //!
 //! A node says one byte to each client, and then listens.
 
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use clap::Args;
 use rustls::server::ServerSessionMemoryCache;
 use rustls_migration::provider;
 use rustls_migration::server::MigrationServer;
@@ -28,26 +29,40 @@ const AT_ONCE: Duration = Duration::ZERO;
 /// How long a drain may take.
 const DEADLINE: Duration = Duration::from_secs(300);
 
-/// Serves until nobody listens any more. The certificate's root is written to `root`.
-pub(crate) fn run(suite: Suite, side: Side, total: u32, root: &Path) -> Result<(), BenchError> {
-    let service = Service::new(suite)?;
-    std::fs::write(root, service.root())?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
-    runtime.block_on(serve(&service, side, total))
+/// What a node is told when it starts.
+#[derive(Debug, Args)]
+pub(crate) struct Node {
+    side: Side,
+    /// How many connections there will be.
+    total: u32,
+    /// How many clients may be on their way elsewhere at once.
+    moving: usize,
+    /// Where the certificate's root is written to.
+    root: PathBuf,
 }
 
-async fn serve(service: &Service, side: Side, total: u32) -> Result<(), BenchError> {
+impl Node {
+    /// Serves until nobody listens any more.
+    pub(crate) fn run(&self, suite: Suite) -> Result<(), BenchError> {
+        let service = Service::new(suite)?;
+        std::fs::write(&self.root, service.root())?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        runtime.block_on(serve(&service, self))
+    }
+}
+
+async fn serve(service: &Service, node: &Node) -> Result<(), BenchError> {
     let listeners = [
         TcpListener::bind("127.0.0.2:0").await?,
         TcpListener::bind("127.0.0.3:0").await?,
     ];
     let [here, there] = [listeners[0].local_addr()?, listeners[1].local_addr()?];
     let (leave, left) = watch::channel(false);
-    let sessions = usize::try_from(total).unwrap_or(usize::MAX) * 4;
+    let sessions = usize::try_from(node.total).unwrap_or(usize::MAX) * 4;
     let mut drained = None;
-    match side {
+    match node.side {
         Side::Stock => {
             let mut config = service.server_config(service.stock_provider(), true)?;
             config.session_storage = ServerSessionMemoryCache::new(sessions);
@@ -85,8 +100,11 @@ async fn serve(service: &Service, side: Side, total: u32) -> Result<(), BenchErr
         if command == "sample" {
             say_sample()?;
         } else if let Some(acceptor) = &drained {
-            let plan = DrainPlan::to([(there, 1)]).spread_over(AT_ONCE);
-            drop(acceptor.drain(plan.deadline(DEADLINE)));
+            let plan = DrainPlan::to([(there, 1)])
+                .spread_over(AT_ONCE)
+                .max_moving(node.moving)
+                .deadline(DEADLINE);
+            drop(acceptor.drain(plan));
         } else {
             leave.send_replace(true);
         }
@@ -100,6 +118,7 @@ async fn stock(
     mut left: watch::Receiver<bool>,
     stays: bool,
 ) -> std::io::Result<()> {
+    tcp.set_nodelay(true)?;
     let mut stream = acceptor.accept(tcp).await?;
     greet(&mut stream).await?;
     let mut buf = [0; 64];
@@ -111,6 +130,7 @@ async fn stock(
 }
 
 async fn migrating(acceptor: MigrationAcceptor, tcp: TcpStream) -> std::io::Result<()> {
+    tcp.set_nodelay(true)?;
     let mut stream = acceptor.accept(tcp).await?;
     stream.set_state(&[]).map_err(std::io::Error::from)?;
     greet(&mut stream).await?;
