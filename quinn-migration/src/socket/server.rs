@@ -94,11 +94,23 @@ impl ServerSocket {
         runtime: &dyn Runtime,
     ) -> io::Result<Option<PathId>> {
         let direct = Direct::to(&socket)?;
+        self.insert(runtime.wrap_udp_socket(socket)?, Some(direct))
+    }
+
+    /// The same for a socket of another kind.
+    pub(crate) fn add_socket(&self, socket: Arc<dyn AsyncUdpSocket>) -> io::Result<Option<PathId>> {
+        self.insert(socket, None)
+    }
+
+    fn insert(
+        &self,
+        socket: Arc<dyn AsyncUdpSocket>,
+        direct: Option<Direct>,
+    ) -> io::Result<Option<PathId>> {
         let ip = socket.local_addr()?.ip().to_canonical();
-        let socket = runtime.wrap_udp_socket(socket)?;
         Ok(self.numbered(|id| {
             self.homes.add(id, ip, self.is_alone(ip));
-            self.sockets.insert(id, socket, Some(direct));
+            self.sockets.insert(id, socket, direct);
             id
         }))
     }
