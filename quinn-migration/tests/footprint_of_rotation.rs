@@ -88,6 +88,22 @@ fn rotation_keeps_descriptors_and_memory_flat() {
     ));
 }
 
+/// It was two (fault 11).
+#[test]
+fn an_address_with_a_socket_of_its_own_costs_one_descriptor() {
+    let _alone = ALONE.lock();
+    run(async {
+        let mut world = World::new().await;
+        let files = open_files();
+        for _ in 0..64 {
+            world.server.add("127.0.0.9:0");
+        }
+        assert_eq!(open_files(), files + 64);
+        world.move_to(world.server.address(40)).await;
+        world.echo().await;
+    });
+}
+
 /// A namespace with a /64 that is routed to it, removed when dropped.
 struct Namespace(String);
 
