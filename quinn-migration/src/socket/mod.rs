@@ -7,6 +7,7 @@ mod batch;
 mod client;
 mod hold;
 mod home;
+mod opener;
 mod path_socket;
 mod pool;
 mod router;
@@ -16,6 +17,7 @@ mod shared;
 
 pub(crate) use client::ClientSocket;
 pub(crate) use home::{Homes, Resident};
+pub(crate) use opener::Opener;
 pub use path_socket::NewPath;
 pub use pool::{AddressRange, AddressRangeError};
 
