@@ -113,4 +113,5 @@ pub use connection::Connection;
 pub use error::ConfigError;
 pub use migration_token;
 pub use move_kind::MoveKind;
+pub use rustls;
 pub use ticket::{TicketKeyError, TicketKeys};
