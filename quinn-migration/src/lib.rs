@@ -5,6 +5,8 @@
 //! stands below quinn, as its [`quinn::crypto`] session and as its UDP socket.
 //!
 //! - Server: [`MigrationServer`] binds an endpoint, adds addresses and [advertises](MigrationServer::advertise) them.
+//!   [Rotation] moves connections over a range of addresses again and again, a [Drain] moves all that are on one, and
+//!   [`ServerEvents`] tell what clients do.
 //! - Client: [`MigrationClient`] binds an endpoint; a [`Migrator`] with a [`Policy`] follows the server and reports
 //!   [`Event`]s.
 //! - [`wire`]: the formats alone.
@@ -22,6 +24,10 @@
 //! | reserve | the server's hook keeps one NEW_CONNECTION_ID frame back: its connection ID and reset token go into the advertisement, so quinn routes them already |
 //! | adoption | once a path is validated the client's hook shows quinn a NEW_CONNECTION_ID frame that makes it switch; the socket routes by connection ID, so the address changes with the same packet |
 //! | alias | the server shows quinn a client that has moved to address number k as a remote address of its own, and quinn's migration (RFC 9000 section 9) does the rest; where a connection began, quinn and the application see the client's own address |
+//!
+//! Many addresses: [`MigrationServer::add_pool`] serves a whole prefix through one socket and tells packets apart by their
+//! destination address. An address costs a table entry while it is served, and nothing afterwards; numbers come round again.
+//! Each address of [`MigrationServer::add_address`] has a socket of its own.
 //!
 //! A hook that cannot act passes the bytes through. A validation that fails leaves the connection where it is.
 //!
@@ -118,6 +124,7 @@ mod policy;
 mod server;
 mod session;
 mod socket;
+mod stats;
 pub mod wire;
 
 pub use client::{ClientBuilder, MigrationClient};
@@ -127,6 +134,11 @@ pub use event::{Event, Failure};
 pub use hooks::server::Outcome;
 pub use migrator::Migrator;
 pub use policy::{AddressClass, Family, FollowPolicy, Policy, Refusal};
-pub use server::{AddressId, Advertised, Alternate, ClientAddress, MigrationServer, ServerBuilder};
-pub use socket::{NewPath, Traffic};
+pub use server::{
+    AddressId, AddressPool, Advertised, Alternate, Attachment, AttachmentId, ClientAddress, Drain,
+    DrainOutcome, DrainPlan, DrainProgress, DrainSummary, DrainedConnection, MigrationServer,
+    Rotating, Rotation, RotationProgress, ServerBuilder, ServerEvent, ServerEvents,
+};
+pub use socket::{AddressRange, AddressRangeError, NewPath, Traffic};
+pub use stats::{ClientStats, ServerStats};
 pub use wire::{Codepoints, CodepointsError};

@@ -18,11 +18,9 @@ use std::net::SocketAddr;
 
 use quinn::Connection;
 use quinn_migration::{Alternate, Event, Migrator, Outcome};
-use support::{Identity, Server, client, connect, echo, settled, tireless, until, within};
-
-fn open_files() -> usize {
-    std::fs::read_dir("/proc/self/fd").unwrap().count()
-}
+use support::{
+    Identity, Server, client, connect, echo, open_files, settled, tireless, until, within,
+};
 
 /// Resident memory of this process, in KiB.
 fn memory() -> u64 {

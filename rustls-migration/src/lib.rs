@@ -117,4 +117,6 @@ pub use connection::Connection;
 pub use error::ConfigError;
 pub use migration_token;
 pub use move_kind::MoveKind;
+#[cfg(feature = "watch-keys")]
+pub use ticket::TicketKeyWatcher;
 pub use ticket::{TicketKeyError, TicketKeys};

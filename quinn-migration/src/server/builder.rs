@@ -9,9 +9,11 @@ use std::sync::Arc;
 use quinn::{EndpointConfig, Runtime, TokioRuntime};
 
 use super::MigrationServer;
+use super::core::Core;
 use crate::error::BindError;
 use crate::session::{Handles, ServerCrypto};
 use crate::socket::{Homes, ServerSocket};
+use crate::stats::ServerCounters;
 use crate::wire::Codepoints;
 
 /// Settings of a [`MigrationServer`]; see [`MigrationServer::builder`].
@@ -61,11 +63,13 @@ impl ServerBuilder {
     pub fn bind(self) -> Result<MigrationServer, BindError> {
         let handles = Handles::new();
         let homes = Arc::new(Homes::default());
+        let counters = Arc::new(ServerCounters::default());
         let crypto = Arc::new(ServerCrypto::new(
             self.tls,
             self.codepoints,
             handles.clone(),
             Arc::clone(&homes),
+            Arc::clone(&counters),
         )?);
         let socket = Arc::new(ServerSocket::new(self.socket, &*self.runtime, homes)?);
         let config = quinn::ServerConfig::with_crypto(crypto.clone());
@@ -77,8 +81,7 @@ impl ServerBuilder {
         )?;
         Ok(MigrationServer {
             crypto,
-            handles,
-            socket,
+            core: Arc::new(Core::new(handles, socket, counters)),
             runtime: self.runtime,
             endpoint,
         })

@@ -106,6 +106,11 @@ impl<H: Hook> Handle<H> {
         effects.long_number
     }
 
+    /// Unique in the process.
+    pub(crate) fn number(&self) -> u64 {
+        self.0.number
+    }
+
     pub(crate) fn routes(&self) -> Option<&Routes> {
         self.0.routes.as_ref()
     }

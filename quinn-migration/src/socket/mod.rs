@@ -8,15 +8,19 @@ mod client;
 mod hold;
 mod home;
 mod path_socket;
+mod pool;
 mod router;
 mod server;
 mod set;
+mod shared;
 
 pub(crate) use client::ClientSocket;
 pub(crate) use home::{Homes, Resident};
 pub use path_socket::NewPath;
+pub use pool::{AddressRange, AddressRangeError};
 
 pub(crate) use path_socket::PathSockets;
+pub(crate) use pool::Pool;
 pub(crate) use router::{Router, Routes};
 pub(crate) use server::ServerSocket;
 

@@ -1,4 +1,5 @@
-//! The server's socket: one UDP socket for each of its addresses, added and removed at run time.
+//! The server's socket: one UDP socket for each of its addresses, or for a whole range of them, added and removed at run
+//! time.
 //!
 //! Never answers from another address than the one a client is on.
 
@@ -6,16 +7,18 @@ use std::io::{self, IoSliceMut};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::{Context, Poll};
 
+use parking_lot::Mutex;
 use quinn::udp::{RecvMeta, Transmit};
 use quinn::{AsyncUdpSocket, Runtime, UdpPoller};
 
 use super::alias::{HIGHEST, alias, unalias};
 use super::home::{Homes, is_long};
+use super::pool::{AddressRange, Pool};
 use super::set::{Direct, SocketSet};
-use super::{PathId, Traffic};
+use super::shared::{Arrival, Shared};
+use super::{PathId, Traffic, datagrams};
 use crate::policy::canonical;
 
 #[derive(Debug)]
@@ -23,8 +26,10 @@ pub(crate) struct ServerSocket {
     /// Kept for its properties only: sending and receiving go through the set.
     first: Properties,
     sockets: Arc<SocketSet>,
+    shared: Shared,
     homes: Arc<Homes>,
-    next: AtomicU32,
+    /// The number that was given last.
+    last: Mutex<u32>,
 }
 
 /// What quinn asks for once, when the endpoint starts. The other sockets are the same: these are properties of the host.
@@ -53,12 +58,36 @@ impl ServerSocket {
         Ok(Self {
             first: properties,
             sockets,
+            shared: Shared::default(),
             homes,
-            next: AtomicU32::new(1),
+            last: Mutex::new(0),
         })
     }
 
-    /// `None` when every number has been used.
+    /// Gives `with` a number that nothing uses. Numbers come round again: 31 bits of them are there at once, not in a
+    /// server's life. `None` when all are in use.
+    fn numbered<T>(&self, with: impl FnOnce(PathId) -> T) -> Option<T> {
+        let mut last = self.last.lock();
+        let used = self.sockets.len().saturating_add(self.shared.len());
+        if u32::try_from(used).is_ok_and(|used| used >= HIGHEST) {
+            return None;
+        }
+        let in_use = |id| {
+            self.sockets.has(id) || self.shared.get(id).is_some() || self.homes.tag(id).is_some()
+        };
+        loop {
+            *last = if *last < HIGHEST {
+                last.saturating_add(1)
+            } else {
+                1
+            };
+            if !in_use(PathId(*last)) {
+                return Some(with(PathId(*last)));
+            }
+        }
+    }
+
+    /// `None` when every number is in use.
     pub(crate) fn add(
         &self,
         socket: UdpSocket,
@@ -67,37 +96,89 @@ impl ServerSocket {
         let direct = Direct::to(&socket)?;
         let ip = socket.local_addr()?.ip().to_canonical();
         let socket = runtime.wrap_udp_socket(socket)?;
-        let next = |number: u32| (number <= HIGHEST).then(|| number.saturating_add(1));
-        let taken = self
-            .next
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);
-        let Ok(number) = taken else { return Ok(None) };
-        let id = PathId(number);
-        // A first socket on all addresses receives for this one too.
+        Ok(self.numbered(|id| {
+            self.homes.add(id, ip, self.is_alone(ip));
+            self.sockets.insert(id, socket, Some(direct));
+            id
+        }))
+    }
+
+    /// Whether no other socket receives for this address. One on all addresses does.
+    fn is_alone(&self, ip: IpAddr) -> bool {
         let first = self.first.address.ip().to_canonical();
-        let alone = !first.is_unspecified() && first != ip && !self.sockets.has_ip(ip);
-        self.homes.add(id, ip, alone);
-        self.sockets.insert(id, socket, Some(direct));
-        Ok(Some(id))
+        !first.is_unspecified() && first != ip && !self.sockets.has_ip(ip)
+    }
+
+    /// Receives for a range of addresses, none of which is served until it is drawn. `None` when every number is in use.
+    pub(crate) fn add_pool(
+        &self,
+        socket: UdpSocket,
+        range: &AddressRange,
+        runtime: &dyn Runtime,
+    ) -> io::Result<Option<Arc<Pool>>> {
+        let local = socket.local_addr()?;
+        if !range.is_of_family(local.ip()) {
+            return Err(io::ErrorKind::AddrNotAvailable.into());
+        }
+        answer_from_any_address(&socket)?;
+        let direct = Direct::to(&socket)?;
+        let socket = runtime.wrap_udp_socket(socket)?;
+        Ok(self.numbered(|id| {
+            self.shared.add_socket(id);
+            self.sockets.insert(id, socket, Some(direct));
+            Arc::new(Pool::new(range, id, local))
+        }))
+    }
+
+    /// Serves another address of the pool's. `None` when all are in use.
+    pub(crate) fn draw(&self, pool: &Arc<Pool>) -> Option<PathId> {
+        self.numbered(|id| {
+            let ip = self.shared.draw(id, pool)?;
+            self.homes.add(id, ip, self.is_alone(ip));
+            Some(id)
+        })?
+    }
+
+    /// Closes the pool's socket. Answers `false` when that was done before.
+    pub(crate) fn remove_pool(&self, pool: &Pool) -> bool {
+        let gone = self.shared.remove_socket(pool.socket);
+        gone.iter().for_each(|served| self.homes.remove(served.id));
+        self.sockets.remove(pool.socket)
     }
 
     pub(crate) fn remove(&self, id: PathId) -> bool {
-        let removed = self.sockets.remove(id);
+        let removed = self.shared.remove(id) || self.sockets.remove(id);
         if removed && id != PathId::FIRST {
             self.homes.remove(id);
         }
         removed
     }
 
+    /// Addresses served now.
+    pub(crate) fn address_count(&self) -> usize {
+        let (sockets, shared) = (self.sockets.len(), self.shared.sockets());
+        sockets
+            .saturating_sub(shared)
+            .saturating_add(self.shared.len())
+    }
+
+    /// Datagrams to addresses of a pool that were not served.
+    pub(crate) fn strays(&self) -> u64 {
+        self.shared.strays()
+    }
+
     /// The local address of a socket; `None` when it was removed.
     pub(crate) fn address(&self, id: PathId) -> Option<SocketAddr> {
-        self.sockets.socket(id)?.local_addr().ok()
+        match self.shared.get(id) {
+            Some(served) => Some(served.address()),
+            None => self.sockets.socket(id)?.local_addr().ok(),
+        }
     }
 
     /// Whether a client that sends to `address` hears answers from there. A socket on all addresses answers from the one
     /// that the connection began at, `home`, and else from the one that the kernel likes best.
     pub(crate) fn answers_from(&self, address: SocketAddr, home: Option<IpAddr>) -> bool {
-        if self.sockets.is_bound_to(canonical(address)) {
+        if self.sockets.is_bound_to(canonical(address)) || self.shared.serves(canonical(address)) {
             return true;
         }
         let first = self.address(PathId::FIRST);
@@ -107,7 +188,10 @@ impl ServerSocket {
     }
 
     pub(crate) fn traffic(&self, id: PathId) -> Option<Traffic> {
-        self.sockets.traffic(id)
+        match self.shared.get(id) {
+            Some(served) => Some(served.traffic()),
+            None => self.sockets.traffic(id),
+        }
     }
 
     /// The client behind a remote address that quinn shows for a connection that began at the local address `local`, and
@@ -166,6 +250,17 @@ impl AsyncUdpSocket for ServerSocket {
         let (client, moved_to) = unalias(transmit.destination);
         let home = self.homes.at(transmit.src_ip);
         let id = moved_to.unwrap_or_else(|| self.departure(transmit, home));
+        if let Some(served) = self.shared.get(id) {
+            let part = Transmit {
+                destination: client,
+                src_ip: Some(served.ip),
+                ..transmit.clone()
+            };
+            self.sockets.try_send(served.pool.socket, &part)?;
+            let length = transmit.contents.len();
+            served.on_sent(datagrams(length, transmit.segment_size.unwrap_or(length)));
+            return Ok(());
+        }
         let part = Transmit {
             destination: client,
             // The source that quinn remembers is that of the address where the connection began.
@@ -183,12 +278,24 @@ impl AsyncUdpSocket for ServerSocket {
         buffers: &mut [IoSliceMut<'_>],
         meta: &mut [RecvMeta],
     ) -> Poll<io::Result<usize>> {
-        let (id, count) = match self.sockets.poll_recv(cx, buffers, meta) {
+        let (socket, count) = match self.sockets.poll_recv(cx, buffers, meta) {
             Poll::Ready(Ok(received)) => received,
             Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
             Poll::Pending => return Poll::Pending,
         };
         for (one, buffer) in meta.iter_mut().zip(buffers.iter()).take(count) {
+            let id = match self.shared.arrival(socket, one.dst_ip) {
+                Arrival::Socket => socket,
+                Arrival::Address(served) => {
+                    served.on_received(datagrams(one.len, one.stride));
+                    served.id
+                }
+                Arrival::Nowhere => {
+                    // quinn passes over an empty buffer.
+                    one.len = 0;
+                    continue;
+                }
+            };
             one.addr = self.shown(one.addr, id, buffer);
             if id != PathId::FIRST {
                 one.dst_ip = self.homes.tag(id);
@@ -213,4 +320,20 @@ impl AsyncUdpSocket for ServerSocket {
     fn may_fragment(&self) -> bool {
         self.first.may_fragment
     }
+}
+
+/// An address of a pool need not be one of an interface: it may only be routed to this host.
+#[cfg(target_os = "linux")]
+fn answer_from_any_address(socket: &UdpSocket) -> io::Result<()> {
+    let local = socket.local_addr()?;
+    let socket = socket2::SockRef::from(socket);
+    match local {
+        SocketAddr::V4(_) => socket.set_freebind_v4(true),
+        SocketAddr::V6(_) => socket.set_freebind_v6(true),
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn answer_from_any_address(_: &UdpSocket) -> io::Result<()> {
+    Ok(())
 }

@@ -210,6 +210,10 @@ impl SocketSet {
         self.members.read().len()
     }
 
+    pub(super) fn has(&self, id: PathId) -> bool {
+        self.members.read().contains_key(&id)
+    }
+
     /// Whether a member is bound to this address, on any port.
     pub(super) fn has_ip(&self, ip: IpAddr) -> bool {
         let members = self.members.read();

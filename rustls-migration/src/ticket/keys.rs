@@ -7,12 +7,11 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
-use chacha20poly1305::aead::{Aead, KeyInit, Payload};
-use chacha20poly1305::{XChaCha20Poly1305, XNonce};
 use rustls::crypto::SecureRandom;
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
+use super::cipher::{self, NONCE_LEN, TAG_LEN};
 use super::key_file::{self, TicketKeyError};
 
 /// Length of a key's identifier, in bytes.
@@ -22,8 +21,6 @@ pub(super) const SECRET_LEN: usize = 32;
 
 const VERSION: u8 = 1;
 const HEADER_LEN: usize = 1 + KEY_ID_LEN;
-const NONCE_LEN: usize = 24;
-const TAG_LEN: usize = 16;
 
 /// The ticket keys that the nodes of one service share: the current one, the next one, and former ones.
 ///
@@ -108,7 +105,7 @@ impl TicketKeys {
     /// # Errors
     ///
     /// [`TicketKeyError`] when the file cannot be read, is open to others than its owner, has no key, or has a
-    /// line that is no key.
+    /// line that is no key. A file of root's may be open to its group for reading, as containers are given secrets.
     pub fn load(path: impl Into<PathBuf>) -> Result<Self, TicketKeyError> {
         let path: PathBuf = path.into();
         Ok(Self::new(key_file::read(&path)?, Some(path.into())))
@@ -157,7 +154,7 @@ impl TicketKeys {
     ///
     /// As [`load`](Self::load); [`TicketKeyError::NoFile`] for keys that did not come from a file.
     pub fn reload(&self) -> Result<(), TicketKeyError> {
-        let path = self.path.as_deref().ok_or(TicketKeyError::NoFile)?;
+        let path = self.path().ok_or(TicketKeyError::NoFile)?;
         let read = key_file::read(path)?;
         let mut ring = self.ring.write().unwrap_or_else(PoisonError::into_inner);
         // A key that is known already goes on to count.
@@ -189,6 +186,11 @@ impl TicketKeys {
         self.seal_limit.saturating_sub(used)
     }
 
+    /// The file that the keys came from.
+    pub(super) fn path(&self) -> Option<&Path> {
+        self.path.as_deref()
+    }
+
     fn keys(&self) -> Ring {
         Arc::clone(&self.ring.read().unwrap_or_else(PoisonError::into_inner))
     }
@@ -205,20 +207,12 @@ impl TicketKeys {
         key.count(kind, self.seal_limit)?;
         let mut nonce = [0; NONCE_LEN];
         random.fill(&mut nonce).map_err(|_| SealFailure::Failed)?;
-        let mut out = Vec::with_capacity(Self::sealed_len(plaintext.len()));
-        out.push(VERSION);
-        out.extend(key.id);
-        let payload = Payload {
-            msg: plaintext,
-            aad: &out,
-        };
-        let sealed = key
-            .cipher()
-            .encrypt(&XNonce::from(nonce), payload)
-            .map_err(|_| SealFailure::Failed)?;
-        out.extend(nonce);
-        out.extend(sealed);
-        Ok(out)
+        let mut header = [VERSION; HEADER_LEN];
+        header[1..].copy_from_slice(&key.id);
+        let mut sealed = Vec::with_capacity(plaintext.len() + TAG_LEN);
+        sealed.extend(plaintext);
+        cipher::seal(&key.secret, &nonce, &header, &mut sealed).ok_or(SealFailure::Failed)?;
+        Ok([&header[..], &nonce, &sealed].concat())
     }
 
     /// Opens a ticket; `None` when it is not one of this ring's.
@@ -231,14 +225,7 @@ impl TicketKeys {
         }
         let keys = self.keys();
         let key = keys.iter().find(|key| key.id == *id)?;
-        let payload = Payload {
-            msg: sealed,
-            aad: header,
-        };
-        key.cipher()
-            .decrypt(&XNonce::from(*nonce), payload)
-            .ok()
-            .map(Zeroizing::new)
+        cipher::open(&key.secret, nonce, header, sealed)
     }
 
     /// Length of the ticket that seals `plaintext_len` bytes.
@@ -302,10 +289,6 @@ impl TicketKey {
         }
         counted.map(|_| ()).map_err(|_| SealFailure::Limit)
     }
-
-    fn cipher(&self) -> XChaCha20Poly1305 {
-        XChaCha20Poly1305::new((&*self.secret).into())
-    }
 }
 
 impl fmt::Debug for TicketKeys {
@@ -336,7 +319,7 @@ pub(super) mod tests {
         (dir, path)
     }
 
-    fn ids(keys: &TicketKeys) -> Vec<[u8; KEY_ID_LEN]> {
+    pub(in crate::ticket) fn ids(keys: &TicketKeys) -> Vec<[u8; KEY_ID_LEN]> {
         keys.keys().iter().map(|key| key.id).collect()
     }
 
