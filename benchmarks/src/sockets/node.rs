@@ -98,7 +98,7 @@ async fn serve_stock(service: &Service) -> Result<(), BenchError> {
 }
 
 /// One node, whose address is said. It is drained to the address that it is told.
-async fn serve_migrating(service: &Service, store: Arc<dyn NonceStore>) -> Result<(), BenchError> {
+async fn serve_migrating(service: &Service, node: &Node) -> Result<(), BenchError> {
     let listener = TcpListener::bind("127.0.0.2:0").await?;
     let here = listener.local_addr()?;
     let config = service.server_config(provider::wrap(service.stock_provider()), true)?;
