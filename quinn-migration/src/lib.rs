@@ -95,8 +95,8 @@
 //!
 //! - The answer to a challenge carries a fresh connection ID of the client instead of the old path's, so the two paths
 //!   share no connection ID in either direction.
-//! - The server's own challenge to a path under validation is answered there (RFC 9000 section 8.2.2): it waits until the
-//!   client has moved. When the validation fails it is answered on the old path.
+//! - A challenge of the server's is answered on the path that it came by, in a datagram of its own when that is not the one in
+//!   use (RFC 9000 section 8.2.2); quinn would answer it on the path in use. One on a path that is given up is not answered.
 //! - Challenges and their answers have packet numbers of four bytes, so that packets on the other path may overtake them
 //!   (RFC 9000 section 17.1), and at least 1200 bytes whatever quinn's path MTU is.
 //!
