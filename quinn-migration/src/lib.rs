@@ -63,8 +63,10 @@
 //! - The frame is repeated on the crate's own timer, not by quinn's loss detection. Lost challenges count as losses of
 //!   the old path in quinn's congestion control and black hole detection. Challenges are repeated sooner than RFC 9000
 //!   section 8.2.1 recommends, but only [`Policy::challenges`] times.
-//! - The client's RTT estimate is not reset by a move (RFC 9000 section 9.4). Its congestion window is, by
-//!   [`PerPathCongestion`], which a `TransportConfig` of your own must name; the server resets both.
+//! - The client's RTT estimate, its pacer and its path MTU are not reset by a move (RFC 9000 section 9.4): quinn-proto has
+//!   `path_changed` for that, but quinn 0.11 does not call it and lets nobody else do so. The estimate follows the new path
+//!   within some ten round trips. The congestion window is reset, and what was sent on the old path does not count on the new
+//!   one, by [`PerPathCongestion`], which a `TransportConfig` of your own must name. The server resets all of them.
 //! - The first challenge has the size of the old path's MTU, up to 1452 bytes. The next ones have 1200 while the client has
 //!   nothing to send, so that a new path with a smaller MTU is found; for a busy upload lower
 //!   `TransportConfig::mtu_discovery_config` where such paths are.
