@@ -4,6 +4,7 @@
 
 mod alias;
 mod batch;
+mod came_by;
 mod client;
 mod hold;
 mod home;
@@ -15,6 +16,7 @@ mod server;
 mod set;
 mod shared;
 
+pub(crate) use came_by::Tag;
 pub(crate) use client::ClientSocket;
 pub(crate) use home::{Homes, Resident};
 pub(crate) use opener::Opener;

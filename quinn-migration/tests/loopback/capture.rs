@@ -14,7 +14,7 @@ use quinn_migration::Codepoints;
 use quinn_migration::wire::next_frame;
 
 use crate::opened::Opener;
-use crate::support::{Identity, PATIENCE, Server, World, client_with};
+use crate::support::{Identity, PATIENCE, Server, World, client_with, until};
 
 /// The project's own dissector.
 const DISSECTOR: &str = concat!(
@@ -280,6 +280,10 @@ async fn tshark_decodes_the_parameter_the_frame_the_challenge_and_the_response()
     world.echo().await;
     world.move_to(new).await;
     world.echo().await;
+    until("both challenges of the server are answered", || {
+        world.theirs.stats().frame_rx.path_response >= 2
+    })
+    .await;
     world.ours.close(0u32.into(), b"");
     world.client.endpoint().wait_idle().await;
     capture.stop().await;
@@ -293,6 +297,7 @@ async fn tshark_decodes_the_parameter_the_frame_the_challenge_and_the_response()
     let packets = decoded.packets();
     check_handshake_and_frame(&packets, old);
     check_new_path(&packets, new, old);
+    check_old_path(&packets, old);
     check_challenge(&packets, new, &Opener::of_client(&secrets));
     check_dissector(&decoded, &packets, new);
 }
@@ -348,6 +353,23 @@ fn check_handshake_and_frame(packets: &[Packet], old: SocketAddr) {
             .any(|packet| !packet.frames.contains(&FRAME) && datagram(packet)),
         "a carrier is on the wire"
     );
+}
+
+/// quinn's server asks the old path too whether it still works. The answer goes there, alone (fault 14; RFC 9000 section
+/// 8.2.2).
+fn check_old_path(packets: &[Packet], old: SocketAddr) {
+    let asks = |packet: &Packet| {
+        packet.source == old.to_string() && packet.frames.contains(&PATH_CHALLENGE)
+    };
+    let asked = packets.iter().position(asks).expect("no challenge");
+    let later = packets.iter().skip(asked);
+    let answer = |packet: &&Packet| {
+        packet.destination == old.to_string() && packet.frames.contains(&PATH_RESPONSE)
+    };
+    let answers: Vec<_> = later.filter(answer).collect();
+    assert_eq!(answers.len(), 1, "{answers:#?}");
+    assert_eq!(answers[0].frames, [PATH_RESPONSE, 0]);
+    assert!(answers[0].payload.len() / 2 >= 1200);
 }
 
 fn check_new_path(packets: &[Packet], new: SocketAddr, old: SocketAddr) {
