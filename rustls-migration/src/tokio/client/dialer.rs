@@ -272,6 +272,16 @@ impl Dialer {
 }
 
 impl Continuity {
+    /// That of a stream to the server with this name, with the connection that it has.
+    pub(super) fn of(name: ServerName<'static>, conn: Option<&ClientConn>) -> Self {
+        let tls = conn.map(|conn| conn.connection().tls());
+        let alpn = tls.and_then(|tls| tls.alpn_protocol());
+        Self {
+            name,
+            alpn: alpn.map(<[u8]>::to_vec),
+        }
+    }
+
     /// What `conn` negotiated must be what the stream speaks.
     fn check(&self, conn: ClientConn) -> Result<ClientConn, ConnectError> {
         match conn.connection().tls().alpn_protocol() == self.alpn.as_deref() {

@@ -1,8 +1,10 @@
 //! What a server's stream sees to, whatever the application polls or does not: the handshake and its time, the token's
 //! commit, the commands of a drain, the client's departure.
 //!
-//! [`StreamCore::attend`] is the one place where this is done. What the application asks for comes after it, and finds
-//! out here whether it may.
+//! [`StreamCore::attend`] is the one place where this is done.
+
+mod application;
+mod notice;
 
 use std::future::Future as _;
 use std::io;
@@ -13,19 +15,19 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::departure::{Countdown, Departure, DepartureClock, Overdue};
-use super::error::{DepartureOverdue, Failure};
+use super::departure::{Departure, DepartureClock, Overdue};
+use super::error::Failure;
 use super::handle::{Command, DepartureStatus};
 use super::handshake::HandshakeSlot;
 use super::nonce_store::{CommitAnswer, NonceStoreGate};
 use super::registry::Registration;
 use crate::MoveKind;
 use crate::connection::Connection as _;
-use crate::server::{NotifyError, OfferFailure, ServerConnection};
+use crate::server::ServerConnection;
 use crate::tokio::driver::{Driver, Heard};
 
 /// How far the connection has come.
@@ -386,255 +388,5 @@ where
             (status, None) => status,
         };
         self.registration.control().set_status(status);
-    }
-}
-
-/// What the application asks for.
-impl<IO> StreamCore<IO>
-where
-    IO: AsyncRead + AsyncWrite + Unpin,
-{
-    /// Ready when the handshake is complete and the token spent.
-    pub(super) fn poll_established(&mut self) -> Poll<io::Result<()>> {
-        self.check()?;
-        match self.stage {
-            Stage::Established => Poll::Ready(Ok(())),
-            Stage::Handshaking { .. } | Stage::Committing { .. } | Stage::Failed => Poll::Pending,
-        }
-    }
-
-    /// Ready when the application can begin: at once with early data, else when the handshake is complete.
-    pub(super) fn poll_accepted(&mut self) -> Poll<io::Result<()>> {
-        let handshaking = matches!(self.stage, Stage::Handshaking { .. });
-        if handshaking && self.driver.connection_mut().early_data_accepted() {
-            return Poll::Ready(Ok(()));
-        }
-        self.poll_established()
-    }
-
-    /// Fails when the stream has.
-    fn check(&mut self) -> io::Result<()> {
-        if let Some(failure) = &mut self.failure {
-            return Err(failure.report());
-        }
-        match self.overdue {
-            Some(_) => Err(DepartureOverdue.into()),
-            None => Ok(()),
-        }
-    }
-
-    pub(super) fn poll_read(
-        &mut self,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        loop {
-            self.driver.write_in_passing(cx);
-            let before = buf.filled().len();
-            // What has come counts before what went wrong later.
-            if let Some(result) = self.driver.take_plaintext(buf) {
-                let nothing = result.is_ok() && buf.filled().len() == before;
-                if nothing && buf.remaining() > 0 {
-                    self.client_closed = true;
-                    self.client_left();
-                }
-                return Poll::Ready(result);
-            }
-            ready!(self.poll_established())?;
-            ready!(self.driver.poll_read_tls(cx))?;
-        }
-    }
-
-    pub(super) fn poll_write(
-        &mut self,
-        cx: &mut Context<'_>,
-        plaintext: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        ready!(self.poll_may_write())?;
-        self.driver.poll_write(cx, plaintext)
-    }
-
-    /// Between the client's Finished and the commit nothing is said.
-    fn poll_may_write(&mut self) -> Poll<io::Result<()>> {
-        self.check()?;
-        match self.stage {
-            Stage::Handshaking { .. } | Stage::Established => Poll::Ready(Ok(())),
-            Stage::Committing { .. } | Stage::Failed => Poll::Pending,
-        }
-    }
-
-    /// Ready when all plaintext has left in protected records.
-    pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(self.poll_may_write())?;
-        if self.driver.connection().holds_plaintext() {
-            return Poll::Pending;
-        }
-        self.driver.poll_flush(cx)
-    }
-
-    /// Hands the stream over if that is due, and ends it.
-    pub(super) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if let Some(failure) = &mut self.failure {
-            return Poll::Ready(Err(failure.report()));
-        }
-        match self.stage {
-            Stage::Committing { .. } | Stage::Failed => return Poll::Pending,
-            Stage::Handshaking { .. } if self.driver.connection().holds_plaintext() => {
-                return Poll::Pending;
-            }
-            Stage::Handshaking { .. } | Stage::Established => {}
-        }
-        self.hand_over()?;
-        self.driver.poll_shutdown(cx)
-    }
-
-    /// Makes the last offer to a client that was told to go on elsewhere with the stream, and that has closed its side.
-    fn hand_over(&mut self) -> io::Result<()> {
-        let target = match &self.departure {
-            Departure::Left {
-                hand_over_to: Some(target),
-            } => *target,
-            Departure::HandOverFailed(error) => return Err((*error).into()),
-            Departure::Left { hand_over_to: None }
-            | Departure::Staying
-            | Departure::NotMovable
-            | Departure::Told { .. }
-            | Departure::HandedOver => return Ok(()),
-        };
-        // Without consent the application has ended the stream here.
-        let Some(state) = self.registration.control().consent() else {
-            return Ok(());
-        };
-        let offered = self.driver.connection_mut().offer(target, Some(&state));
-        self.set_departure(match &offered {
-            Ok(()) => Departure::HandedOver,
-            Err(error) => Departure::HandOverFailed(*error),
-        });
-        Ok(offered?)
-    }
-
-    /// Makes an offer to a client that has not been told to move. One of the stream itself is consent.
-    pub(super) fn offer(&mut self, target: SocketAddr, state: Option<&[u8]>) -> io::Result<()> {
-        match self.departure {
-            Departure::Staying | Departure::NotMovable => {
-                self.make_offer(target, state)?;
-                if state.is_some() {
-                    self.registration.control().set_consent(state)?;
-                }
-                Ok(())
-            }
-            // It would be taken for the hand-over.
-            Departure::Told { .. }
-            | Departure::Left { .. }
-            | Departure::HandedOver
-            | Departure::HandOverFailed(_) => Err(OfferFailure::UnderWay.into()),
-        }
-    }
-
-    /// Tells the client to move by its newest offer.
-    pub(super) fn notify(&mut self) -> io::Result<()> {
-        match self.departure {
-            Departure::Staying | Departure::NotMovable => self.tell_by_newest_offer(),
-            Departure::Told { .. } => Ok(()),
-            Departure::Left { .. } | Departure::HandedOver | Departure::HandOverFailed(_) => {
-                Err(NotifyError::Closed.into())
-            }
-        }
-    }
-
-    /// Tells the client to move to `target`, chosen now.
-    pub(super) fn migrate_to(
-        &mut self,
-        target: SocketAddr,
-        state: Option<&[u8]>,
-    ) -> io::Result<()> {
-        match &mut self.departure {
-            Departure::Staying | Departure::NotMovable | Departure::Told { .. } => {
-                self.tell(target, state, false)?;
-                Ok(self.registration.control().set_consent(state)?)
-            }
-            // The client is on its way, and learns from the last offer where to.
-            Departure::Left {
-                hand_over_to: Some(hand_over_to),
-            } if state.is_some() => {
-                self.registration.control().set_consent(state)?;
-                *hand_over_to = target;
-                Ok(())
-            }
-            Departure::Left { .. } | Departure::HandedOver | Departure::HandOverFailed(_) => {
-                Err(OfferFailure::Closed.into())
-            }
-        }
-    }
-
-    /// Puts an offer and the alert among what is written next: the client is told as a whole or not at all, also when the
-    /// future that flushes it is dropped.
-    fn tell(&mut self, target: SocketAddr, state: Option<&[u8]>, governed: bool) -> io::Result<()> {
-        self.make_offer(target, state)?;
-        Ok(self.make_notice(governed)?)
-    }
-
-    /// What is moved is what the application consents to by now. If the newest offer says something else, the client gets
-    /// one that says so.
-    fn tell_by_newest_offer(&mut self) -> io::Result<()> {
-        let state = self.registration.control().consent();
-        match (self.newest_offer(), &state) {
-            (Some((target, MoveKind::Connection)), Some(state)) => {
-                self.tell(target, Some(state.as_slice()), false)
-            }
-            (Some((target, MoveKind::Stream)), None) => self.tell(target, None, false),
-            (Some((_, MoveKind::Connection)), None)
-            | (Some((_, MoveKind::Stream)), Some(_))
-            | (None, _) => Ok(self.make_notice(false)?),
-        }
-    }
-
-    /// Where the newest offer leads, and what would go on there.
-    fn newest_offer(&self) -> Option<(SocketAddr, MoveKind)> {
-        let at_handshake = self.driver.connection().target_at_handshake();
-        self.offered
-            .or_else(|| Some((at_handshake?, MoveKind::Connection)))
-    }
-
-    fn make_offer(&mut self, target: SocketAddr, state: Option<&[u8]>) -> Result<(), OfferFailure> {
-        self.driver.connection_mut().offer(target, state)?;
-        let kind = match state {
-            Some(_) => MoveKind::Stream,
-            None => MoveKind::Connection,
-        };
-        self.offered = Some((target, kind));
-        Ok(())
-    }
-
-    /// Puts the alert among what is written next.
-    fn make_notice(&mut self, governed: bool) -> Result<(), NotifyError> {
-        let connection = self.driver.connection_mut();
-        connection.notify()?;
-        let waits = u64::try_from(connection.tls_bytes_to_write()).unwrap_or(u64::MAX);
-        let limit = connection.departure_deadline();
-        let notice = self.driver.written().saturating_add(waits);
-        // Once a drain has begun to count, another notice does not change that.
-        // Nor does it begin the time anew: an application may tell its client as often as it likes.
-        let counting = self.departure.take_countdown();
-        let clock = match governed || self.departure.is_governed() {
-            true => DepartureClock::Governed,
-            false => DepartureClock::Own(counting.unwrap_or_else(|| Countdown::new(notice, limit))),
-        };
-        let hand_over_to = match self.newest_offer() {
-            Some((target, MoveKind::Stream)) => Some(target),
-            Some((_, MoveKind::Connection)) | None => None,
-        };
-        let kind = hand_over_to.map_or(MoveKind::Connection, |_| MoveKind::Stream);
-        self.registration.control().set_told(kind);
-        self.set_departure(Departure::Told {
-            hand_over_to,
-            clock,
-        });
-        Ok(())
-    }
-
-    /// Asks for new traffic keys.
-    pub(super) fn refresh_traffic_keys(&mut self) -> Result<(), rustls::Error> {
-        self.driver.connection_mut().refresh_traffic_keys()
     }
 }

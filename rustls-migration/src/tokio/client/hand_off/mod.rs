@@ -3,33 +3,26 @@
 //! What was written before the hand-off goes to the old server, what is written after it to the new one, and no byte to
 //! both.
 
-use std::io;
+mod end_of_source;
+
 use std::mem;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 
 use rustls::HandshakeKind;
-use tokio::time::timeout;
 
 use super::connector::HandOff;
-use super::dialer::{ClientConn, Continuity, HandshakeGoal, Preconnected};
+use super::dialer::{ClientConn, Continuity, HandshakeGoal};
 use super::error::{ConnectError, HandOffError, MigrateError};
 use super::event::Event;
 use super::handle::Control;
 use super::outcome::{EarlyDataOutcome, MigrationOutcome};
-use super::phase::{Next, Phase, Ready, Resumed, Step, Stranded};
+use super::phase::{Next, Phase, Ready, Resumed, Stranded};
 use super::stream::MigrationStream;
 use crate::MoveKind;
 use crate::client::{Offer, Update};
 use crate::connection::Connection as _;
-
-/// A connection to the target, which may be under way.
-enum Ahead {
-    None,
-    Dialling(Step<Preconnected>),
-    Answered(Preconnected),
-}
 
 impl MigrationStream {
     /// Goes over to the target that is ready ([`HandOff::Overlap`]): what is written from now on goes there. What the old
@@ -49,7 +42,7 @@ impl MigrationStream {
     }
 
     /// Takes the hand-off as far as it goes now.
-    pub(super) fn poll_phase(&mut self, cx: &mut Context<'_>) {
+    pub(in crate::tokio::client) fn poll_phase(&mut self, cx: &mut Context<'_>) {
         while self.poll_step(cx).is_ready() {}
     }
 
@@ -93,12 +86,12 @@ impl MigrationStream {
     }
 
     /// The phase, to make another of it. What stays behind is what a panic in between leaves: a stream that is lost.
-    pub(super) fn take_phase(&mut self) -> Phase {
+    pub(in crate::tokio::client) fn take_phase(&mut self) -> Phase {
         mem::replace(&mut self.phase, Phase::Lost(None))
     }
 
     /// Passes on what the connection noticed, and begins a hand-off that is asked for.
-    pub(super) fn take_updates(&mut self) {
+    pub(in crate::tokio::client) fn take_updates(&mut self) {
         let mut asked = false;
         while let Some(conn) = self.phase.source_mut()
             && let Some(update) = conn.connection_mut().next_update()
@@ -290,7 +283,10 @@ impl MigrationStream {
     }
 
     /// A resumption that there was no way back from has come to its end.
-    pub(super) fn resumed(&mut self, resumed: Resumed) -> Result<MigrationOutcome, MigrateError> {
+    pub(in crate::tokio::client) fn resumed(
+        &mut self,
+        resumed: Resumed,
+    ) -> Result<MigrationOutcome, MigrateError> {
         self.control.wakers.wake();
         let held = self.phase.held().map(mem::take).unwrap_or_default();
         match resumed {
@@ -327,164 +323,8 @@ impl MigrationStream {
     }
 
     /// What the stream depends on, and a new handshake negotiates anew.
-    pub(super) fn continuity(&self) -> Continuity {
-        let tls = self.phase.source().map(|conn| conn.connection().tls());
-        let alpn = tls.and_then(|tls| tls.alpn_protocol());
-        Continuity {
-            name: self.control.name.clone(),
-            alpn: alpn.map(<[u8]>::to_vec),
-        }
-    }
-
-    /// The present server has closed its side. `true` when that is not the end: the stream goes on elsewhere, or has failed.
-    pub(super) fn on_close_notify(&mut self) -> bool {
-        // A writer may wait for what only the reader has seen.
-        self.control.wakers.wake();
-        match self.take_phase() {
-            Phase::Connected { conn, next } => {
-                if let Some(accepted) = self.handed_over(&conn) {
-                    self.hand_over_came(&conn, next, accepted);
-                    return true;
-                }
-                self.phase = match next {
-                    Next::Ready(ready) => Phase::Outlived { old: conn, ready },
-                    Next::Nothing
-                    | Next::Dialling { .. }
-                    | Next::Answered(_)
-                    | Next::Overlapping { .. } => Phase::Ended {
-                        conn,
-                        undelivered: false,
-                    },
-                };
-                false
-            }
-            Phase::ReadingOut {
-                conn,
-                preconnected,
-                held,
-                ..
-            } => match self.handed_over(&conn) {
-                Some(accepted) => {
-                    let ahead = Ahead::Answered(preconnected);
-                    self.follow(&conn, ahead, accepted, held);
-                    true
-                }
-                // The server has ended the stream itself.
-                None => {
-                    let undelivered = !held.is_empty();
-                    self.phase = Phase::Ended { conn, undelivered };
-                    false
-                }
-            },
-            Phase::Switching { ready, .. } => {
-                self.arrive_at_ready(ready);
-                true
-            }
-            other @ (Phase::Resuming { .. }
-            | Phase::Outlived { .. }
-            | Phase::Ended { .. }
-            | Phase::Failed(_)
-            | Phase::Lost(_)) => {
-                self.phase = other;
-                false
-            }
-        }
-    }
-
-    /// Whether the stream was handed over at its end, and may follow.
-    fn handed_over(&self, conn: &ClientConn) -> Option<Result<(), MigrateError>> {
-        let handed_over = conn.connection().handed_over()?;
-        Some(match self.control.hand_off {
-            // Its application has closed it without moving it, so nobody gets the rest.
-            HandOff::Manual => Err(MigrateError::Manual),
-            HandOff::Drain | HandOff::Overlap => handed_over.map_err(MigrateError::OfferRefused),
-        })
-    }
-
-    /// A hand-over came when this side had been closed by the application, maybe before the target has been dialled.
-    fn hand_over_came(
-        &mut self,
-        conn: &ClientConn,
-        next: Next,
-        accepted: Result<(), MigrateError>,
-    ) {
-        let (ahead, counted) = match next {
-            Next::Dialling { dial, .. } => (Ahead::Dialling(dial), true),
-            Next::Answered(preconnected) => (Ahead::Answered(preconnected), true),
-            Next::Nothing | Next::Overlapping { .. } | Next::Ready(_) => (Ahead::None, false),
-        };
-        self.control.set_ready(false);
-        let accepted = match counted {
-            true => accepted,
-            false => accepted.and_then(|()| self.admit_offer().map(|_| ())),
-        };
-        self.follow(conn, ahead, accepted, Vec::new());
-    }
-
-    /// Resumes the session with the old server's last offer, which may lead elsewhere than the one before.
-    fn follow(
-        &mut self,
-        conn: &ClientConn,
-        ahead: Ahead,
-        accepted: Result<(), MigrateError>,
-        held: Vec<u8>,
-    ) {
-        let offer = accepted.and_then(|()| self.control.take_offer().ok_or(MigrateError::NoOffer));
-        let offer = match offer {
-            Ok(offer) => offer,
-            Err(why) => {
-                self.phase = Phase::Failed(HandOffError::NotFollowed(Arc::new(why)));
-                return;
-            }
-        };
-        let continuity = Continuity {
-            name: self.control.name.clone(),
-            alpn: conn.connection().tls().alpn_protocol().map(<[u8]>::to_vec),
-        };
-        let control = Arc::clone(&self.control);
-        self.phase = Phase::Resuming {
-            resume: Box::pin(async move {
-                resume_handed_over(&control, &continuity, ahead, offer, held)
-                    .await
-                    .map_err(Stranded::HandOff)
-            }),
-            held: Vec::new(),
-        };
-    }
-
-    /// The present connection broke.
-    pub(super) fn broken(&mut self, error: io::Error) -> io::Error {
-        self.control.wakers.wake();
-        match self.take_phase() {
-            Phase::ReadingOut { .. } | Phase::Switching { .. } => {
-                let failed = HandOffError::SourceLost(Arc::new(error));
-                self.phase = Phase::Failed(failed.clone());
-                failed.into()
-            }
-            Phase::Connected {
-                conn: old,
-                next: Next::Ready(ready),
-            } => {
-                self.phase = Phase::Outlived { old, ready };
-                error
-            }
-            // A hand-off that had only begun ends with its source.
-            Phase::Connected { conn, .. } => {
-                self.phase = Phase::Ended {
-                    conn,
-                    undelivered: false,
-                };
-                error
-            }
-            other @ (Phase::Resuming { .. }
-            | Phase::Outlived { .. }
-            | Phase::Ended { .. }
-            | Phase::Failed(_)
-            | Phase::Lost(_)) => {
-                self.phase = other;
-                error
-            }
-        }
+    pub(in crate::tokio::client) fn continuity(&self) -> Continuity {
+        Continuity::of(self.control.name.clone(), self.phase.source())
     }
 }
 
@@ -510,51 +350,5 @@ fn overlapped(
             stay(control, target, Arc::new(why));
             Next::Nothing
         }
-    }
-}
-
-async fn resume_handed_over(
-    control: &Control,
-    continuity: &Continuity,
-    ahead: Ahead,
-    offer: Offer,
-    held: Vec<u8>,
-) -> Result<(ClientConn, MigrationOutcome), HandOffError> {
-    let dialer = &control.dialer;
-    let target = offer.target();
-    let ahead = match ahead {
-        Ahead::None => None,
-        Ahead::Answered(preconnected) => Some(preconnected),
-        Ahead::Dialling(dial) => timeout(dialer.connect_timeout, dial).await.ok(),
-    };
-    let resumed = async {
-        let preconnected = dialer.reuse_or_dial(ahead, target).await?;
-        dialer
-            .resume(
-                continuity,
-                preconnected,
-                offer,
-                &held,
-                HandshakeGoal::Complete,
-            )
-            .await
-    };
-    match resumed.await {
-        Ok(conn) => {
-            let accepted = conn.connection().tls().is_early_data_accepted();
-            let outcome = MigrationOutcome {
-                from: control.address(),
-                at: target,
-                handshake: HandshakeKind::Resumed,
-                early_data: EarlyDataOutcome::of(&held, accepted),
-                unread: 0,
-                fell_back: None,
-            };
-            Ok((conn, outcome))
-        }
-        Err(error) => Err(HandOffError::TargetLost {
-            written_since: EarlyDataOutcome::after_failure(&error),
-            error: Arc::new(error),
-        }),
     }
 }
