@@ -65,7 +65,7 @@ fn hex(text: &str) -> Vec<u8> {
 }
 
 fn vectors() -> Vectors {
-    serde_json::from_str(include_str!("../../docs/vectors.json")).expect("vectors parse")
+    serde_json::from_str(include_str!("../vectors.json")).expect("vectors parse")
 }
 
 #[test]

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 /// The vectors of one section.
 pub(crate) fn section(name: &str) -> Vec<Value> {
-    let vectors: Value = serde_json::from_str(include_str!("../../docs/vectors.json")).unwrap();
+    let vectors: Value = serde_json::from_str(include_str!("../vectors.json")).unwrap();
     let section = vectors[name].as_array().unwrap().clone();
     assert!(!section.is_empty());
     section
