@@ -32,11 +32,11 @@ use crate::peers::Suite;
 const AT_ONCE: usize = 64;
 
 /// What a client says of itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum Progress {
     Connected,
     Elsewhere,
-    Failed(&'static str),
+    Failed(String),
 }
 
 #[derive(Clone)]
@@ -156,7 +156,7 @@ async fn all_have(
     for _ in 0..count {
         match progress.recv().await {
             Some(found) if found == wanted => {}
-            Some(Progress::Failed(why)) => return Err(BenchError::Unexpected(why)),
+            Some(Progress::Failed(why)) => return Err(BenchError::Lost(why)),
             Some(_) | None => return Err(BenchError::Unexpected("a client is early")),
         }
     }
@@ -165,9 +165,9 @@ async fn all_have(
 
 /// Tells of a client that failed.
 fn told(lived: Result<(), BenchError>, world: &World) {
-    if lived.is_err() {
+    if let Err(error) = lived {
         // Whoever counted has given up, if nobody hears it.
-        let _ = world.progress.send(Progress::Failed("a client goes on"));
+        let _ = world.progress.send(Progress::Failed(error.to_string()));
     }
 }
 
