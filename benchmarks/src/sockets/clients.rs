@@ -112,6 +112,7 @@ async fn obey(
     progress: &mut mpsc::UnboundedReceiver<Progress>,
 ) -> Result<(), BenchError> {
     let mut commands = tokio::io::BufReader::new(tokio::io::stdin()).lines();
+    // Those that are expected elsewhere.
     let mut all = 0;
     while let Some(command) = commands.next_line().await? {
         if command == "sample" {
@@ -135,32 +136,38 @@ async fn obey(
                     }
                 }
             }
-            all_have(Progress::Connected, count, progress).await?;
+            all -= all_have(&Progress::Connected, count, progress).await?;
             say("connected")?;
         } else {
             world.sessions.resume.store(true, Ordering::Relaxed);
             say("ready")?;
             let started = Instant::now();
-            all_have(Progress::Elsewhere, all, progress).await?;
+            all_have(&Progress::Elsewhere, all, progress).await?;
             say(&started.elapsed().as_secs_f64().to_string())?;
         }
     }
     Ok(())
 }
 
+/// Waits until so many clients are where they are wanted, and returns how many are somewhere else meanwhile.
 async fn all_have(
-    wanted: Progress,
+    wanted: &Progress,
     count: usize,
     progress: &mut mpsc::UnboundedReceiver<Progress>,
-) -> Result<(), BenchError> {
-    for _ in 0..count {
+) -> Result<usize, BenchError> {
+    let (mut have, mut others) = (0, 0);
+    while have < count {
         match progress.recv().await {
-            Some(found) if found == wanted => {}
+            Some(found) if found == *wanted => have += 1,
             Some(Progress::Failed(why)) => return Err(BenchError::Lost(why)),
-            Some(_) | None => return Err(BenchError::Unexpected("a client is early")),
+            // A drain that takes its time has begun.
+            Some(Progress::Elsewhere) => others += 1,
+            Some(Progress::Connected) | None => {
+                return Err(BenchError::Unexpected("a client is early"));
+            }
         }
     }
-    Ok(())
+    Ok(others)
 }
 
 /// Tells of a client that failed.

@@ -34,6 +34,9 @@ const AT_ONCE: Duration = Duration::ZERO;
 /// How long a drain may take.
 const DEADLINE: Duration = Duration::from_secs(300);
 
+/// How long the notices of a drain are spread that hardly tells anybody.
+const PATIENTLY: Duration = Duration::from_secs(7 * 24 * 3600);
+
 /// What a node is told when it starts.
 #[derive(Debug, Args)]
 pub(crate) struct Node {
@@ -90,14 +93,15 @@ async fn serve_stock(service: &Service) -> Result<(), BenchError> {
     while let Some(command) = commands.next_line().await? {
         if command == "sample" {
             say_sample()?;
-        } else {
+        } else if command == "leave" {
             leave.send_replace(true);
         }
     }
     Ok(())
 }
 
-/// One node, whose address is said. It is drained to the address that it is told.
+/// One node, whose address is said. It is drained to the address that it is told, at once or patiently. Another drain takes the
+/// place of the first.
 async fn serve_migrating(service: &Service, node: &Node) -> Result<(), BenchError> {
     let listener = TcpListener::bind("127.0.0.2:0").await?;
     let here = listener.local_addr()?;
@@ -119,12 +123,16 @@ async fn serve_migrating(service: &Service, node: &Node) -> Result<(), BenchErro
         if command == "sample" {
             say_sample()?;
         } else {
-            let there = command.parse();
-            let there = there.map_err(|_| BenchError::Unexpected("a node leaves for another"))?;
-            let plan = DrainPlan::to([(there, 1)])
-                .spread_over(AT_ONCE)
-                .max_moving(node.moving)
-                .deadline(DEADLINE);
+            const NOWHERE: BenchError = BenchError::Unexpected("a node leaves for another");
+            let (how, there) = command.split_once(' ').ok_or(NOWHERE)?;
+            let plan = DrainPlan::to([(there.parse().map_err(|_| NOWHERE)?, 1)]);
+            let plan = match how {
+                "patiently" => plan.spread_over(PATIENTLY).deadline(2 * PATIENTLY),
+                _ => plan
+                    .spread_over(AT_ONCE)
+                    .max_moving(node.moving)
+                    .deadline(DEADLINE),
+            };
             drop(acceptor.drain(plan));
         }
     }
