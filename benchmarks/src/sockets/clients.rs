@@ -112,7 +112,6 @@ async fn obey(
     progress: &mut mpsc::UnboundedReceiver<Progress>,
 ) -> Result<(), BenchError> {
     let mut commands = tokio::io::BufReader::new(tokio::io::stdin()).lines();
-    // Those that are expected elsewhere.
     let mut all = 0;
     while let Some(command) = commands.next_line().await? {
         if command == "sample" {
@@ -136,7 +135,7 @@ async fn obey(
                     }
                 }
             }
-            all -= all_have(&Progress::Connected, count, progress).await?;
+            all_have(&Progress::Connected, count, progress).await?;
             say("connected")?;
         } else {
             world.sessions.resume.store(true, Ordering::Relaxed);
@@ -149,25 +148,19 @@ async fn obey(
     Ok(())
 }
 
-/// Waits until so many clients are where they are wanted, and returns how many are somewhere else meanwhile.
 async fn all_have(
     wanted: &Progress,
     count: usize,
     progress: &mut mpsc::UnboundedReceiver<Progress>,
-) -> Result<usize, BenchError> {
-    let (mut have, mut others) = (0, 0);
-    while have < count {
+) -> Result<(), BenchError> {
+    for _ in 0..count {
         match progress.recv().await {
-            Some(found) if found == *wanted => have += 1,
+            Some(found) if found == *wanted => {}
             Some(Progress::Failed(why)) => return Err(BenchError::Lost(why)),
-            // A drain that takes its time has begun.
-            Some(Progress::Elsewhere) => others += 1,
-            Some(Progress::Connected) | None => {
-                return Err(BenchError::Unexpected("a client is early"));
-            }
+            Some(_) | None => return Err(BenchError::Unexpected("a client is early")),
         }
     }
-    Ok(others)
+    Ok(())
 }
 
 /// Tells of a client that failed.

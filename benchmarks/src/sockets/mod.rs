@@ -83,7 +83,7 @@ struct PerConnection {
     handshake_us: f64,
     /// Processor time of one more full handshake, in microseconds.
     beside_idle_us: f64,
-    /// The same, while the node is drained: very slowly, and stock nodes not at all.
+    /// The same, while the node is in a drain that tells nobody; stock nodes have none.
     in_drain_us: f64,
     /// Processor time of going to another node, in microseconds.
     storm_us: f64,
@@ -130,8 +130,8 @@ struct Nodes {
     there: String,
     /// What tells the first to send its clients to the second.
     leave: String,
-    /// The same, over a long time; stock nodes do nothing then.
-    leave_patiently: String,
+    /// What begins a drain of the first that stands still; stock nodes do nothing then.
+    pause: String,
 }
 
 impl Nodes {
@@ -147,7 +147,7 @@ impl Nodes {
                     here: here.to_owned(),
                     there: there.to_owned(),
                     leave: "leave".to_owned(),
-                    leave_patiently: "stay".to_owned(),
+                    pause: "stay".to_owned(),
                 })
             }
             Side::Migrating => {
@@ -157,7 +157,7 @@ impl Nodes {
                     processes: vec![first, second],
                     here: said,
                     leave: format!("leave {there}"),
-                    leave_patiently: format!("patiently {there}"),
+                    pause: format!("pause {there}"),
                     there,
                 })
             }
@@ -169,9 +169,9 @@ impl Nodes {
         first.map_or(Ok(()), |first| first.tell(&self.leave))
     }
 
-    fn leave_patiently(&mut self) -> Result<(), BenchError> {
+    fn begin(&mut self) -> Result<(), BenchError> {
         let first = self.processes.first_mut();
-        first.map_or(Ok(()), |first| first.tell(&self.leave_patiently))
+        first.map_or(Ok(()), |first| first.tell(&self.pause))
     }
 }
 
@@ -256,7 +256,7 @@ fn of_side(suite: Suite, load: Load, store: &str, side: Side) -> Result<Figures,
     let more = connections.div_ceil(8);
     all.connect(more)?;
     let beside = all.sample()?;
-    all.nodes.leave_patiently()?;
+    all.nodes.begin()?;
     all.connect(more)?;
     let drained = all.sample()?;
     for client in &mut all.clients {

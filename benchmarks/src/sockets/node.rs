@@ -34,9 +34,6 @@ const AT_ONCE: Duration = Duration::ZERO;
 /// How long a drain may take.
 const DEADLINE: Duration = Duration::from_secs(300);
 
-/// How long the notices of a drain are spread that hardly tells anybody.
-const PATIENTLY: Duration = Duration::from_secs(7 * 24 * 3600);
-
 /// What a node is told when it starts.
 #[derive(Debug, Args)]
 pub(crate) struct Node {
@@ -100,8 +97,8 @@ async fn serve_stock(service: &Service) -> Result<(), BenchError> {
     Ok(())
 }
 
-/// One node, whose address is said. It is drained to the address that it is told, at once or patiently. Another drain takes the
-/// place of the first.
+/// One node, whose address is said. It is drained to the address that it is told, at once or by a drain that stands still.
+/// Another drain takes the place of the first.
 async fn serve_migrating(service: &Service, node: &Node) -> Result<(), BenchError> {
     let listener = TcpListener::bind("127.0.0.2:0").await?;
     let here = listener.local_addr()?;
@@ -118,6 +115,8 @@ async fn serve_migrating(service: &Service, node: &Node) -> Result<(), BenchErro
         }
     });
     say(&here.to_string())?;
+    // Nobody is told by a drain that stands still.
+    let mut paused = Vec::new();
     let mut commands = commands();
     while let Some(command) = commands.next_line().await? {
         if command == "sample" {
@@ -125,15 +124,17 @@ async fn serve_migrating(service: &Service, node: &Node) -> Result<(), BenchErro
         } else {
             const NOWHERE: BenchError = BenchError::Unexpected("a node leaves for another");
             let (how, there) = command.split_once(' ').ok_or(NOWHERE)?;
-            let plan = DrainPlan::to([(there.parse().map_err(|_| NOWHERE)?, 1)]);
-            let plan = match how {
-                "patiently" => plan.spread_over(PATIENTLY).deadline(2 * PATIENTLY),
-                _ => plan
-                    .spread_over(AT_ONCE)
-                    .max_moving(node.moving)
-                    .deadline(DEADLINE),
-            };
-            drop(acceptor.drain(plan));
+            let plan = DrainPlan::to([(there.parse().map_err(|_| NOWHERE)?, 1)])
+                .spread_over(AT_ONCE)
+                .max_moving(node.moving)
+                .deadline(DEADLINE);
+            let drain = acceptor.drain(plan);
+            if how == "pause" {
+                drain.pause();
+                paused.push(drain);
+            } else {
+                paused.clear();
+            }
         }
     }
     Ok(())
