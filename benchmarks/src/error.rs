@@ -37,6 +37,8 @@ pub(crate) enum BenchError {
     Json(#[from] serde_json::Error),
     #[error("this run does not measure what it should: {0}")]
     Unexpected(&'static str),
+    #[error("a client was lost: {0}")]
+    Lost(String),
     #[error("valgrind is not installed; install it with: apt-get install valgrind")]
     NoValgrind,
     #[error("valgrind failed: {0}")]

@@ -32,11 +32,11 @@ use crate::peers::Suite;
 const AT_ONCE: usize = 64;
 
 /// What a client says of itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum Progress {
     Connected,
     Elsewhere,
-    Failed(&'static str),
+    Failed(String),
 }
 
 #[derive(Clone)]
@@ -135,13 +135,13 @@ async fn obey(
                     }
                 }
             }
-            all_have(Progress::Connected, count, progress).await?;
+            all_have(&Progress::Connected, count, progress).await?;
             say("connected")?;
         } else {
             world.sessions.resume.store(true, Ordering::Relaxed);
             say("ready")?;
             let started = Instant::now();
-            all_have(Progress::Elsewhere, all, progress).await?;
+            all_have(&Progress::Elsewhere, all, progress).await?;
             say(&started.elapsed().as_secs_f64().to_string())?;
         }
     }
@@ -149,14 +149,14 @@ async fn obey(
 }
 
 async fn all_have(
-    wanted: Progress,
+    wanted: &Progress,
     count: usize,
     progress: &mut mpsc::UnboundedReceiver<Progress>,
 ) -> Result<(), BenchError> {
     for _ in 0..count {
         match progress.recv().await {
-            Some(found) if found == wanted => {}
-            Some(Progress::Failed(why)) => return Err(BenchError::Unexpected(why)),
+            Some(found) if found == *wanted => {}
+            Some(Progress::Failed(why)) => return Err(BenchError::Lost(why)),
             Some(_) | None => return Err(BenchError::Unexpected("a client is early")),
         }
     }
@@ -165,9 +165,9 @@ async fn all_have(
 
 /// Tells of a client that failed.
 fn told(lived: Result<(), BenchError>, world: &World) {
-    if lived.is_err() {
+    if let Err(error) = lived {
         // Whoever counted has given up, if nobody hears it.
-        let _ = world.progress.send(Progress::Failed("a client goes on"));
+        let _ = world.progress.send(Progress::Failed(error.to_string()));
     }
 }
 

@@ -13,6 +13,7 @@ use std::fmt;
 
 use clap::{Args, ValueEnum};
 use serde::Serialize;
+use tempfile::TempDir;
 
 pub(crate) use self::clients::Clients;
 pub(crate) use self::node::Node;
@@ -80,6 +81,10 @@ struct PerConnection {
     idle_bytes: f64,
     /// Processor time of a full handshake, in microseconds.
     handshake_us: f64,
+    /// Processor time of one more full handshake, in microseconds.
+    beside_idle_us: f64,
+    /// The same, while the node is in a drain that tells nobody; stock nodes have none.
+    in_drain_us: f64,
     /// Processor time of going to another node, in microseconds.
     storm_us: f64,
 }
@@ -125,6 +130,8 @@ struct Nodes {
     there: String,
     /// What tells the first to send its clients to the second.
     leave: String,
+    /// What begins a drain of the first that stands still; stock nodes do nothing then.
+    pause: String,
 }
 
 impl Nodes {
@@ -140,6 +147,7 @@ impl Nodes {
                     here: here.to_owned(),
                     there: there.to_owned(),
                     leave: "leave".to_owned(),
+                    pause: "stay".to_owned(),
                 })
             }
             Side::Migrating => {
@@ -148,7 +156,8 @@ impl Nodes {
                 Ok(Self {
                     processes: vec![first, second],
                     here: said,
-                    leave: there.clone(),
+                    leave: format!("leave {there}"),
+                    pause: format!("pause {there}"),
                     there,
                 })
             }
@@ -158,6 +167,11 @@ impl Nodes {
     fn leave(&mut self) -> Result<(), BenchError> {
         let first = self.processes.first_mut();
         first.map_or(Ok(()), |first| first.tell(&self.leave))
+    }
+
+    fn begin(&mut self) -> Result<(), BenchError> {
+        let first = self.processes.first_mut();
+        first.map_or(Ok(()), |first| first.tell(&self.pause))
     }
 }
 
@@ -172,69 +186,107 @@ fn sample(processes: &mut [Child]) -> Result<Sample, BenchError> {
     Ok(all)
 }
 
-/// Has the processes share `count` connections.
-fn connect(clients: &mut [Child], count: u32) -> Result<(), BenchError> {
-    let mut left = count;
-    let mut processes = u32::try_from(clients.len()).unwrap_or(u32::MAX);
-    for client in &mut *clients {
-        let share = left.checked_div(processes).unwrap_or_default();
-        client.tell(&format!("connect {share}"))?;
-        left -= share;
-        processes -= 1;
+/// The processes of one side.
+struct Processes {
+    nodes: Nodes,
+    clients: Vec<Child>,
+    /// What the service is made of.
+    _folder: TempDir,
+}
+
+impl Processes {
+    fn start(suite: Suite, load: Load, store: &str, side: Side) -> Result<Self, BenchError> {
+        let folder = tempfile::tempdir()?;
+        let path = folder.path().to_string_lossy();
+        let (suite, of_side) = (name(&suite), name(&side));
+        let common = ["--suite", &suite];
+        let moving = load.moving.to_string();
+        let of_node = ["node", &of_side, &moving, &path, store];
+        let nodes = Nodes::start(&[&common[..], &of_node].concat(), side)?;
+        let processes = load.connections.div_ceil(MOST_CLIENTS).max(1);
+        let moving = load.moving.div_ceil(processes).to_string();
+        let of_client = [
+            "clients",
+            &of_side,
+            &moving,
+            &nodes.here,
+            &nodes.there,
+            &path,
+        ];
+        let of_client = [&common[..], &of_client].concat();
+        let clients = (0..processes).map(|_| Child::start(&of_client));
+        Ok(Self {
+            clients: clients.collect::<Result<_, _>>()?,
+            nodes,
+            _folder: folder,
+        })
     }
-    clients
-        .iter_mut()
-        .try_for_each(|client| client.line().map(drop))
+
+    /// What nodes and clients have taken.
+    fn sample(&mut self) -> Result<(Sample, Sample), BenchError> {
+        Ok((
+            sample(&mut self.nodes.processes)?,
+            sample(&mut self.clients)?,
+        ))
+    }
+
+    /// Has the clients' processes share `count` connections.
+    fn connect(&mut self, count: u32) -> Result<(), BenchError> {
+        let mut left = count;
+        let mut processes = u32::try_from(self.clients.len()).unwrap_or(u32::MAX);
+        for client in &mut self.clients {
+            let share = left.checked_div(processes).unwrap_or_default();
+            client.tell(&format!("connect {share}"))?;
+            left -= share;
+            processes -= 1;
+        }
+        let mut clients = self.clients.iter_mut();
+        clients.try_for_each(|client| client.line().map(drop))
+    }
 }
 
 fn of_side(suite: Suite, load: Load, store: &str, side: Side) -> Result<Figures, BenchError> {
-    let folder = tempfile::tempdir()?;
-    let folder = folder.path().to_string_lossy();
-    let (suite, of_side) = (name(&suite), name(&side));
-    let common = ["--suite", &suite];
+    let mut all = Processes::start(suite, load, store, side)?;
     let connections = load.connections;
-    let moving = load.moving.to_string();
-    let of_node = ["node", &of_side, &moving, &folder, store];
-    let mut nodes = Nodes::start(&[&common[..], &of_node].concat(), side)?;
-    let processes = connections.div_ceil(MOST_CLIENTS).max(1);
-    let moving = load.moving.div_ceil(processes).to_string();
-    let of_client = [
-        "clients",
-        &of_side,
-        &moving,
-        &nodes.here,
-        &nodes.there,
-        &folder,
-    ];
-    let of_client = [&common[..], &of_client].concat();
-    let clients = (0..processes).map(|_| Child::start(&of_client));
-    let mut clients = clients.collect::<Result<Vec<_>, _>>()?;
-
-    connect(&mut clients, WARM_UP)?;
-    let before = (sample(&mut nodes.processes)?, sample(&mut clients)?);
-    connect(&mut clients, connections)?;
-    let connected = (sample(&mut nodes.processes)?, sample(&mut clients)?);
-    for client in &mut clients {
+    all.connect(WARM_UP)?;
+    let before = all.sample()?;
+    all.connect(connections)?;
+    let connected = all.sample()?;
+    // More come, beside those that are idle: without a drain and in the middle of one.
+    let more = connections.div_ceil(8);
+    all.connect(more)?;
+    let beside = all.sample()?;
+    all.nodes.begin()?;
+    all.connect(more)?;
+    let drained = all.sample()?;
+    for client in &mut all.clients {
         client.ask("storm")?;
     }
-    nodes.leave()?;
+    all.nodes.leave()?;
     let mut seconds: f64 = 0.0;
-    for client in &mut clients {
+    for client in &mut all.clients {
         let took = client.line()?.parse();
         let took = took.map_err(|_| BenchError::Unexpected("a storm takes a time"))?;
         seconds = seconds.max(took);
     }
-    let moved = (sample(&mut nodes.processes)?, sample(&mut clients)?);
-    let all = f64::from(connections + WARM_UP);
-    let figures = |before: &Sample, connected: &Sample, moved: &Sample| PerConnection {
-        idle_bytes: (connected.bytes - before.bytes) / f64::from(connections),
-        handshake_us: (connected.cpu_us - before.cpu_us) / f64::from(connections),
-        storm_us: (moved.cpu_us - connected.cpu_us) / all,
+    let moved = all.sample()?;
+    let clients = f64::from(connections + WARM_UP + 2 * more);
+    let figures = |of: fn(&(Sample, Sample)) -> Sample| {
+        let [before, connected, beside, drained, moved] =
+            [&before, &connected, &beside, &drained, &moved].map(of);
+        let us = |from: Sample, to: Sample, of: u32| (to.cpu_us - from.cpu_us) / f64::from(of);
+        PerConnection {
+            idle_bytes: (connected.bytes - before.bytes) / f64::from(connections),
+            handshake_us: us(before, connected, connections),
+            beside_idle_us: us(connected, beside, more),
+            in_drain_us: us(beside, drained, more),
+            storm_us: (moved.cpu_us - drained.cpu_us) / clients,
+        }
     };
     Ok(Figures {
-        server: figures(&before.0, &connected.0, &moved.0),
-        client: figures(&before.1, &connected.1, &moved.1),
-        storm_per_second: all / seconds,
+        server: figures(|of| of.0),
+        client: figures(|of| of.1),
+        storm_per_second: clients / seconds,
     })
 }
 
@@ -263,6 +315,12 @@ impl fmt::Display for Sockets {
         row("client, idle stream, bytes", |of| of.client.idle_bytes)?;
         row("server, full handshake, us", |of| of.server.handshake_us)?;
         row("client, full handshake, us", |of| of.client.handshake_us)?;
+        row("server, one more handshake, us", |of| {
+            of.server.beside_idle_us
+        })?;
+        row("server, the same in a drain, us", |of| {
+            of.server.in_drain_us
+        })?;
         row("server, going elsewhere, us", |of| of.server.storm_us)?;
         row("client, going elsewhere, us", |of| of.client.storm_us)?;
         row("clients elsewhere per second", |of| of.storm_per_second)

@@ -90,14 +90,15 @@ async fn serve_stock(service: &Service) -> Result<(), BenchError> {
     while let Some(command) = commands.next_line().await? {
         if command == "sample" {
             say_sample()?;
-        } else {
+        } else if command == "leave" {
             leave.send_replace(true);
         }
     }
     Ok(())
 }
 
-/// One node, whose address is said. It is drained to the address that it is told.
+/// One node, whose address is said. It is drained to the address that it is told, at once or by a drain that stands still.
+/// Another drain takes the place of the first.
 async fn serve_migrating(service: &Service, node: &Node) -> Result<(), BenchError> {
     let listener = TcpListener::bind("127.0.0.2:0").await?;
     let here = listener.local_addr()?;
@@ -114,18 +115,26 @@ async fn serve_migrating(service: &Service, node: &Node) -> Result<(), BenchErro
         }
     });
     say(&here.to_string())?;
+    // Nobody is told by a drain that stands still.
+    let mut paused = Vec::new();
     let mut commands = commands();
     while let Some(command) = commands.next_line().await? {
         if command == "sample" {
             say_sample()?;
         } else {
-            let there = command.parse();
-            let there = there.map_err(|_| BenchError::Unexpected("a node leaves for another"))?;
-            let plan = DrainPlan::to([(there, 1)])
+            const NOWHERE: BenchError = BenchError::Unexpected("a node leaves for another");
+            let (how, there) = command.split_once(' ').ok_or(NOWHERE)?;
+            let plan = DrainPlan::to([(there.parse().map_err(|_| NOWHERE)?, 1)])
                 .spread_over(AT_ONCE)
                 .max_moving(node.moving)
                 .deadline(DEADLINE);
-            drop(acceptor.drain(plan));
+            let drain = acceptor.drain(plan);
+            if how == "pause" {
+                drain.pause();
+                paused.push(drain);
+            } else {
+                paused.clear();
+            }
         }
     }
     Ok(())
