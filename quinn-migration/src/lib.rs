@@ -97,6 +97,8 @@
 //!   share no connection ID in either direction.
 //! - The server's own challenge to a path under validation is answered there (RFC 9000 section 8.2.2): it waits until the
 //!   client has moved. When the validation fails it is answered on the old path.
+//! - When the server gives up the connection ID that it sent to the old path with, the client's quinn hears of it 3 RTT + 50 ms
+//!   later: what is still under way on the old path would be dropped.
 //! - Challenges and their answers have packet numbers of four bytes, so that packets on the other path may overtake them
 //!   (RFC 9000 section 17.1), and at least 1200 bytes whatever quinn's path MTU is.
 //!

@@ -21,6 +21,7 @@ mod families;
 mod identifiers;
 mod interop;
 mod lifecycle;
+mod masque;
 mod moving;
 mod opened;
 mod paths;

@@ -79,6 +79,16 @@ impl ClientHook {
     }
 
     pub(crate) fn poll(&mut self, now: Instant, rtt: Duration, sizes: Sizes) -> Action {
+        let parting = self.parting.poll(now, rtt);
+        match self.next_action(now, rtt, sizes) {
+            Action::Wait(until) => Action::Wait(until.into_iter().chain(parting).min()),
+            other @ (Action::Report(_) | Action::Open(_) | Action::Close(_) | Action::Send(_)) => {
+                other
+            }
+        }
+    }
+
+    fn next_action(&mut self, now: Instant, rtt: Duration, sizes: Sizes) -> Action {
         self.on_overtaken();
         self.drop_past_alternates();
         while let Some(path) = self.closing.pop_front() {
@@ -378,6 +388,7 @@ impl ClientHook {
         if self.kept.as_ref().is_some_and(|kept| !kept.is_in_use()) {
             self.release_kept();
         }
+        self.parting.end();
         let mut closing: Vec<PathId> = self.closing.drain(..).collect();
         match &self.phase {
             Phase::Probing(probe) if probe.purpose == Purpose::Advertised => {
