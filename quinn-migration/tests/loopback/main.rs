@@ -18,6 +18,7 @@ mod capture;
 mod datagrams;
 mod drains;
 mod families;
+mod http3;
 mod identifiers;
 mod interop;
 mod lifecycle;
