@@ -87,7 +87,8 @@
 //!   are the application's to set: [`ClientBuilder::path_sockets`].
 //! - `quinn::Endpoint::rebind` on a client takes this crate's socket away: connections return to their first server
 //!   address. Use [`MigrationClient::rebind`].
-//! - A move to another machine needs that machine to forward to this process: the draft moves no state.
+//! - A move to another machine needs that machine to forward to this process, as the crate quic-forwarder does: the draft
+//!   moves no state.
 //! - quinn 0.11.19 can end a connection with CONNECTION_ID_LIMIT_ERROR when the *client* uses connection ID lifetimes and
 //!   its path changes, also without this crate. Lifetimes at the server are safe.
 //!
