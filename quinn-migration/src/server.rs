@@ -17,7 +17,7 @@ use std::fmt;
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 
-use quinn::{AsyncUdpSocket, EndpointConfig, Runtime};
+use quinn::{AsyncUdpSocket, EndpointConfig};
 
 pub use self::advertise::Advertised;
 pub use self::alternate::Alternate;
@@ -61,7 +61,6 @@ use crate::wire::Codepoints;
 pub struct MigrationServer {
     crypto: Arc<ServerCrypto>,
     core: Arc<Core>,
-    runtime: Arc<dyn Runtime>,
     endpoint: quinn::Endpoint,
 }
 
@@ -126,7 +125,7 @@ impl MigrationServer {
         if socket.local_addr()?.ip().is_unspecified() {
             return Err(AddressError::Unspecified);
         }
-        let added = self.core.socket.add(socket, &*self.runtime)?;
+        let added = self.core.socket.add(socket)?;
         self.core.counters.added.add_one();
         added.map(AddressId).ok_or(AddressError::TooMany)
     }

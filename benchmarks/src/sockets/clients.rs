@@ -12,7 +12,7 @@ use clap::Args;
 use rustls::client::{
     ClientSessionStore, Resumption, Tls12ClientSessionValue, Tls13ClientSessionValue,
 };
-use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::pki_types::ServerName;
 use rustls::{HandshakeKind, NamedGroup};
 use rustls_migration::client::{MigrationClient, NoWider};
 use rustls_migration::provider;
@@ -23,9 +23,10 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio_rustls::TlsConnector;
 
 use super::process::{say, say_sample};
+use super::service::of_clients;
 use crate::case::Side;
 use crate::error::BenchError;
-use crate::peers::{Service, Suite};
+use crate::peers::Suite;
 
 /// How many clients make their first connection at once.
 const AT_ONCE: usize = 64;
@@ -64,15 +65,14 @@ pub(crate) struct Clients {
     moving: usize,
     here: SocketAddr,
     there: SocketAddr,
-    /// Where the certificate's root is.
-    root: PathBuf,
+    /// What the service is made of.
+    folder: PathBuf,
 }
 
 impl Clients {
     /// Carries out commands until there are no more.
     pub(crate) fn run(&self, suite: Suite) -> Result<(), BenchError> {
-        let root = CertificateDer::from(std::fs::read(&self.root)?);
-        let service = Service::of_clients(suite, root)?;
+        let service = of_clients(suite, &self.folder)?;
         let sessions = Arc::new(Sessions::default());
         let connector = match self.side {
             Side::Stock => {

@@ -221,14 +221,14 @@ impl TicketKeyError {
 #[cfg(feature = "ring")]
 mod tests {
     use super::*;
-    use crate::ticket::TicketKeys;
     use crate::ticket::keys::tests::{file, random};
+    use crate::ticket::{Seal, TicketKeys};
 
     #[test]
     fn a_failed_reload_keeps_the_keys() {
         let (_dir, path) = file();
         let keys = TicketKeys::load(&path).unwrap();
-        let ticket = keys.seal(b"session", random()).unwrap();
+        let ticket = keys.seal(b"session", Seal::Offer, random()).unwrap();
         fs::write(&path, "0011 2233\n").unwrap();
         assert!(matches!(
             keys.reload(),
@@ -333,7 +333,7 @@ mod tests {
     fn rotations_at_once_lose_no_key() {
         let (_dir, path) = file();
         let old = TicketKeys::load(&path).unwrap();
-        let ticket = old.seal(b"session", random()).unwrap();
+        let ticket = old.seal(b"session", Seal::Offer, random()).unwrap();
         let rotate = || TicketKeys::rotate(&path, 100, random());
         let done = std::thread::scope(|scope| {
             let rotations: Vec<_> = (0..8).map(|_| scope.spawn(rotate)).collect();

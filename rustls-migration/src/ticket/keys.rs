@@ -35,9 +35,10 @@ const HEADER_LEN: usize = 1 + KEY_ID_LEN;
 /// 2. [`reload`](Self::reload) on every node, in any order, before the next rotation.
 ///
 /// The key that begins to seal has then been known to all nodes for one whole rotation, so no node meets a ticket
-/// whose key it is yet to read. A key must be kept for as long as the longest-lived token that it sealed: `keep` is at
-/// least the [token's lifetime](crate::server::MigrationServerBuilder::token_lifetime) divided by the time between two
-/// rotations, rounded up, and one more because nodes do not reload at once. A ticket whose key is gone is refused as
+/// whose key it is yet to read. A key must be kept for as long as the longest-lived ticket that it sealed: `keep` is at
+/// least that [lifetime](crate::server::MigrationServerBuilder::session_lifetime) (or that of
+/// [tokens](crate::server::MigrationServerBuilder::token_lifetime), if it is longer) divided by the time between two
+/// rotations, rounded up, and one more because nodes do not reload at once. A token whose ticket's key is gone is refused as
 /// [`UnknownTicket`](crate::server::Verdict::UnknownTicket), and its client lands by a full handshake.
 #[derive(Clone)]
 pub struct TicketKeys {
@@ -52,8 +53,24 @@ type Ring = Arc<[Arc<TicketKey>]>;
 pub(super) struct TicketKey {
     pub(super) id: [u8; KEY_ID_LEN],
     pub(super) secret: Zeroizing<[u8; SECRET_LEN]>,
-    seals: AtomicU64,
+    offers: Seals,
+    sessions: Seals,
+}
+
+/// How much of one kind a key has sealed.
+#[derive(Default)]
+struct Seals {
+    count: AtomicU64,
     limit_told: AtomicBool,
+}
+
+/// What is sealed. Each kind has a count of its own, so that ordinary tickets take no offers away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Seal {
+    /// A ticket with a token.
+    Offer,
+    /// An ordinary ticket.
+    Session,
 }
 
 /// Why nothing was sealed.
@@ -150,9 +167,10 @@ impl TicketKeys {
         Ok(())
     }
 
-    /// How many tickets one key may seal in this process, by default [`DEFAULT_SEAL_LIMIT`](Self::DEFAULT_SEAL_LIMIT).
+    /// How many tickets with tokens one key may seal in this process, and how many ordinary ones, by default
+    /// [`DEFAULT_SEAL_LIMIT`](Self::DEFAULT_SEAL_LIMIT) of each.
     ///
-    /// Past it nothing is sealed until there is another current key: clients get no tokens, offers fail with
+    /// Past it none of the kind is sealed until there is another current key: clients get no tokens, offers fail with
     /// [`OfferFailure::SealLimit`](crate::server::OfferFailure::SealLimit), a warning is logged once, and connections
     /// go on. The count begins anew with each process. To be called before the keys are cloned.
     #[must_use]
@@ -161,9 +179,9 @@ impl TicketKeys {
         self
     }
 
-    /// How many tickets the current key may still seal in this process.
+    /// How many tickets with tokens the current key may still seal in this process.
     pub fn seals_left(&self) -> u64 {
-        let used = |key: &Arc<TicketKey>| key.seals.load(Ordering::Relaxed);
+        let used = |key: &Arc<TicketKey>| key.offers.count.load(Ordering::Relaxed);
         let used = self.keys().first().map_or(u64::MAX, used);
         self.seal_limit.saturating_sub(used)
     }
@@ -181,11 +199,12 @@ impl TicketKeys {
     pub(crate) fn seal(
         &self,
         plaintext: &[u8],
+        kind: Seal,
         random: &dyn SecureRandom,
     ) -> Result<Vec<u8>, SealFailure> {
         let keys = self.keys();
         let key = keys.first().ok_or(SealFailure::Failed)?;
-        key.count(self.seal_limit)?;
+        key.count(kind, self.seal_limit)?;
         let mut nonce = [0; NONCE_LEN];
         random.fill(&mut nonce).map_err(|_| SealFailure::Failed)?;
         let mut header = [VERSION; HEADER_LEN];
@@ -232,8 +251,8 @@ impl TicketKey {
         Self {
             id,
             secret,
-            seals: AtomicU64::new(0),
-            limit_told: AtomicBool::new(false),
+            offers: Seals::default(),
+            sessions: Seals::default(),
         }
     }
 
@@ -252,15 +271,20 @@ impl TicketKey {
     }
 
     /// Takes one seal of those that the key has left.
-    fn count(&self, limit: u64) -> Result<(), SealFailure> {
+    fn count(&self, kind: Seal, limit: u64) -> Result<(), SealFailure> {
         let another = |seals| (seals < limit).then_some(seals + 1);
-        let counted = self
-            .seals
+        let seals = match kind {
+            Seal::Offer => &self.offers,
+            Seal::Session => &self.sessions,
+        };
+        let counted = seals
+            .count
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, another);
-        if counted.is_err() && !self.limit_told.swap(true, Ordering::Relaxed) {
+        if counted.is_err() && !seals.limit_told.swap(true, Ordering::Relaxed) {
             tracing::warn!(
                 limit,
-                "the ticket key has sealed as many tickets as it may; no client gets a token until the keys are rotated"
+                ?kind,
+                "the ticket key has sealed as many tickets as it may; no client gets another until the keys are rotated"
             );
         }
         counted.map(|_| ()).map_err(|_| SealFailure::Limit)
@@ -342,18 +366,27 @@ pub(super) mod tests {
     fn a_key_seals_up_to_its_limit_and_a_reload_does_not_begin_anew() {
         let (_dir, path) = file();
         let keys = TicketKeys::load(&path).unwrap().seal_limit(2);
-        keys.seal(b"", random()).unwrap();
+        keys.seal(b"", Seal::Offer, random()).unwrap();
         assert_eq!(keys.seals_left(), 1);
         keys.reload().unwrap();
-        let last = keys.clone().seal(b"", random()).unwrap();
+        let last = keys.clone().seal(b"", Seal::Offer, random()).unwrap();
         assert_eq!(keys.seals_left(), 0);
-        assert_eq!(keys.seal(b"", random()), Err(SealFailure::Limit));
+        assert_eq!(
+            keys.seal(b"", Seal::Offer, random()),
+            Err(SealFailure::Limit)
+        );
         assert_eq!(keys.seals_left(), 0);
+        keys.seal(b"", Seal::Session, random()).unwrap();
+        keys.seal(b"", Seal::Session, random()).unwrap();
+        assert_eq!(
+            keys.seal(b"", Seal::Session, random()),
+            Err(SealFailure::Limit)
+        );
         assert!(keys.open(&last).is_some(), "what was sealed opens");
         TicketKeys::rotate(&path, 1, random()).unwrap();
         keys.reload().unwrap();
         assert_eq!(keys.seals_left(), 2);
-        keys.seal(b"", random()).unwrap();
+        keys.seal(b"", Seal::Offer, random()).unwrap();
     }
 
     proptest! {
@@ -363,7 +396,7 @@ pub(super) mod tests {
             noise in prop::collection::vec(any::<u8>(), 0..200),
         ) {
             let keys = TicketKeys::generate(random()).unwrap();
-            let ticket = keys.seal(&[3; 90], random()).unwrap();
+            let ticket = keys.seal(&[3; 90], Seal::Offer, random()).unwrap();
             prop_assert_eq!(ticket.len(), TicketKeys::sealed_len(90));
             prop_assert!(keys.open(&ticket).is_some());
             prop_assert!(keys.open(&ticket[..cut.index(ticket.len())]).is_none());
@@ -388,7 +421,7 @@ pub(super) mod tests {
                 TicketKeys::rotate(&path, keep, random()).unwrap();
                 for node in order {
                     for node in &nodes {
-                        tickets.push((rotation, node.seal(b"", random()).unwrap()));
+                        tickets.push((rotation, node.seal(b"", Seal::Offer, random()).unwrap()));
                     }
                     nodes[*node].reload().unwrap();
                 }

@@ -4,13 +4,15 @@
 mod cipher;
 mod key_file;
 mod keys;
+mod ordinary;
 mod sealed;
 #[cfg(feature = "watch-keys")]
 mod watch;
 
 pub use key_file::TicketKeyError;
-pub(crate) use keys::SealFailure;
 pub use keys::TicketKeys;
+pub(crate) use keys::{Seal, SealFailure};
+pub(crate) use ordinary::{EarlyDataGrant, OrdinarySession};
 pub(crate) use sealed::SealedSession;
 #[cfg(feature = "watch-keys")]
 pub use watch::TicketKeyWatcher;
