@@ -6,6 +6,7 @@
 //! bytes have come, so many paths have died under it, and every byte was right.
 #![allow(
     clippy::print_stdout,
+    clippy::wildcard_enum_match_arm,
     reason = "the command shows what happens and what it found"
 )]
 
