@@ -89,7 +89,8 @@
 //!   are the application's to set: [`ClientBuilder::path_sockets`].
 //! - `quinn::Endpoint::rebind` on a client takes this crate's socket away: connections return to their first server
 //!   address. Use [`MigrationClient::rebind`].
-//! - A move to another machine needs that machine to forward to this process: the draft moves no state.
+//! - A move to another machine needs that machine to forward to this process, as the crate quic-forwarder does: the draft
+//!   moves no state.
 //! - quinn 0.11.19 can end a connection with CONNECTION_ID_LIMIT_ERROR when the *client* uses connection ID lifetimes and
 //!   its path changes, also without this crate. Lifetimes at the server are safe.
 //!
@@ -99,6 +100,8 @@
 //!   share no connection ID in either direction.
 //! - A challenge of the server's is answered on the path that it came by, in a datagram of its own when that is not the one in
 //!   use (RFC 9000 section 8.2.2); quinn would answer it on the path in use. One on a path that is given up is not answered.
+//! - When the server gives up the connection ID that it sent to the old path with, the client's quinn hears of it 3 RTT + 50 ms
+//!   later: what is still under way on the old path would be dropped.
 //! - Challenges and their answers have packet numbers of four bytes, so that packets on the other path may overtake them
 //!   (RFC 9000 section 17.1), and at least 1200 bytes whatever quinn's path MTU is.
 //!

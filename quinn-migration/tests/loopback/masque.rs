@@ -163,10 +163,6 @@ async fn a_saturated_tunnel_loses_hardly_a_datagram_when_it_moves() {
         for (way, (direction, name)) in ways.iter().zip(["up", "down"].into_iter().enumerate()) {
             let missing = || sent[direction] - (way.arrived() - arrived[direction]);
             let own = || dropped(&relays)[direction] - before[direction];
-            let (a, b) = if direction == 0 {(&world.ours, &world.theirs)} else {(&world.theirs, &world.ours)};
-            eprintln!("{hop} {name} sent {} missing {} own {}", sent[direction], missing(), own());
-            eprintln!("   tx {} rx {} lost {} lines {:?}", a.stats().frame_tx.datagram, b.stats().frame_rx.datagram, a.stats().path.lost_packets, lines.iter().map(|l| (l.passed.load(Ordering::SeqCst), l.overflowed.load(Ordering::SeqCst))).collect::<Vec<_>>());
-            eprintln!("   udp tx {} rx {}", a.stats().udp_tx.datagrams, b.stats().udp_rx.datagrams);
             until(&format!("move {hop}, {name}: {COST} lost at most"), || {
                 missing() <= own() + COST
             })

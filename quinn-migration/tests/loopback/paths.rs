@@ -8,7 +8,7 @@ use quinn_migration::{Alternate, Event, FollowPolicy, Outcome};
 use crate::recovery::{relayed, returned};
 use crate::support::relay::Relay;
 use crate::support::transfer::Transfer;
-use crate::support::{settled, tireless, until, within};
+use crate::support::{World, settled, tireless, until, within};
 
 /// Sends in one direction, as fast as it can, for as long as the connection lives.
 async fn flood(from: &quinn::Connection, to: &quinn::Connection) {
@@ -112,20 +112,26 @@ async fn a_client_that_only_listens_notices_a_dead_path() {
     );
 }
 
+/// The client keeps what is advertised until its path falls silent.
+async fn keeping(world: World) -> World {
+    drop(world.migrator);
+    let mut policy = tireless();
+    policy.follow = FollowPolicy::OnSilence;
+    let migrator = loop {
+        if let Ok(migrator) = world.client.attach(&world.ours, policy.clone()) {
+            break migrator;
+        }
+        tokio::task::yield_now().await;
+    };
+    World { migrator, ..world }
+}
+
 /// Moves after the block: the alternate waits until the path in use is silent.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_kept_alternate_is_followed_when_the_path_falls_silent() {
     for busy in [false, true] {
-        let (mut world, old, new) = relayed(Duration::ZERO, Duration::ZERO).await;
-        drop(world.migrator);
-        let mut policy = tireless();
-        policy.follow = FollowPolicy::OnSilence;
-        world.migrator = loop {
-            if let Ok(migrator) = world.client.attach(&world.ours, policy.clone()) {
-                break migrator;
-            }
-            tokio::task::yield_now().await;
-        };
+        let (world, old, new) = relayed(Duration::ZERO, Duration::ZERO).await;
+        let mut world = keeping(world).await;
         let transfer = if busy {
             Some(Transfer::start(&world.ours, &world.theirs).await)
         } else {
@@ -201,4 +207,34 @@ async fn a_transfer_survives_one_dying_path_after_another() {
     }
     transfer.check().await;
     assert_eq!(world.client.open_sockets(), 1);
+}
+
+/// A censor that lets every address live for a while, the first one too. The server tells the next one in time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_transfer_survives_the_death_of_every_path_when_it_knows_the_next_one() {
+    let (world, first, _) = relayed(Duration::ZERO, Duration::ZERO).await;
+    let mut world = keeping(world).await;
+    let transfer = Transfer::start(&world.ours, &world.theirs).await;
+    let server = world.server.address(1);
+    let mut alive = first;
+    for number in 0..5 {
+        let listen = format!("127.0.1.{}:0", 40 + number);
+        let next = Relay::start(&listen, server, Duration::ZERO).await;
+        let told = world.advertise(Alternate::forwarded(next.address)).await;
+        told.unwrap();
+        let event = settled(&mut world.migrator).await;
+        assert!(
+            matches!(event, Event::Kept { target, .. } if target == next.address),
+            "{number}: {event:?}"
+        );
+        transfer.progress(256 << 10).await;
+        alive.silence();
+        let event = returned(&mut world.migrator).await;
+        assert!(
+            matches!(event, Event::Migrated { to, .. } if to == next.address),
+            "{number}: {event:?}"
+        );
+        alive = next;
+    }
+    transfer.check().await;
 }

@@ -7,6 +7,9 @@ mod aead;
 mod hash;
 mod hkdf;
 pub(crate) mod link;
+#[cfg(test)]
+#[cfg(feature = "ring")]
+mod quic;
 pub(crate) mod user_code;
 
 use std::ptr;

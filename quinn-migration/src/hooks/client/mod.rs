@@ -9,6 +9,7 @@ mod alternates;
 mod challenges;
 mod inbox;
 mod kept;
+mod parting;
 mod probe;
 mod retirement;
 mod steps;
@@ -26,6 +27,7 @@ use self::adoption::{Adoption, HeldIds};
 use self::challenges::Answers;
 use self::inbox::Inbox;
 use self::kept::Kept;
+use self::parting::Parting;
 use self::probe::{Filling, Probe};
 use self::retirement::Retirement;
 use super::carrier::{Carriers, Found};
@@ -72,6 +74,7 @@ pub(crate) struct ClientHook {
     confirmed: bool,
     inbox: Inbox,
     retirement: Retirement,
+    parting: Parting,
     phase: Phase,
     watch: Watch,
     /// What earlier paths were asked since the path in use is silent. A peer that hears nothing either says little, so
@@ -141,6 +144,7 @@ impl ClientHook {
             confirmed: false,
             inbox: Inbox::default(),
             retirement: Retirement::default(),
+            parting: Parting::default(),
             phase: Phase::Settled,
             unanswered: VecDeque::new(),
             kept: None,
@@ -311,6 +315,10 @@ impl ClientHook {
                 self.on_new_connection_id(payload, frame);
                 self.is_overtaken()
             }
+            kind::RETIRE_CONNECTION_ID => {
+                let attached = self.driven.as_ref().is_some_and(|driven| driven.attached);
+                attached && self.parting.hold(payload, frame)
+            }
             kind::PATH_RESPONSE => self.on_path_response(payload, frame),
             kind::PATH_CHALLENGE => self.on_path_challenge(payload, frame, came_by),
             kind::HANDSHAKE_DONE => !std::mem::replace(&mut self.confirmed, true),
@@ -358,10 +366,13 @@ impl ClientHook {
         true
     }
 
-    /// NEW_CONNECTION_ID frames for quinn, put before the frames of this packet. Never after them: a STREAM frame
-    /// without a length runs to the end.
-    fn inject(&mut self, held: Vec<NewConnectionId>, payload: &mut BytesMut) {
+    /// Frames for quinn, put before the frames of this packet. Never after them: a STREAM frame without a length runs to the
+    /// end. `new`: the packet is no duplicate.
+    fn inject(&mut self, held: Vec<NewConnectionId>, new: bool, payload: &mut BytesMut) {
         let mut injected = Vec::new();
+        if new {
+            self.parting.pass_on(&mut injected);
+        }
         held.iter().for_each(|new| new.encode(&mut injected));
         if let Phase::Adopting(adoption) = &mut self.phase
             && adoption.is_due()
@@ -449,7 +460,7 @@ impl Hook for ClientHook {
             held.extend(self.needless());
         }
         // The packet with the answer to a challenge may be late, but it is no duplicate: the challenge is fresh.
-        self.inject(held, packet.payload);
+        self.inject(held, new, packet.payload);
         effects
     }
 

@@ -80,6 +80,16 @@ impl ClientHook {
     }
 
     pub(crate) fn poll(&mut self, now: Instant, rtt: Duration, sizes: Sizes) -> Action {
+        let parting = self.parting.poll(now, rtt);
+        match self.poll_answers(now, rtt, sizes) {
+            Action::Wait(until) => Action::Wait(until.into_iter().chain(parting).min()),
+            other @ (Action::Report(_) | Action::Open(_) | Action::Close(_) | Action::Send(_)) => {
+                other
+            }
+        }
+    }
+
+    fn poll_answers(&mut self, now: Instant, rtt: Duration, sizes: Sizes) -> Action {
         let queued = matches!(&self.phase, Phase::Probing(probe) if probe.is_queued());
         let answer = if self.answers.is_empty() || queued || sizes.datagram == 0 {
             None
@@ -416,6 +426,7 @@ impl ClientHook {
         if self.kept.as_ref().is_some_and(|kept| !kept.is_in_use()) {
             self.release_kept();
         }
+        self.parting.end();
         let mut closing: Vec<PathId> = self.closing.drain(..).collect();
         match &self.phase {
             Phase::Probing(probe) if probe.purpose == Purpose::Advertised => {

@@ -21,6 +21,8 @@ pub struct Line {
     pub passed: AtomicU32,
     /// Datagrams that did not.
     pub lost: AtomicU32,
+    /// Datagrams of at least [`BULKY`] bytes for which the queue of the rate had no room.
+    pub overflowed: AtomicU32,
     silent: AtomicBool,
     /// What kills both lines of a relay; absent unless a test asks for it.
     fuse: Mutex<Option<Fuse>>,
@@ -56,11 +58,18 @@ impl Fuse {
 
 /// Bytes that wait for a line's rate; more are lost.
 const QUEUE: u32 = 64 * 1024;
+/// What carries more than acknowledgements, in bytes.
+pub const BULKY: usize = 1000;
 
 impl Line {
     /// Keeps datagrams back, in order, or lets them go.
     pub fn hold(&self, held: bool) {
         self.held.send_replace(held);
+    }
+
+    /// Whether nothing waits for the rate or the delay.
+    pub fn is_idle(&self) -> bool {
+        self.waiting.load(Ordering::SeqCst) == 0
     }
 
     pub fn silence(&self, silent: bool) {
@@ -72,6 +81,9 @@ impl Line {
         let waiting = self.waiting.load(Ordering::SeqCst);
         let full = self.rate.load(Ordering::SeqCst) > 0 && waiting + length > QUEUE;
         let largest = self.largest.load(Ordering::SeqCst);
+        if full && length >= BULKY as u32 {
+            self.overflowed.fetch_add(1, Ordering::SeqCst);
+        }
         if full || (largest > 0 && length > largest) || self.loses_one() {
             return true;
         }

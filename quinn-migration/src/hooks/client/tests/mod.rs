@@ -8,6 +8,7 @@ mod alternates;
 mod challenges;
 mod hostile;
 mod moving;
+mod parting;
 mod properties;
 mod returning;
 
