@@ -1,6 +1,7 @@
 //! Requests of hyper's client, one by one: where they go before and after their server asks the client to move.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::Extension;
@@ -16,6 +17,7 @@ use hyper_migration::server::ConnectionInfo;
 use migration_tests::NAME;
 use rustls_migration::server::Arrival;
 use tokio::sync::Semaphore;
+use tokio::time::sleep;
 
 use crate::cluster::{Body, HttpNode, MovingClient, Protocol, plan, two_nodes};
 
@@ -168,23 +170,19 @@ async fn a_target_that_cannot_be_reached_costs_no_request() {
 #[tokio::test]
 async fn many_requests_at_once_share_the_connection_that_moves() {
     let (service, name, mut a, mut b) = two_nodes(Some(Protocol::H2)).await;
-    let _go = serve(&mut a, &mut b);
+    let go = Arc::new(Semaphore::new(0));
+    a.serve(router("A", &go));
     let client = crate::cluster::client(&service, Protocol::H2, &name);
-    let held = client.request(request("/told"));
-    let drained = async {
-        while a.acceptor.connections() == 0 {
-            tokio::task::yield_now().await;
-        }
-        a.acceptor.drain(plan(b.address)).finished().await
-    };
-    let told = async { text(held.await.unwrap()).await };
-    let (_, told) = tokio::join!(drained, told);
-    assert_eq!(told, "A, told");
+    assert_eq!(ask(&client, "/where").await, "A, fresh");
+    a.acceptor.drain(plan(b.address)).finished().await;
     let mut asked = tokio::task::JoinSet::new();
     for _ in 0..20 {
         let client = client.clone();
         asked.spawn(async move { ask(&client, "/where").await });
     }
+    // The target is slow. A, where the name leads, would be faster.
+    sleep(Duration::from_millis(200)).await;
+    b.serve(router("B", &go));
     while let Some(answer) = asked.join_next().await {
         assert_eq!(answer.unwrap(), "B, moved");
     }
@@ -214,6 +212,8 @@ async fn a_request_that_comes_after_the_notice_is_answered_and_then_the_connecti
     while !handle.is_notified() {
         tokio::task::yield_now().await;
     }
+    // It takes its time, for which the server waits.
+    sleep(Duration::from_millis(200)).await;
     let last = requests.send_request(ask).await.unwrap();
     assert_eq!(last.headers()[CONNECTION], "close");
     assert_eq!(text(last).await, "A, fresh");
