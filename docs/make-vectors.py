@@ -192,6 +192,35 @@ def plaintext_vectors():
         yield {"name": name, "malformed": True, "plaintext": value.hex()}
 
 
+def ordinary_plaintext(session_part, grant=None, version=3):
+    """What an ordinary ticket seals: docs/protocol.md section 6."""
+    early_data = b"\0" if grant is None else b"\1" + grant
+    head = bytes([version]) + struct.pack(">Q", 1_800_000_000_123) + hashlib.sha256(b"scope").digest()
+    return head + early_data + struct.pack(">H", len(session_part)) + session_part
+
+
+def ordinary_vectors():
+    session_part = b"the TLS library's"
+
+    def grant(psk_len):
+        return hashlib.sha256(b"memory").digest()[:16] + struct.pack(">I", 0x01020304) + opaque(bytes(range(psk_len)))
+
+    for name, value in (("no early data", None), ("early data, sha256", grant(32)), ("early data, sha384", grant(48))):
+        yield {
+            "name": name,
+            "early_data": value is not None,
+            "session": session_part.hex(),
+            "plaintext": ordinary_plaintext(session_part, value).hex(),
+        }
+    for name, value in (
+        ("version 2", ordinary_plaintext(session_part, version=2)),
+        ("a pre-shared key of 33 bytes", ordinary_plaintext(session_part, grant(33))),
+        ("one trailing byte", ordinary_plaintext(session_part, grant(32)) + b"\0"),
+        ("no session's length", ordinary_plaintext(b"")[:-2]),
+    ):
+        yield {"name": name, "malformed": True, "plaintext": value.hex()}
+
+
 def main():
     tokens = list(good_vectors())
     valid = bytes.fromhex(tokens[0]["token"])
@@ -201,6 +230,7 @@ def main():
         "unverifiable": list(unverifiable_vectors()),
         "new_session_tickets": list(ticket_vectors(valid)),
         "sealed_plaintexts": list(plaintext_vectors()),
+        "ordinary_plaintexts": list(ordinary_vectors()),
     }
     path = pathlib.Path(__file__).with_name("vectors.json")
     path.write_text(json.dumps(vectors, indent=2) + "\n")

@@ -24,6 +24,10 @@ pub(crate) enum Case {
     ResumedTicketer,
     /// As `Resumed`, with 0-RTT.
     ResumedEarlyData,
+    /// Resumed handshake of a stock client: rustls' sealed tickets, against this project's.
+    ResumedStockClient,
+    /// Resumed handshake of a stock client with 0-RTT: rustls' session storage, against this project's sealed tickets.
+    ResumedEarlyDataStockClient,
     /// One record of 16 KiB from the client to the server.
     BulkToServer,
     /// One record of 16 KiB from the server to the client.
@@ -47,7 +51,30 @@ impl Case {
     pub(crate) fn is_resumed(self) -> bool {
         matches!(
             self,
-            Self::Resumed | Self::ResumedTicketer | Self::ResumedEarlyData
+            Self::Resumed
+                | Self::ResumedTicketer
+                | Self::ResumedEarlyData
+                | Self::ResumedStockClient
+                | Self::ResumedEarlyDataStockClient
+        )
+    }
+
+    pub(crate) fn has_early_data(self) -> bool {
+        matches!(
+            self,
+            Self::ResumedEarlyData | Self::ResumedEarlyDataStockClient
+        )
+    }
+
+    /// Whether stock rustls seals its tickets, rather than to keep the sessions.
+    pub(crate) fn has_ticketer(self) -> bool {
+        matches!(self, Self::ResumedTicketer | Self::ResumedStockClient)
+    }
+
+    pub(crate) fn has_stock_client(self) -> bool {
+        matches!(
+            self,
+            Self::FullStockClient | Self::ResumedStockClient | Self::ResumedEarlyDataStockClient
         )
     }
 

@@ -20,7 +20,6 @@ mod timing;
 mod workload;
 
 use std::fmt::Display;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum as _};
@@ -90,26 +89,13 @@ enum Command {
         folder: Option<PathBuf>,
     },
     /// Measures memory, processor time and a storm of clients that go elsewhere, over real sockets.
-    Sockets {
-        /// With so many connections. Each takes two files of a process while it goes elsewhere.
-        #[arg(long, default_value_t = 4_000)]
-        connections: u32,
-    },
+    Sockets(sockets::Plan),
     /// Serves the clients of `sockets`.
     #[command(hide = true)]
-    Node {
-        side: Side,
-        total: u32,
-        root: PathBuf,
-    },
+    Node(sockets::Node),
     /// The clients of `sockets`.
     #[command(hide = true)]
-    Clients {
-        side: Side,
-        here: SocketAddr,
-        there: SocketAddr,
-        root: PathBuf,
-    },
+    Clients(sockets::Clients),
     /// Runs one side of one comparison a number of times.
     #[command(hide = true)]
     Work {
@@ -152,19 +138,14 @@ fn main() -> Result<(), BenchError> {
             let figures = measure_stores(options.quick, stores, &live, folder)?;
             return print(&options, &figures);
         }
-        Command::Sockets { connections } => {
-            let connections = if options.quick { 16 } else { connections };
-            return print(&options, &sockets::measure(options.suite, connections)?);
+        Command::Sockets(plan) => {
+            for load in plan.loads(options.quick) {
+                print(&options, &sockets::measure(options.suite, load)?)?;
+            }
+            return Ok(());
         }
-        Command::Node { side, total, root } => {
-            return sockets::run_node(options.suite, side, total, &root);
-        }
-        Command::Clients {
-            side,
-            here,
-            there,
-            root,
-        } => return sockets::run_clients(options.suite, side, [here, there], &root),
+        Command::Node(node) => return node.run(options.suite),
+        Command::Clients(clients) => return clients.run(options.suite),
         Command::Work {
             case,
             side,

@@ -37,7 +37,7 @@ impl Redis {
 
     /// A store on it, when it answers.
     pub(crate) async fn store(&self) -> Result<RedisNonceStore, BenchError> {
-        let store = RedisNonceStore::builder(&format!("unix://{}", self.socket().display()))
+        let store = RedisNonceStore::builder(&self.url())
             .timeout(TIMEOUT)
             .build()?;
         let started = Instant::now();
@@ -48,6 +48,19 @@ impl Redis {
             sleep(Duration::from_millis(20)).await;
         }
         Ok(store)
+    }
+
+    /// Its address, when it answers.
+    pub(crate) fn address(&self) -> Result<String, BenchError> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        runtime.block_on(self.store())?;
+        Ok(self.url())
+    }
+
+    fn url(&self) -> String {
+        format!("unix://{}", self.socket().display())
     }
 
     /// Memory of its data, in bytes.

@@ -106,7 +106,7 @@ impl Report {
     fn write_comparison(&self, f: &mut fmt::Formatter<'_>, of: &Comparison) -> fmt::Result {
         write!(
             f,
-            "{:<19}{:>12.0}{:>12.0}{:>8.3}  {:<11}{:>8.2}",
+            "{:<32}{:>12.0}{:>12.0}{:>8.3}  {:<11}{:>8.2}",
             name(&of.case),
             of.stock,
             of.migrating,
@@ -144,7 +144,7 @@ impl fmt::Display for Report {
         }
         writeln!(
             f,
-            "\n{:<19}{:>12}{:>12}{:>8}  {:<11}{:>8}",
+            "\n{:<32}{:>12}{:>12}{:>8}  {:<11}{:>8}",
             self.unit, "stock", "migrating", "ratio", "quartiles", "target"
         )?;
         for comparison in &self.comparisons {

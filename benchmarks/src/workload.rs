@@ -16,8 +16,8 @@ pub(crate) type Workload = Box<dyn FnMut() -> Result<(), BenchError>>;
 /// The work of one side of a comparison.
 pub(crate) fn workload(service: &Service, case: Case, side: Side) -> Result<Workload, BenchError> {
     let resumed = case.is_resumed();
-    let early_data = case == Case::ResumedEarlyData;
-    let migrating_client = side == Side::Migrating && case != Case::FullStockClient;
+    let early_data = case.has_early_data();
+    let migrating_client = side == Side::Migrating && !case.has_stock_client();
     let migrating_server = side == Side::Migrating && case != Case::FullStockServer;
     let expected = Expected {
         resumed,
@@ -28,7 +28,7 @@ pub(crate) fn workload(service: &Service, case: Case, side: Side) -> Result<Work
         (false, false) => work(
             case,
             service.stock_client(resumed, early_data)?,
-            service.stock_server(early_data, case == Case::ResumedTicketer)?,
+            service.stock_server(early_data, case.has_ticketer())?,
             expected,
         ),
         (false, true) => work(
@@ -87,7 +87,9 @@ where
             | Case::FullStockServer
             | Case::Resumed
             | Case::ResumedTicketer
-            | Case::ResumedEarlyData => {}
+            | Case::ResumedEarlyData
+            | Case::ResumedStockClient
+            | Case::ResumedEarlyDataStockClient => {}
         }
     }
     Ok(Box::new(move || {

@@ -10,13 +10,15 @@ use std::process::Command;
 
 use serde_json::Value;
 
-const CASES: [&str; 8] = [
+const CASES: [&str; 10] = [
     "full",
     "full-stock-client",
     "full-stock-server",
     "resumed",
     "resumed-ticketer",
     "resumed-early-data",
+    "resumed-stock-client",
+    "resumed-early-data-stock-client",
     "bulk-to-server",
     "bulk-to-client",
 ];

@@ -13,6 +13,7 @@ pub mod nonces;
 pub mod options;
 pub mod program;
 pub mod protocol;
+pub mod redis_address;
 mod serve;
 pub mod service;
 pub mod state;

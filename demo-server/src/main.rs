@@ -127,7 +127,7 @@ async fn migration_settings(options: &Options) -> Result<MigrationServerBuilder,
         .map_err(|error| Failure::usage("ticket keys", &error))?;
     let nonce_store = options
         .nonce_store
-        .open(OffsetDateTime::now_utc())
+        .open(&options.redis, OffsetDateTime::now_utc())
         .await
         .map_err(|error| Failure::usage("--nonce-store", &error))?;
     let mut settings = service::node(identity(options)?, keys, key_log)

@@ -2,16 +2,17 @@
 //!
 //! It never falls back from one store to another.
 
-use std::fmt;
+use std::io;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
 
 use migration_token::{
-    FileNonceStore, FileStoreError, MemoryNonceStore, NonceStore, RedisNonceStore, RedisStoreError,
-    StoreError,
+    FileNonceStore, FileStoreError, MemoryNonceStore, NonceStore, RedisStoreError, StoreError,
 };
 use time::OffsetDateTime;
+
+use crate::redis_address::{RedisAddress, RedisOptions};
 
 /// Which nonce store a node has.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,18 +21,8 @@ pub enum Choice {
     Memory,
     /// `file:PATH`: a store of this node alone that outlives it.
     File(PathBuf),
-    /// `redis://...` or `unix://...`: a store on a redis server, which nodes share.
+    /// `redis://...` and others: a store on a redis server, which nodes share.
     Redis(RedisAddress),
-}
-
-/// The address of a redis server. It may have a password in it, so it is not shown.
-#[derive(Clone, PartialEq, Eq)]
-pub struct RedisAddress(String);
-
-impl fmt::Debug for RedisAddress {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("RedisAddress(..)")
-    }
 }
 
 impl Choice {
@@ -40,7 +31,11 @@ impl Choice {
     /// # Errors
     ///
     /// What is wrong with the file or the server.
-    pub async fn open(&self, now: OffsetDateTime) -> Result<Arc<dyn NonceStore>, Unusable> {
+    pub async fn open(
+        &self,
+        redis: &RedisOptions,
+        now: OffsetDateTime,
+    ) -> Result<Arc<dyn NonceStore>, Unusable> {
         Ok(match self {
             Self::Memory => Arc::new(MemoryNonceStore::new(
                 MemoryNonceStore::DEFAULT_CAPACITY,
@@ -50,8 +45,8 @@ impl Choice {
                 let capacity = FileNonceStore::DEFAULT_CAPACITY;
                 Arc::new(FileNonceStore::open(path, capacity, now)?)
             }
-            Self::Redis(RedisAddress(address)) => {
-                let store = RedisNonceStore::builder(address).build()?;
+            Self::Redis(address) => {
+                let store = address.store(redis).map_err(Unusable::Options)?.build()?;
                 store.check(OffsetDateTime::now_utc()).await?;
                 Arc::new(store)
             }
@@ -66,17 +61,18 @@ impl FromStr for Choice {
         match text.split_once(':') {
             None if text == "memory" => Ok(Self::Memory),
             Some(("file", path)) if !path.is_empty() => Ok(Self::File(path.into())),
-            Some(("redis" | "unix", place)) if place.starts_with("//") => {
-                Ok(Self::Redis(RedisAddress(text.to_owned())))
-            }
-            _ => Err(UnknownStore),
+            _ => text.parse().map(Self::Redis).map_err(|_| UnknownStore),
         }
     }
 }
 
 /// Why a text names no nonce store.
 #[derive(Debug, thiserror::Error)]
-#[error("a nonce store is memory, file:PATH, redis://[USER:PASSWORD@]HOST[:PORT] or unix:///PATH")]
+#[error(
+    "a nonce store is memory, file:PATH, unix:///PATH, redis://[USER:PASSWORD@]HOST[:PORT], \
+     redis+sentinel://[USER:PASSWORD@]HOST[:PORT][,...]/PRIMARY or redis+cluster://[USER:PASSWORD@]HOST[:PORT][,...]; \
+     with rediss in the place of redis it is over TLS"
+)]
 pub struct UnknownStore;
 
 /// Why a nonce store cannot be used.
@@ -85,6 +81,9 @@ pub enum Unusable {
     /// The file cannot.
     #[error(transparent)]
     File(#[from] FileStoreError),
+    /// A file with what is needed for redis cannot be read.
+    #[error("cannot read the password or the authorities of redis")]
+    Options(#[source] io::Error),
     /// The address of the server makes no sense.
     #[error(transparent)]
     Address(#[from] RedisStoreError),

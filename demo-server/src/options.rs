@@ -10,6 +10,7 @@ use clap::{Parser, Subcommand};
 use crate::keys::KeysCommand;
 use crate::leave::Target;
 use crate::nonces::Choice;
+use crate::redis_address::RedisOptions;
 
 /// The folder that nodes and clients on one machine share unless told otherwise.
 pub const STATE_DIR: &str = "demo-state";
@@ -56,9 +57,15 @@ pub struct Options {
     pub key_log: Option<PathBuf>,
 
     /// Where arriving tokens are spent, each once: memory, which the node forgets when it ends; file:PATH, made on first use
-    /// and for this node alone; or `redis://[USER:PASSWORD@]HOST[:PORT]` or `unix:///PATH`, a redis server that nodes share.
+    /// and for this node alone; or redis, which nodes share: `redis://[USER:PASSWORD@]HOST[:PORT]` or `unix:///PATH`,
+    /// `redis+sentinel://[USER:PASSWORD@]HOST[:PORT][,...]/PRIMARY` for the primary that Sentinels know, or
+    /// `redis+cluster://[USER:PASSWORD@]HOST[:PORT][,...]`. With rediss in the place of redis it is over TLS.
     #[arg(long, value_name = "STORE", default_value = "memory")]
     pub nonce_store: Choice,
+
+    /// What else redis needs.
+    #[command(flatten)]
+    pub redis: RedisOptions,
 
     /// Address of the node that clients are moved to. Without it, none gets a token.
     #[arg(long, value_name = "ADDR")]

@@ -35,8 +35,8 @@ mod token;
 pub use crypto::TokenCrypto;
 pub use key::{KeyError, SESSION_ID_LEN, TokenHash, TokenKey, VerifyError};
 pub use nonce::{
-    BoxFuture, Claim, ClaimId, ClaimOutcome, CommitOutcome, MemoryNonceStore, Monotonic, NonceKey,
-    NonceStore, StoreError, SystemMonotonic,
+    BoxFuture, Claim, ClaimId, ClaimOutcome, CommitOutcome, MemoryId, MemoryNonceStore, Monotonic,
+    NonceKey, NonceStore, StoreError, SystemMonotonic,
 };
 #[cfg(feature = "redb")]
 pub use nonce::{FileNonceStore, FileStoreError};

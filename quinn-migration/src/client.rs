@@ -16,6 +16,7 @@ use crate::migrator::Migrator;
 use crate::policy::Policy;
 use crate::session::{ClientCrypto, Handles};
 use crate::socket::{ClientSocket, NewPath, PathSockets, Router};
+use crate::stats::{ClientCounters, ClientStats};
 use crate::wire::Codepoints;
 
 /// A quinn endpoint for a client that can follow its servers to other addresses.
@@ -42,6 +43,7 @@ pub struct MigrationClient {
     handles: Handles<ClientHook>,
     router: Arc<Router>,
     endpoint: quinn::Endpoint,
+    counters: Arc<ClientCounters>,
 }
 
 /// Settings of a [`MigrationClient`]; see [`MigrationClient::builder`].
@@ -125,6 +127,7 @@ impl ClientBuilder {
             handles,
             router,
             endpoint: endpoint.clone(),
+            counters: Arc::default(),
         };
         endpoint.set_default_client_config(client.client_config());
         Ok(MigrationClient { endpoint, ..client })
@@ -219,7 +222,17 @@ impl MigrationClient {
         if !handle.with_hook(|hook| hook.attach(policy, server)) {
             return Err(AttachError::Attached);
         }
-        Ok(Migrator::start(handle, connection.clone()))
+        let counters = Arc::clone(&self.counters);
+        Ok(Migrator::start(handle, connection.clone(), counters))
+    }
+
+    /// What has happened since the start, in numbers.
+    pub fn stats(&self) -> ClientStats {
+        ClientStats {
+            connections_now: self.tracked_connections(),
+            sockets_now: self.open_sockets(),
+            ..self.counters.stats()
+        }
     }
 
     /// Sockets open: the endpoint's own, at most two for every connection that has moved, and one for each address

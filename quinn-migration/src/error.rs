@@ -82,22 +82,28 @@ pub enum AddressError {
     /// Bound to 0.0.0.0 or `[::]`: answers could leave from another address.
     #[error("an added address must be a specific one, not 0.0.0.0 or [::]")]
     Unspecified,
-    /// 2,147,483,647 addresses have been added in the life of this server.
-    #[error("no address number is left")]
+    /// A pool's socket is bound to one address: it must be bound to 0.0.0.0 or `[::]`.
+    #[error("a pool's socket must be bound to 0.0.0.0 or [::]")]
+    Specific,
+    /// All addresses of the pool are in use, or the pool was removed.
+    #[error("no address of the pool is free")]
+    NoneFree,
+    /// 2,147,483,647 addresses are in use.
+    #[error("no address number is free")]
     TooMany,
     /// The operating system refused.
     #[error("socket: {0}")]
     Io(#[from] io::Error),
 }
 
-/// Why no migrator was attached to a connection.
+/// Why no migrator was attached to a connection, at the client, or the connection to its server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum AttachError {
     /// The connection belongs to another endpoint.
-    #[error("the connection does not belong to this migration client")]
+    #[error("the connection does not belong to this endpoint")]
     UnknownConnection,
-    /// The connection has a migrator already.
-    #[error("the connection has a migrator already")]
+    /// The connection is attached already.
+    #[error("the connection is attached already")]
     Attached,
 }

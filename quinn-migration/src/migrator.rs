@@ -3,6 +3,7 @@
 //! Never outlives its connection or its [`Migrator`].
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -15,6 +16,7 @@ use crate::event::{Event, Failure};
 use crate::hooks::client::{Action, ClientHook, Sizes};
 use crate::session::Handle;
 use crate::socket::Traffic;
+use crate::stats::ClientCounters;
 
 /// Events that wait for the application; further ones are counted and reported as [`Event::Missed`].
 const EVENT_LIMIT: usize = 64;
@@ -28,13 +30,18 @@ pub struct Migrator {
 }
 
 impl Migrator {
-    pub(crate) fn start(handle: Handle<ClientHook>, connection: quinn::Connection) -> Self {
+    pub(crate) fn start(
+        handle: Handle<ClientHook>,
+        connection: quinn::Connection,
+        counters: Arc<ClientCounters>,
+    ) -> Self {
         let (sender, events) = mpsc::channel(EVENT_LIMIT);
         let driver = Driver {
             handle: handle.clone(),
             connection,
             events: sender,
             missed: 0,
+            counters,
         };
         let task = tokio::spawn(driver.run()).abort_handle();
         Self {
@@ -66,6 +73,7 @@ struct Driver {
     connection: quinn::Connection,
     events: mpsc::Sender<Event>,
     missed: u64,
+    counters: Arc<ClientCounters>,
 }
 
 impl Driver {
@@ -83,6 +91,7 @@ impl Driver {
                 hook.on_datagrams(datagrams);
                 hook.poll(Instant::now(), rtt, sizes)
             });
+            self.handle.watch_other_paths();
             match action {
                 Action::Report(event) => self.report(event),
                 Action::Open(server) => self.open(server),
@@ -150,6 +159,7 @@ impl Driver {
             PerPathCongestion::reset(&self.connection);
         }
         tracing::debug!(?event);
+        self.counters.count(&event);
         if self.missed > 0 && self.events.try_send(Event::Missed(self.missed)).is_ok() {
             self.missed = 0;
         }

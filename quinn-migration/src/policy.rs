@@ -3,15 +3,14 @@
 //! Pure: the current time is an argument. Never follows an address of a wider class than the one it is on,
 //! and never a multicast, broadcast, unspecified or link-local one.
 
-mod target;
-
-use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use migration_policy::MoveLimiter;
 use thiserror::Error;
 
-pub use target::AddressClass;
+pub use migration_policy::AddressClass;
+pub(crate) use migration_policy::canonical;
 
 use crate::wire::AlternateAddress;
 
@@ -113,14 +112,14 @@ pub enum Refusal {
 #[derive(Debug)]
 pub(crate) struct Gate {
     policy: Policy,
-    begun: VecDeque<Instant>,
+    limiter: MoveLimiter,
 }
 
 impl Gate {
     pub(crate) fn new(policy: Policy) -> Self {
         Self {
             policy,
-            begun: VecDeque::new(),
+            limiter: MoveLimiter::default(),
         }
     }
 
@@ -197,21 +196,10 @@ impl Gate {
     }
 
     fn count(&mut self, now: Instant) -> Result<(), Refusal> {
-        let window = self.policy.window;
-        self.begun
-            .retain(|begun| now.saturating_duration_since(*begun) < window);
         let limit = usize::try_from(self.policy.moves).unwrap_or(usize::MAX);
-        if self.begun.len() >= limit {
-            return Err(Refusal::TooMany);
-        }
-        self.begun.push_back(now);
-        Ok(())
+        let admitted = self.limiter.admit(limit, self.policy.window, now);
+        admitted.then_some(()).ok_or(Refusal::TooMany)
     }
-}
-
-/// The address without an IPv4-mapped IPv6 wrapping, as dual-stack sockets produce it.
-pub(crate) fn canonical(address: SocketAddr) -> SocketAddr {
-    SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
 #[cfg(test)]

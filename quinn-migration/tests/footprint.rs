@@ -18,21 +18,9 @@ use std::net::SocketAddr;
 
 use quinn::Connection;
 use quinn_migration::{Alternate, Event, Migrator, Outcome};
-use support::{Identity, Server, client, connect, echo, settled, tireless, until, within};
-
-fn open_files() -> usize {
-    std::fs::read_dir("/proc/self/fd").unwrap().count()
-}
-
-/// Resident memory of this process, in KiB.
-fn memory() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let line = status
-        .lines()
-        .find(|line| line.starts_with("VmRSS:"))
-        .unwrap();
-    line.split_whitespace().nth(1).unwrap().parse().unwrap()
-}
+use support::{
+    Identity, Server, client, connect, echo, memory, open_files, settled, tireless, until, within,
+};
 
 const CONNECTIONS: usize = 200;
 const MOVES: usize = 10;

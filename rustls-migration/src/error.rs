@@ -13,9 +13,11 @@ pub enum ConfigError {
         "the configuration's provider is not wrapped: build it with rustls_migration::provider"
     )]
     ProviderNotWrapped,
-    /// A ticketer is set. Tickets with tokens are sealed by the ticket keys, and rustls allows no early data with a
-    /// ticketer.
-    #[error("a ticketer cannot be combined with migration: leave ServerConfig::ticketer unset")]
+    /// A ticketer is set. All tickets are sealed by the ticket keys, which does what a ticketer would, and rustls allows no
+    /// early data with a ticketer.
+    #[error(
+        "a ticketer cannot be combined with migration, whose ticket keys do the same: leave ServerConfig::ticketer unset"
+    )]
     Ticketer,
     /// Secrets may be extracted. Records that bypass rustls, as with kernel TLS, bypass migration too.
     #[error("enable_secret_extraction cannot be combined with migration")]
@@ -26,6 +28,9 @@ pub enum ConfigError {
     /// The life of tokens is not between one second and seven days (RFC 8446 section 4.6.1).
     #[error("tokens may live from one second to seven days, not {0:?}")]
     TokenLifetime(Duration),
+    /// The life of ordinary sessions is not between one second and seven days (RFC 8446 section 4.6.1).
+    #[error("sessions may live from one second to seven days, not {0:?}")]
+    SessionLifetime(Duration),
     /// The clock skew is longer than a day.
     #[error("the clocks of a service's nodes may differ by a day at the most, not by {0:?}")]
     ClockSkew(Duration),

@@ -15,7 +15,7 @@ use zeroize::Zeroizing;
 use crate::codepoints::Codepoints;
 use crate::provider;
 use crate::schedule::binder;
-use crate::ticket::{SealedSession, TicketKeys};
+use crate::ticket::{OrdinarySession, Seal, SealedSession, TicketKeys};
 use crate::wire::hello::{self, ClientHello};
 use crate::wire::record::{HelloProgress, HelloReader, HelloSplicer};
 use crate::wire::ticket::{NewSessionTicket, OfferedTicket};
@@ -95,8 +95,7 @@ pub fn new_session_ticket(input: &[u8]) {
         age_add: before.age_add,
         nonce: before.nonce,
         ticket: before.ticket,
-        token_extension: OTHER_EXTENSION,
-        token: &token,
+        token: Some((OTHER_EXTENSION, &token)),
         stream_extension: (*len % 2 == 1).then_some(OTHER_EXTENSION - 1),
         max_early_data_size: u32::from(*len),
     };
@@ -118,8 +117,11 @@ pub fn sealed_ticket(keys: &TicketKeys, bytes: &[u8]) {
     if let Ok(session) = SealedSession::decode(bytes) {
         assert_eq!(*session.encode().unwrap(), bytes);
     }
+    if let Ok(session) = OrdinarySession::decode(bytes) {
+        assert_eq!(*session.encode().unwrap(), bytes);
+    }
     assert!(keys.open(bytes).is_none());
-    let mut ticket = keys.seal(bytes, random()).unwrap();
+    let mut ticket = keys.seal(bytes, Seal::Offer, random()).unwrap();
     assert_eq!(*keys.open(&ticket).unwrap(), bytes);
     let at = usize::from(bytes.first().copied().unwrap_or(0)) % ticket.len();
     ticket[at] ^= 1;
@@ -144,8 +146,8 @@ impl Session {
         let offer = ClientHello::read(hello, Codepoints::default())
             .ok()?
             .pre_shared_key?;
-        let (ticket, _) = offer.iter().next()?;
-        let sealed = SealedSession::decode(&keys.open(ticket)?).ok()?;
+        let identity = offer.iter().next()?;
+        let sealed = SealedSession::decode(&keys.open(identity.ticket)?).ok()?;
         Some(Self {
             token_key: sealed.token_key,
             psk: sealed.psk,

@@ -73,7 +73,11 @@
 //!
 //! - **A configuration's provider must be the wrapped one.** `build` says so if it is not.
 //! - **The first ticket with a token is not for ordinary resumption.** It resumes at the token's target, once. The
-//!   other tickets of the connection are ordinary.
+//!   other tickets of the connection are ordinary, and so are those of clients that know nothing of migration.
+//! - **Ordinary sessions of TLS 1.3 are in their tickets**, sealed by the ticket keys, and not in `session_storage`, which has those of
+//!   TLS 1.2. Any node of the service resumes them, until their [lifetime](server::MigrationServerBuilder::session_lifetime) is over. Their
+//!   early data is accepted at most once, at nodes that share the issuer's nonce store and its [memory](migration_token::NonceStore::memory_id). With a
+//!   `session_storage` that cannot cache there are no ordinary tickets.
 //! - **A memory nonce store refuses tokens from before its start**, and for the [clock
 //!   skew](server::MigrationServerBuilder::clock_skew) after it. Clients then land by a full handshake, but for streams that
 //!   are handed over: those end with an error. Send nobody to a node before it [admits
@@ -113,5 +117,7 @@ pub use connection::Connection;
 pub use error::ConfigError;
 pub use migration_token;
 pub use move_kind::MoveKind;
+#[cfg(feature = "watch-keys")]
+pub use ticket::TicketKeyWatcher;
 pub use rustls;
 pub use ticket::{TicketKeyError, TicketKeys};

@@ -6,6 +6,7 @@ pub mod blocking;
 pub mod client;
 pub mod clock;
 pub mod direct;
+pub mod flight;
 pub mod habits;
 pub mod hello;
 pub mod memory;

@@ -86,6 +86,12 @@ impl Copied {
         Self(node)
     }
 
+    /// Waits until the node has answered, or has ended the connection.
+    pub async fn answered(self) -> Self {
+        self.0.readable().await.unwrap();
+        self
+    }
+
     /// Tries to go on with what the racer has, which is no key: a record of its own. Returns what the node said until it
     /// ended the connection.
     pub async fn go_on(mut self) -> Vec<u8> {

@@ -1,12 +1,15 @@
 //! Real redis servers, each in a directory of its own, which tests kill, stop, restart and promote.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use tokio::time::sleep;
+
+use crate::Pki;
 
 /// A redis-server, which dies with this value.
 pub struct RedisServer {
@@ -42,6 +45,33 @@ impl RedisServer {
                 };
             }
         }
+    }
+
+    /// A server with a certificate of `pki`, and its address with TLS. What it needs is put into `folder`; the authority is the
+    /// file `ca` there.
+    pub async fn with_tls(pki: &Pki, folder: &Path) -> (Self, String) {
+        let (certificate, key) = pki.issue_pem("127.0.0.2");
+        let write = |name: &str, content: String| {
+            let path = folder.join(name);
+            std::fs::write(&path, content).unwrap();
+            path.to_str().unwrap().to_owned()
+        };
+        let files = [
+            write("certificate", certificate),
+            write("key", key),
+            write("ca", pki.ca_pem()),
+        ];
+        let port = crate::redis_groups::free_port().to_string();
+        let [certificate, key, ca] = &files;
+        let tls = [
+            ["--tls-port", &port],
+            ["--tls-cert-file", certificate],
+            ["--tls-key-file", key],
+            ["--tls-ca-cert-file", ca],
+            ["--tls-auth-clients", "no"],
+        ];
+        let server = Self::start(tls.as_flattened()).await;
+        (server, format!("rediss://127.0.0.2:{port}"))
     }
 
     /// Starts a Sentinel that watches nothing yet.

@@ -5,7 +5,8 @@ use std::future::{pending, ready};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use migration_token::{
-    BoxFuture, Claim, ClaimOutcome, CommitOutcome, MemoryNonceStore, NonceStore, StoreError,
+    BoxFuture, Claim, ClaimOutcome, CommitOutcome, MemoryId, MemoryNonceStore, NonceStore,
+    StoreError,
 };
 use time::OffsetDateTime;
 use tokio::sync::Semaphore;
@@ -47,6 +48,11 @@ impl NonceStore for FailingStore {
     fn remembers_since(&self) -> Option<OffsetDateTime> {
         None
     }
+
+    /// The same for all, which is what a store that is away says too.
+    fn memory_id(&self) -> Option<MemoryId> {
+        Some(MemoryId::new([1; MemoryId::LEN]))
+    }
 }
 
 /// A memory store that counts its claims.
@@ -81,6 +87,10 @@ impl NonceStore for CountingStore {
 
     fn remembers_since(&self) -> Option<OffsetDateTime> {
         self.store.remembers_since()
+    }
+
+    fn memory_id(&self) -> Option<MemoryId> {
+        self.store.memory_id()
     }
 }
 
@@ -140,6 +150,10 @@ impl NonceStore for HeldStore {
     fn remembers_since(&self) -> Option<OffsetDateTime> {
         self.store.remembers_since()
     }
+
+    fn memory_id(&self) -> Option<MemoryId> {
+        self.store.memory_id()
+    }
 }
 
 /// A memory store that fails to commit a number of times, and then does.
@@ -176,6 +190,10 @@ impl NonceStore for StumblingStore {
 
     fn remembers_since(&self) -> Option<OffsetDateTime> {
         self.store.remembers_since()
+    }
+
+    fn memory_id(&self) -> Option<MemoryId> {
+        self.store.memory_id()
     }
 }
 
@@ -226,5 +244,9 @@ impl NonceStore for AnswerLosingStore {
 
     fn remembers_since(&self) -> Option<OffsetDateTime> {
         self.store.remembers_since()
+    }
+
+    fn memory_id(&self) -> Option<MemoryId> {
+        self.store.memory_id()
     }
 }

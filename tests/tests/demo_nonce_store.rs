@@ -5,11 +5,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use migration_tests::RecordingDialer;
 use migration_tests::client::expect;
 use migration_tests::place::{Place, SHORT, text};
 use migration_tests::programs::{Server, demo_server};
 use migration_tests::redis::RedisServer;
+use migration_tests::redis_groups::{Cluster, PRIMARY, Watched};
+use migration_tests::{Pki, RecordingDialer};
 use migration_token::{NonceStore as _, RedisNonceStore};
 use rustls::HandshakeKind;
 use rustls::pki_types::CertificateDer;
@@ -138,6 +139,62 @@ async fn killed_and_started_again(place: Place, store: String) {
         replay(hello, &b).await;
         b.logged("refused: the token has been spent").await;
     }
+}
+
+/// A client moves to a node that is started with these arguments, and resumes there: its token was spent in the store.
+async fn a_client_moves_to_a_node_with(more: &[&str]) {
+    let place = Place::with_file(SHORT);
+    let b = place.node("127.0.0.3", more).await;
+    let to_b = b.address().to_string();
+    let a = place.node("127.0.0.2", &["--migrate-to", &to_b]).await;
+    let (spent, hello) = Client::at(&place, &a).await.goes_to_b().await;
+    assert!(spent);
+    replay(&hello, &b).await;
+    let mut b = b;
+    b.logged("refused: the token has been spent").await;
+}
+
+#[tokio::test]
+async fn a_redis_server_may_ask_for_tls_and_a_user_with_a_password_from_a_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let (server, address) = RedisServer::with_tls(&Pki::new(), folder.path()).await;
+    let user = [
+        "ACL",
+        "SETUSER",
+        "nonces",
+        "on",
+        ">pass/word@",
+        "~*",
+        "+@all",
+    ];
+    assert!(server.ask(&user).contains("OK"));
+    let password = folder.path().join("password");
+    std::fs::write(&password, "pass/word@\n").unwrap();
+    let store = address.replace("://", "://nonces@");
+    let ca = folder.path().join("ca");
+    let arguments = [
+        ["--nonce-store", &store],
+        ["--redis-ca", text(&ca)],
+        ["--redis-password-file", text(&password)],
+    ];
+    a_client_moves_to_a_node_with(arguments.as_flattened()).await;
+}
+
+#[tokio::test]
+async fn sentinels_may_say_which_redis_server_it_is() {
+    let watched = Watched::start().await;
+    let sentinels = watched.sentinels.iter();
+    let sentinels: Vec<_> = sentinels.map(|one| one.address().to_string()).collect();
+    let store = format!("redis+sentinel://{}/{PRIMARY}", sentinels.join(","));
+    a_client_moves_to_a_node_with(&["--nonce-store", &store]).await;
+}
+
+#[tokio::test]
+async fn it_may_be_a_node_of_a_redis_cluster() {
+    let cluster = Cluster::start(&[]).await;
+    let nodes = cluster.addresses().join(",").replace("redis://", "");
+    let store = format!("redis+cluster://{nodes}");
+    a_client_moves_to_a_node_with(&["--nonce-store", &store]).await;
 }
 
 #[tokio::test]

@@ -63,45 +63,11 @@ async fn refused(builder: RedisNonceStoreBuilder) -> RedisStoreError {
     reason(store.check(OffsetDateTime::now_utc()).await)
 }
 
-/// A server with a certificate of `pki`, and its address with TLS.
-async fn server_with_tls(pki: &Pki, folder: &std::path::Path) -> (RedisServer, String) {
-    let (certificate, key) = pki.issue_pem("127.0.0.2");
-    let path = |name: &str| folder.join(name).to_str().unwrap().to_owned();
-    std::fs::write(path("certificate"), certificate).unwrap();
-    std::fs::write(path("key"), key).unwrap();
-    std::fs::write(path("ca"), pki.ca_pem()).unwrap();
-    let port = TcpListener::bind("127.0.0.2:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port();
-    let (certificate, key, ca, port) = (
-        path("certificate"),
-        path("key"),
-        path("ca"),
-        port.to_string(),
-    );
-    let server = RedisServer::start(&[
-        "--tls-port",
-        &port,
-        "--tls-cert-file",
-        &certificate,
-        "--tls-key-file",
-        &key,
-        "--tls-ca-cert-file",
-        &ca,
-        "--tls-auth-clients",
-        "no",
-    ])
-    .await;
-    (server, format!("rediss://127.0.0.2:{port}"))
-}
-
 #[tokio::test]
 async fn over_tls_a_server_of_the_authority_is_used_and_one_of_another_is_not() {
     let (pki, other) = (Pki::new(), Pki::new());
     let folder = tempfile::tempdir().unwrap();
-    let (_server, address) = server_with_tls(&pki, folder.path()).await;
+    let (_server, address) = RedisServer::with_tls(&pki, folder.path()).await;
     let builder = || RedisNonceStore::builder(&address);
     if rustls::crypto::CryptoProvider::get_default().is_none() {
         let none = builder().build().unwrap_err();

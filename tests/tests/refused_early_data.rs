@@ -1,196 +1,37 @@
 //! Early data that is refused, of every size and shape, for every reason: the client lands, and every byte of it arrives
 //! once. A copy of a client's first flight costs it its 0-RTT and nothing else.
 
-use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration as StdDuration;
 
+use migration_tests::flight::{self, Client, Shape, Stock, first_flight};
 use migration_tests::node::echo;
 use migration_tests::peer::Setting;
 use migration_tests::racer::Copied;
-use migration_tests::{FailingStore, Node, Service, TestClock, server_name, stock};
+use migration_tests::{FailingStore, Node, Service, TestClock, stock};
 use migration_token::{
     BoxFuture, Claim, ClaimOutcome, CommitOutcome, MemoryNonceStore, NonceStore, StoreError,
 };
+use rustls::ServerConfig;
 use rustls::crypto::CryptoProvider;
-use rustls::server::ServerSessionMemoryCache;
-use rustls::{ClientConfig, ServerConfig};
-use rustls_migration::client::ClientConnection;
 use rustls_migration::server::{Arrival, MigrationServerBuilder, Verdict};
-use rustls_migration::{Clock as _, Connection as _, TicketKeys};
+use rustls_migration::{Clock as _, TicketKeys};
 use time::{Duration, OffsetDateTime};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
 
 const SIZES: [usize; 8] = [0, 1, 100, 2000, 8000, 8192, 14_336, 16_384];
 
-/// How the first flight leaves.
-#[derive(Clone, Copy, Debug)]
-enum Shape {
-    /// In records as large as they may be, and one write.
-    Whole,
-    /// In records as small as they may be.
-    SmallRecords,
-    /// In so many segments.
-    Segments(usize),
-}
-
 const SHAPES: [Shape; 3] = [Shape::Whole, Shape::SmallRecords, Shape::Segments(20)];
-
-/// A client without its I/O.
-trait Client {
-    fn write_tls(&mut self, out: &mut Vec<u8>) -> bool;
-    fn receive(&mut self, bytes: &[u8]) -> Vec<u8>;
-    fn is_handshaking(&self) -> bool;
-    fn accepted(&self) -> bool;
-    fn say(&mut self, plaintext: &[u8]);
-}
-
-impl Client for ClientConnection {
-    fn write_tls(&mut self, out: &mut Vec<u8>) -> bool {
-        let wants = self.wants_write();
-        wants && rustls_migration::Connection::write_tls(self, out).unwrap() > 0
-    }
-
-    fn receive(&mut self, mut bytes: &[u8]) -> Vec<u8> {
-        let mut plaintext = Vec::new();
-        while !bytes.is_empty() {
-            self.read_tls(&mut bytes).unwrap();
-            self.process_new_packets().unwrap();
-            while let Some(some) = self.fill_buf().ok().filter(|some| !some.is_empty()) {
-                let len = some.len();
-                plaintext.extend_from_slice(some);
-                self.consume(len);
-            }
-        }
-        plaintext
-    }
-
-    fn is_handshaking(&self) -> bool {
-        rustls_migration::Connection::is_handshaking(self)
-    }
-
-    fn accepted(&self) -> bool {
-        self.tls().is_early_data_accepted()
-    }
-
-    fn say(&mut self, plaintext: &[u8]) {
-        assert_eq!(self.write(plaintext).unwrap(), plaintext.len());
-    }
-}
-
-/// rustls as it is, which says its early data again when it was refused.
-struct Stock {
-    tls: rustls::ClientConnection,
-    early_data: Vec<u8>,
-    said: bool,
-}
-
-impl Stock {
-    /// A client with early data in records of one byte, or else as few as possible.
-    fn new(config: &Arc<ClientConfig>, early_data: &[u8], shape: Shape) -> Self {
-        let mut tls = rustls::ClientConnection::new(Arc::clone(config), server_name()).unwrap();
-        tls.set_buffer_limit(None);
-        let size = match shape {
-            Shape::SmallRecords => 1,
-            Shape::Whole | Shape::Segments(_) => early_data.len().max(1),
-        };
-        for piece in early_data.chunks(size) {
-            let mut writer = tls.early_data().expect("there is a ticket for early data");
-            assert_eq!(io::Write::write(&mut writer, piece).unwrap(), piece.len());
-        }
-        Self {
-            tls,
-            early_data: early_data.to_vec(),
-            said: false,
-        }
-    }
-}
-
-impl Client for Stock {
-    fn write_tls(&mut self, out: &mut Vec<u8>) -> bool {
-        self.tls.wants_write() && self.tls.write_tls(out).unwrap() > 0
-    }
-
-    fn receive(&mut self, mut bytes: &[u8]) -> Vec<u8> {
-        let mut plaintext = Vec::new();
-        while !bytes.is_empty() {
-            self.tls.read_tls(&mut bytes).unwrap();
-            self.tls.process_new_packets().unwrap();
-            let _ = io::Read::read_to_end(&mut self.tls.reader(), &mut plaintext);
-        }
-        if !self.tls.is_handshaking() && !self.said {
-            self.said = true;
-            if !self.tls.is_early_data_accepted() {
-                let early_data = std::mem::take(&mut self.early_data);
-                self.say(&early_data);
-            }
-        }
-        plaintext
-    }
-
-    fn is_handshaking(&self) -> bool {
-        self.tls.is_handshaking()
-    }
-
-    fn accepted(&self) -> bool {
-        self.tls.is_early_data_accepted()
-    }
-
-    fn say(&mut self, plaintext: &[u8]) {
-        io::Write::write_all(&mut self.tls.writer(), plaintext).unwrap();
-    }
-}
-
-/// What the client sends first.
-fn first_flight(client: &mut impl Client) -> Vec<u8> {
-    let mut flight = Vec::new();
-    while client.write_tls(&mut flight) {}
-    flight
-}
-
-async fn send(tcp: &mut TcpStream, bytes: &[u8], shape: Shape) {
-    let segments = match shape {
-        Shape::Segments(segments) => segments,
-        Shape::Whole | Shape::SmallRecords => 1,
-    };
-    for segment in bytes.chunks(bytes.len().div_ceil(segments).max(1)) {
-        tcp.write_all(segment).await.unwrap();
-        if segments > 1 {
-            // Likely enough the node reads each by itself.
-            tokio::time::sleep(StdDuration::from_micros(300)).await;
-        }
-    }
-}
 
 /// Sends the first flight, goes on, and checks that an echo says everything once. Early data must have been refused.
 async fn lands(
-    mut client: impl Client,
+    client: impl Client,
     flight: &[u8],
     early_data: &[u8],
     to: SocketAddr,
     shape: Shape,
 ) {
-    let mut tcp = TcpStream::connect(to).await.unwrap();
-    tcp.set_nodelay(true).unwrap();
-    send(&mut tcp, flight, shape).await;
-    let expected = [early_data, b"more"].concat();
-    let (mut got, mut told, mut buf) = (Vec::new(), false, [0; 4096]);
-    while got.len() < expected.len() {
-        let len = tcp.read(&mut buf).await.unwrap();
-        assert_ne!(len, 0, "the node closed after {} bytes", got.len());
-        got.extend(client.receive(&buf[..len]));
-        if !client.is_handshaking() && !told {
-            told = true;
-            client.say(b"more");
-        }
-        let mut out = Vec::new();
-        while client.write_tls(&mut out) {}
-        tcp.write_all(&out).await.unwrap();
-    }
-    assert!(got == expected, "the echo differs");
-    assert!(!client.accepted());
+    assert!(!flight::lands(client, flight, early_data, to, shape).await);
 }
 
 /// A node B that refuses early data of moved clients, for a reason.
@@ -409,14 +250,15 @@ enum Change {
     Clock,
     Alpn,
     KeyShare,
-    SessionLost,
+    /// The node does not know the ticket's key.
+    Keys,
 }
 
-/// A node whose sessions are in `sessions`.
+/// A node whose early data is known to `store`.
 fn ordinary(
     service: &Service,
     change: Option<Change>,
-    sessions: &Arc<ServerSessionMemoryCache>,
+    store: &Arc<MemoryNonceStore>,
 ) -> MigrationServerBuilder {
     let mut provider = CryptoProvider::clone(&service.provider);
     if change == Some(Change::KeyShare) {
@@ -431,26 +273,23 @@ fn ordinary(
         ahead.advance(Duration::minutes(2));
         config.time_provider = Arc::new(ahead);
     }
-    if change != Some(Change::SessionLost) {
-        config.session_storage = sessions.clone();
-    }
-    service.node_with(config)
+    let keys = match change {
+        Some(Change::Keys) => TicketKeys::generate(service.provider.secure_random).unwrap(),
+        Some(Change::Clock | Change::Alpn | Change::KeyShare) | None => service.keys.clone(),
+    };
+    let node = service.node_of(config, "files", keys);
+    node.nonce_store(Arc::clone(store) as Arc<dyn NonceStore>)
 }
 
 #[tokio::test]
 async fn an_ordinary_resumption() {
-    for change in [
-        Change::Clock,
-        Change::Alpn,
-        Change::KeyShare,
-        Change::SessionLost,
-    ] {
+    for change in [Change::Clock, Change::Alpn, Change::KeyShare, Change::Keys] {
         let service = Service::default();
-        let sessions = ServerSessionMemoryCache::new(100);
+        let store = Arc::new(service.store(1000));
         let (mut before, mut after) =
             (Node::bind("127.0.0.2").await, Node::bind("127.0.0.3").await);
-        before.serve_echo(ordinary(&service, None, &sessions));
-        after.serve_echo(ordinary(&service, Some(change), &sessions));
+        before.serve_echo(ordinary(&service, None, &store));
+        after.serve_echo(ordinary(&service, Some(change), &store));
         for shape in SHAPES {
             for size in SIZES {
                 let mut config = service.client_config_with(Arc::new(stock::provider()));

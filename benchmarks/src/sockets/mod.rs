@@ -7,22 +7,71 @@
 mod clients;
 mod node;
 mod process;
+mod service;
 
 use std::fmt;
-use std::path::Path;
 
-use clap::ValueEnum as _;
+use clap::{Args, ValueEnum};
 use serde::Serialize;
 
-pub(crate) use self::clients::run as run_clients;
-pub(crate) use self::node::run as run_node;
+pub(crate) use self::clients::Clients;
+pub(crate) use self::node::Node;
 use self::process::{Child, Sample};
 use crate::case::{Side, name};
 use crate::error::BenchError;
 use crate::peers::Suite;
+use crate::redis::Redis;
 
 /// Connections that are there before anything is measured.
 const WARM_UP: u32 = 64;
+
+/// The most clients of one process. Each has two connections while it goes elsewhere.
+const MOST_CLIENTS: u32 = 9_000;
+
+/// What is measured.
+#[derive(Debug, Args)]
+pub(crate) struct Plan {
+    /// With so many connections. Each takes two files of a process while it goes elsewhere.
+    #[arg(long, value_delimiter = ',', default_values_t = [4_000])]
+    connections: Vec<u32>,
+    /// How many clients may be on their way elsewhere at once [default: all of them].
+    #[arg(long)]
+    moving: Option<u32>,
+    /// Where the nodes spend nonces.
+    #[arg(long, value_enum, default_value_t = Store::Memory)]
+    store: Store,
+}
+
+impl Plan {
+    /// One for each measurement; `quick` for as little as shows that everything runs.
+    pub(crate) fn loads(&self, quick: bool) -> Vec<Load> {
+        let connections = if quick { &[16][..] } else { &self.connections };
+        let load = |connections: &u32| Load {
+            connections: *connections,
+            moving: self.moving.unwrap_or(*connections),
+            store: self.store,
+        };
+        connections.iter().map(load).collect()
+    }
+}
+
+/// What the processes have to carry.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(crate) struct Load {
+    pub(crate) connections: u32,
+    /// How many clients may be on their way elsewhere at once.
+    pub(crate) moving: u32,
+    pub(crate) store: Store,
+}
+
+/// Where the nodes of a measurement spend nonces.
+#[derive(Clone, Copy, Debug, Serialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Store {
+    Memory,
+    File,
+    Redis,
+}
 
 /// What one side's process takes for each connection.
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -48,45 +97,134 @@ struct Figures {
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Sockets {
     suite: Suite,
-    connections: u32,
+    load: Load,
     stock: Figures,
     migrating: Figures,
 }
 
-/// Measures both sides with so many connections.
-pub(crate) fn measure(suite: Suite, connections: u32) -> Result<Sockets, BenchError> {
+/// Measures both sides. That a client is lost is an error.
+pub(crate) fn measure(suite: Suite, load: Load) -> Result<Sockets, BenchError> {
+    let redis = matches!(load.store, Store::Redis).then(Redis::start);
+    let redis = redis.transpose()?;
+    let store = match &redis {
+        Some(redis) => redis.address()?,
+        None => name(&load.store),
+    };
     Ok(Sockets {
         suite,
-        connections,
-        stock: of_side(suite, connections, Side::Stock)?,
-        migrating: of_side(suite, connections, Side::Migrating)?,
+        load,
+        stock: of_side(suite, load, &store, Side::Stock)?,
+        migrating: of_side(suite, load, &store, Side::Migrating)?,
     })
 }
 
-fn of_side(suite: Suite, connections: u32, side: Side) -> Result<Figures, BenchError> {
-    let folder = tempfile::tempdir()?;
-    let root: &Path = &folder.path().join("root.der");
-    let (suite, side) = (name(&suite), name(&side));
-    let total = (connections + WARM_UP).to_string();
-    let root = root.to_string_lossy();
-    let mut node = Child::start(&["--suite", &suite, "node", &side, &total, &root])?;
-    let addresses = node.line()?;
-    let [here, there] = addresses.split_whitespace().collect::<Vec<_>>()[..] else {
-        return Err(BenchError::Unexpected("a node has two addresses"));
-    };
-    let mut clients = Child::start(&["--suite", &suite, "clients", &side, here, there, &root])?;
+/// The nodes of one side.
+struct Nodes {
+    processes: Vec<Child>,
+    here: String,
+    there: String,
+    /// What tells the first to send its clients to the second.
+    leave: String,
+}
 
-    clients.ask(&format!("connect {WARM_UP}"))?;
-    let before = (node.sample()?, clients.sample()?);
-    clients.ask(&format!("connect {connections}"))?;
-    let connected = (node.sample()?, clients.sample()?);
-    clients.ask("storm")?;
-    node.tell("leave")?;
-    let seconds: f64 = clients
-        .line()?
-        .parse()
-        .map_err(|_| BenchError::Unexpected("a storm takes a time"))?;
-    let moved = (node.sample()?, clients.sample()?);
+impl Nodes {
+    fn start(arguments: &[&str], side: Side) -> Result<Self, BenchError> {
+        let mut first = Child::start(arguments)?;
+        let said = first.line()?;
+        match side {
+            Side::Stock => {
+                let two = BenchError::Unexpected("stock nodes have two addresses");
+                let (here, there) = said.split_once(' ').ok_or(two)?;
+                Ok(Self {
+                    processes: vec![first],
+                    here: here.to_owned(),
+                    there: there.to_owned(),
+                    leave: "leave".to_owned(),
+                })
+            }
+            Side::Migrating => {
+                let mut second = Child::start(arguments)?;
+                let there = second.line()?;
+                Ok(Self {
+                    processes: vec![first, second],
+                    here: said,
+                    leave: there.clone(),
+                    there,
+                })
+            }
+        }
+    }
+
+    fn leave(&mut self) -> Result<(), BenchError> {
+        let first = self.processes.first_mut();
+        first.map_or(Ok(()), |first| first.tell(&self.leave))
+    }
+}
+
+/// What all of them have taken.
+fn sample(processes: &mut [Child]) -> Result<Sample, BenchError> {
+    let mut all = Sample::default();
+    for process in processes {
+        let one = process.sample()?;
+        all.bytes += one.bytes;
+        all.cpu_us += one.cpu_us;
+    }
+    Ok(all)
+}
+
+/// Has the processes share `count` connections.
+fn connect(clients: &mut [Child], count: u32) -> Result<(), BenchError> {
+    let mut left = count;
+    let mut processes = u32::try_from(clients.len()).unwrap_or(u32::MAX);
+    for client in &mut *clients {
+        let share = left.checked_div(processes).unwrap_or_default();
+        client.tell(&format!("connect {share}"))?;
+        left -= share;
+        processes -= 1;
+    }
+    clients
+        .iter_mut()
+        .try_for_each(|client| client.line().map(drop))
+}
+
+fn of_side(suite: Suite, load: Load, store: &str, side: Side) -> Result<Figures, BenchError> {
+    let folder = tempfile::tempdir()?;
+    let folder = folder.path().to_string_lossy();
+    let (suite, of_side) = (name(&suite), name(&side));
+    let common = ["--suite", &suite];
+    let connections = load.connections;
+    let moving = load.moving.to_string();
+    let of_node = ["node", &of_side, &moving, &folder, store];
+    let mut nodes = Nodes::start(&[&common[..], &of_node].concat(), side)?;
+    let processes = connections.div_ceil(MOST_CLIENTS).max(1);
+    let moving = load.moving.div_ceil(processes).to_string();
+    let of_client = [
+        "clients",
+        &of_side,
+        &moving,
+        &nodes.here,
+        &nodes.there,
+        &folder,
+    ];
+    let of_client = [&common[..], &of_client].concat();
+    let clients = (0..processes).map(|_| Child::start(&of_client));
+    let mut clients = clients.collect::<Result<Vec<_>, _>>()?;
+
+    connect(&mut clients, WARM_UP)?;
+    let before = (sample(&mut nodes.processes)?, sample(&mut clients)?);
+    connect(&mut clients, connections)?;
+    let connected = (sample(&mut nodes.processes)?, sample(&mut clients)?);
+    for client in &mut clients {
+        client.ask("storm")?;
+    }
+    nodes.leave()?;
+    let mut seconds: f64 = 0.0;
+    for client in &mut clients {
+        let took = client.line()?.parse();
+        let took = took.map_err(|_| BenchError::Unexpected("a storm takes a time"))?;
+        seconds = seconds.max(took);
+    }
+    let moved = (sample(&mut nodes.processes)?, sample(&mut clients)?);
     let all = f64::from(connections + WARM_UP);
     let figures = |before: &Sample, connected: &Sample, moved: &Sample| PerConnection {
         idle_bytes: (connected.bytes - before.bytes) / f64::from(connections),
@@ -106,9 +244,11 @@ impl fmt::Display for Sockets {
         let suite = suite.map(|suite| suite.get_name().to_owned());
         writeln!(
             f,
-            "{} connections, {}\n{:<34}{:>10}{:>12}{:>8}",
-            self.connections,
+            "{} connections, {} on their way at once, {}, nonces in {}\n{:<34}{:>10}{:>12}{:>8}",
+            self.load.connections,
+            self.load.moving,
             suite.unwrap_or_default(),
+            name(&self.load.store),
             "",
             "stock",
             "migrating",

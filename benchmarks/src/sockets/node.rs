@@ -1,23 +1,29 @@
-//! Two nodes in one process: every client of the first goes to the second when it is told to.
+//! The nodes: every client of the first goes to the second when it is told to. Stock ones are one process, since they share the
+//! keys of a ticketer; migrating ones are a process each, and share a folder with keys.
 //!
 //! A node says one byte to each client, and then listens.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::server::ServerSessionMemoryCache;
+use clap::Args;
+use migration_token::{FileNonceStore, NonceStore, RedisNonceStore};
+use rustls::crypto::ring::Ticketer;
 use rustls_migration::provider;
 use rustls_migration::server::MigrationServer;
 use rustls_migration::tokio::{DrainPlan, MigrationAcceptor};
+use time::OffsetDateTime;
 use tokio::io::{
-    AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _,
+    AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufReader,
+    Lines, Stdin,
 };
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 
 use super::process::{say, say_sample};
+use super::service::of_nodes;
 use crate::case::Side;
 use crate::error::BenchError;
 use crate::peers::{Service, Suite};
@@ -28,70 +34,119 @@ const AT_ONCE: Duration = Duration::ZERO;
 /// How long a drain may take.
 const DEADLINE: Duration = Duration::from_secs(300);
 
-/// Serves until nobody listens any more. The certificate's root is written to `root`.
-pub(crate) fn run(suite: Suite, side: Side, total: u32, root: &Path) -> Result<(), BenchError> {
-    let service = Service::new(suite)?;
-    std::fs::write(root, service.root())?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
-    runtime.block_on(serve(&service, side, total))
+/// What a node is told when it starts.
+#[derive(Debug, Args)]
+pub(crate) struct Node {
+    side: Side,
+    /// How many clients may be on their way elsewhere at once.
+    moving: usize,
+    /// What the service is made of. The first node makes it.
+    folder: PathBuf,
+    /// Where nonces are spent: `memory`, `file`, or the address of a redis server.
+    store: String,
 }
 
-async fn serve(service: &Service, side: Side, total: u32) -> Result<(), BenchError> {
+impl Node {
+    /// Serves until nobody listens any more.
+    pub(crate) fn run(&self, suite: Suite) -> Result<(), BenchError> {
+        let service = of_nodes(suite, &self.folder)?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        runtime.block_on(async {
+            match self.side {
+                Side::Stock => serve_stock(&service).await,
+                Side::Migrating => serve_migrating(&service, self).await,
+            }
+        })
+    }
+}
+
+fn commands() -> Lines<BufReader<Stdin>> {
+    BufReader::new(tokio::io::stdin()).lines()
+}
+
+/// Two nodes, whose addresses are said. The first closes its connections when it is told to leave.
+async fn serve_stock(service: &Service) -> Result<(), BenchError> {
     let listeners = [
         TcpListener::bind("127.0.0.2:0").await?,
         TcpListener::bind("127.0.0.3:0").await?,
     ];
     let [here, there] = [listeners[0].local_addr()?, listeners[1].local_addr()?];
     let (leave, left) = watch::channel(false);
-    let sessions = usize::try_from(total).unwrap_or(usize::MAX) * 4;
-    let mut drained = None;
-    match side {
-        Side::Stock => {
-            let mut config = service.server_config(service.stock_provider(), true)?;
-            config.session_storage = ServerSessionMemoryCache::new(sessions);
-            let acceptor = TlsAcceptor::from(Arc::new(config));
-            for (listener, stays) in listeners.into_iter().zip([false, true]) {
-                let (acceptor, left) = (acceptor.clone(), left.clone());
-                tokio::spawn(async move {
-                    while let Ok((tcp, _)) = listener.accept().await {
-                        tokio::spawn(stock(acceptor.clone(), tcp, left.clone(), stays));
-                    }
-                });
+    let mut config = service.server_config(service.stock_provider(), false)?;
+    config.ticketer = Ticketer::new()?;
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+    for (listener, stays) in listeners.into_iter().zip([false, true]) {
+        let (acceptor, left) = (acceptor.clone(), left.clone());
+        tokio::spawn(async move {
+            while let Ok((tcp, _)) = listener.accept().await {
+                tokio::spawn(stock(acceptor.clone(), tcp, left.clone(), stays));
             }
-        }
-        Side::Migrating => {
-            for (listener, address) in listeners.into_iter().zip([here, there]) {
-                let provider = provider::wrap(service.stock_provider());
-                let mut config = service.server_config(provider, true)?;
-                config.session_storage = ServerSessionMemoryCache::new(sessions);
-                let server = MigrationServer::builder(config, "bench", service.ticket_keys())
-                    .answers_for([address])
-                    .nonce_store(Service::nonce_store());
-                let acceptor = MigrationAcceptor::from(server.build()?);
-                drained.get_or_insert(acceptor.clone());
-                tokio::spawn(async move {
-                    while let Ok((tcp, _)) = listener.accept().await {
-                        tokio::spawn(migrating(acceptor.clone(), tcp));
-                    }
-                });
-            }
-        }
+        });
     }
     say(&format!("{here} {there}"))?;
-    let mut commands = tokio::io::BufReader::new(tokio::io::stdin()).lines();
+    let mut commands = commands();
     while let Some(command) = commands.next_line().await? {
         if command == "sample" {
             say_sample()?;
-        } else if let Some(acceptor) = &drained {
-            let plan = DrainPlan::to([(there, 1)]).spread_over(AT_ONCE);
-            drop(acceptor.drain(plan.deadline(DEADLINE)));
         } else {
             leave.send_replace(true);
         }
     }
     Ok(())
+}
+
+/// One node, whose address is said. It is drained to the address that it is told.
+async fn serve_migrating(service: &Service, node: &Node) -> Result<(), BenchError> {
+    let listener = TcpListener::bind("127.0.0.2:0").await?;
+    let here = listener.local_addr()?;
+    let config = service.server_config(provider::wrap(service.stock_provider()), true)?;
+    let server = MigrationServer::builder(config, "bench", service.ticket_keys())
+        .answers_for([here])
+        .clock_skew(Duration::ZERO)
+        .nonce_store(nonce_store(&node.store, &node.folder).await?);
+    let acceptor = MigrationAcceptor::from(server.build()?);
+    let accepting = acceptor.clone();
+    tokio::spawn(async move {
+        while let Ok((tcp, _)) = listener.accept().await {
+            tokio::spawn(migrating(accepting.clone(), tcp));
+        }
+    });
+    say(&here.to_string())?;
+    let mut commands = commands();
+    while let Some(command) = commands.next_line().await? {
+        if command == "sample" {
+            say_sample()?;
+        } else {
+            let there = command.parse();
+            let there = there.map_err(|_| BenchError::Unexpected("a node leaves for another"))?;
+            let plan = DrainPlan::to([(there, 1)])
+                .spread_over(AT_ONCE)
+                .max_moving(node.moving)
+                .deadline(DEADLINE);
+            drop(acceptor.drain(plan));
+        }
+    }
+    Ok(())
+}
+
+/// The store `memory`, `file` or that of a redis server with this address.
+async fn nonce_store(store: &str, folder: &Path) -> Result<Arc<dyn NonceStore>, BenchError> {
+    let now = OffsetDateTime::now_utc();
+    Ok(match store {
+        "memory" => Service::nonce_store(),
+        "file" => {
+            let path = folder.join(format!("nonces.{}", std::process::id()));
+            let capacity = FileNonceStore::DEFAULT_CAPACITY;
+            Arc::new(FileNonceStore::open(path, capacity, now)?)
+        }
+        address => {
+            let store = RedisNonceStore::builder(address).build()?;
+            store.check(now).await?;
+            Arc::new(store)
+        }
+    })
 }
 
 async fn stock(
@@ -100,6 +155,7 @@ async fn stock(
     mut left: watch::Receiver<bool>,
     stays: bool,
 ) -> std::io::Result<()> {
+    tcp.set_nodelay(true)?;
     let mut stream = acceptor.accept(tcp).await?;
     greet(&mut stream).await?;
     let mut buf = [0; 64];
@@ -111,6 +167,7 @@ async fn stock(
 }
 
 async fn migrating(acceptor: MigrationAcceptor, tcp: TcpStream) -> std::io::Result<()> {
+    tcp.set_nodelay(true)?;
     let mut stream = acceptor.accept(tcp).await?;
     stream.set_state(&[]).map_err(std::io::Error::from)?;
     greet(&mut stream).await?;

@@ -11,7 +11,7 @@ use crate::error::BenchError;
 const TICK_US: f64 = 10_000.0;
 
 /// What a process has taken so far.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Sample {
     /// Memory, in bytes.
     pub(super) bytes: f64,

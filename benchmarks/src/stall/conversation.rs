@@ -46,7 +46,6 @@ pub(super) async fn run(
 ) -> Result<Duration, BenchError> {
     let line = Line::new(round_trip, exactness);
     let (a, b) = (SocketAddr::from(A), SocketAddr::from(B));
-    // Both nodes know each other's ordinary sessions.
     let config = service.server_config(provider::wrap(service.stock_provider()), true)?;
     for (here, next) in [(a, Some(b)), (b, None)] {
         let acceptor = node(service, config.clone(), here)?;

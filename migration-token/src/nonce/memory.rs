@@ -15,8 +15,8 @@ use time::OffsetDateTime;
 
 use super::birth::{Birth, span};
 use super::{
-    BoxFuture, Claim, ClaimId, ClaimOutcome, CommitOutcome, Monotonic, NonceKey, NonceStore,
-    StoreError, SystemMonotonic,
+    BoxFuture, Claim, ClaimId, ClaimOutcome, CommitOutcome, MemoryId, Monotonic, NonceKey,
+    NonceStore, StoreError, SystemMonotonic,
 };
 
 /// Nonces in memory, bounded, expired in the order of their time.
@@ -35,6 +35,7 @@ pub struct MemoryNonceStore {
     forgotten: AtomicI64,
     birth: Birth,
     monotonic: Arc<dyn Monotonic>,
+    id: Option<MemoryId>,
 }
 
 #[derive(Clone, Copy)]
@@ -66,6 +67,7 @@ impl MemoryNonceStore {
             forgotten: AtomicI64::new(i64::MIN),
             birth: Birth::new(started, span(monotonic.elapsed())),
             monotonic,
+            id: MemoryId::random(),
         }
     }
 
@@ -158,6 +160,10 @@ impl NonceStore for MemoryNonceStore {
 
     fn remembers_since(&self) -> Option<OffsetDateTime> {
         Some(self.birth.since())
+    }
+
+    fn memory_id(&self) -> Option<MemoryId> {
+        self.id
     }
 }
 

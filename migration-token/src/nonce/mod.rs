@@ -12,6 +12,7 @@ mod contract;
 #[cfg(feature = "redb")]
 mod file;
 mod memory;
+mod memory_id;
 mod monotonic;
 #[cfg(feature = "redis")]
 mod redis;
@@ -26,6 +27,7 @@ use time::OffsetDateTime;
 #[cfg(feature = "redb")]
 pub use file::{FileNonceStore, FileStoreError};
 pub use memory::MemoryNonceStore;
+pub use memory_id::MemoryId;
 pub use monotonic::{Monotonic, SystemMonotonic};
 #[cfg(feature = "redis")]
 pub use redis::{RedisNonceStore, RedisNonceStoreBuilder, RedisStoreError};
@@ -61,6 +63,16 @@ pub trait NonceStore: fmt::Debug + Send + Sync {
     /// prove to be a later one when a claim tells the time, and it never becomes an earlier one. One that lies ahead of the
     /// present moment says that the clock was ahead when the memory began, and that no token is accepted until then.
     fn remembers_since(&self) -> Option<OffsetDateTime>;
+
+    /// Which memory this store has, as far as it knows by now: the same for all stores that share it, and another one
+    /// as soon as anything may have been lost from it.
+    ///
+    /// A session that says under which memory it was issued can be presented anywhere, and used where that memory is: so
+    /// early data of ordinary resumptions is accepted at most once, at any node that shares the store
+    /// (`docs/protocol.md` section 8). `None`, the default, accepts none.
+    fn memory_id(&self) -> Option<MemoryId> {
+        None
+    }
 }
 
 /// What a connection asks of a [`NonceStore`].

@@ -3,22 +3,32 @@
 //!
 //! Never sends the frame, and never keeps a connection ID back, when the client did not send enable_server_migration.
 
+mod advert;
+mod arrivals;
+
 use std::collections::BTreeSet;
 use std::net::{SocketAddrV4, SocketAddrV6};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use quinn_proto::{ConnectionId, VarInt};
 
+use self::advert::{Advert, AdvertState};
+use self::arrivals::Arrivals;
 use super::attempts::{Attempts, Step};
 use super::carrier::{Carriers, Found};
 use super::packet::Largest;
 use super::peer_ids::PeerIds;
 use super::{Effects, Hook, Incoming, LONGEST_EXCHANGE, Outgoing, ParameterFault, patience};
+use crate::stats::ServerCounters;
 use crate::wire::{
     AlternateAddress, Codepoints, Frame, INITIAL_SOURCE_CONNECTION_ID, NewConnectionId, PING_FRAME,
     Reader, ack_covers, find_parameter, kind, next_frame, overwrite, retire_connection_id,
 };
+
+pub use self::advert::Outcome;
+pub(crate) use self::advert::{AdvertStep, CannotBegin};
 
 /// Packets that carry one advertisement at most.
 const SENDS: u32 = 8;
@@ -30,6 +40,7 @@ const SMALLEST_LIMIT: u64 = 2;
 #[derive(Debug)]
 pub(crate) struct ServerHook {
     codepoints: Codepoints,
+    counters: Arc<ServerCounters>,
     /// The client sent enable_server_migration.
     negotiated: bool,
     carriers: Carriers,
@@ -52,66 +63,14 @@ pub(crate) struct ServerHook {
     last_id: Option<ConnectionId>,
     /// A challenge that came with the advertised connection ID, and the client's connection ID for the answer.
     answering: Option<([u8; 8], ConnectionId)>,
-}
-
-#[derive(Debug)]
-struct Advert {
-    reserved: NewConnectionId,
-    frame: Vec<u8>,
-    attempts: Attempts,
-    numbers: Vec<u64>,
-    state: AdvertState,
-    /// A packet with the advertised connection ID has arrived.
-    probed: bool,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum AdvertState {
-    Sending,
-    Acknowledged,
-    Moved,
-    Declined,
-    /// quinn retired the connection ID before the client acknowledged the frame.
-    Expired,
-}
-
-/// Why no advertisement could begin.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum CannotBegin {
-    NotNegotiated,
-    /// No connection ID is in reserve; one may follow.
-    NoReserve,
-    /// The last one is not acknowledged yet.
-    Busy,
-}
-
-/// What the advertising task does next.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum AdvertStep {
-    Send(Bytes),
-    Wait(Instant),
-    /// Acknowledged, in a packet of these many.
-    Acknowledged(u32),
-    /// Not acknowledged, or replaced.
-    Lost,
-}
-
-/// What the client made of an advertisement.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Outcome {
-    /// The client uses the new address.
-    Moved,
-    /// The client gave the connection ID back: its policy refused, or the address did not answer.
-    Declined,
-    /// The server has advertised another address since.
-    Superseded,
+    arrivals: Arrivals,
 }
 
 impl ServerHook {
-    pub(crate) fn new(codepoints: Codepoints) -> Self {
+    pub(crate) fn new(codepoints: Codepoints, counters: Arc<ServerCounters>) -> Self {
         Self {
             codepoints,
+            counters,
             negotiated: false,
             carriers: Carriers::new(),
             has_room: false,
@@ -125,7 +84,13 @@ impl ServerHook {
             client_ids: PeerIds::default(),
             last_id: None,
             answering: None,
+            arrivals: Arrivals::default(),
         }
+    }
+
+    /// Whether the client has followed an advertisement since the last call.
+    pub(crate) fn take_move(&mut self) -> bool {
+        self.arrivals.take_move()
     }
 
     pub(crate) fn negotiated(&self) -> bool {
@@ -149,6 +114,8 @@ impl ServerHook {
             return Err(CannotBegin::Busy);
         }
         let reserved = self.reserve.take().ok_or(CannotBegin::NoReserve)?;
+        self.counters.advertised.add_one();
+        self.arrivals.on_advertised(reserved.id);
         let sequence = reserved.sequence;
         let address = AlternateAddress {
             sequence,
@@ -333,6 +300,7 @@ impl ServerHook {
             return false;
         }
         advert.state = AdvertState::Acknowledged;
+        self.counters.acknowledged.add_one();
         true
     }
 
@@ -349,6 +317,7 @@ impl ServerHook {
         {
             Some(advert) if advert.state != AdvertState::Moved => {
                 advert.state = AdvertState::Declined;
+                self.counters.declined.add_one();
                 true
             }
             _ => false,
@@ -375,6 +344,7 @@ impl ServerHook {
         match self.advert.as_mut() {
             Some(advert) if !probing && advert.state != AdvertState::Moved => {
                 advert.state = AdvertState::Moved;
+                self.counters.moved.add_one();
                 true
             }
             _ => false,
@@ -453,6 +423,7 @@ impl Hook for ServerHook {
             wake |= self.on_advertised_id(probing);
         }
         if self.received.is_new(packet.number) && !probing {
+            wake |= self.arrivals.on_packet(packet.destination());
             self.retire_orphans(packet.payload);
         }
         Effects {

@@ -14,6 +14,7 @@ use super::{Handles, Session, encoded, initial_suite, version};
 use crate::error::ConfigError;
 use crate::hooks::server::ServerHook;
 use crate::socket::Homes;
+use crate::stats::ServerCounters;
 use crate::wire::{
     Codepoints, INITIAL_SOURCE_CONNECTION_ID, LONGEST_CONNECTION_ID, find_parameter,
 };
@@ -25,6 +26,7 @@ pub(crate) struct ServerCrypto {
     codepoints: Codepoints,
     handles: Handles<ServerHook>,
     homes: Arc<Homes>,
+    counters: Arc<ServerCounters>,
 }
 
 impl ServerCrypto {
@@ -33,6 +35,7 @@ impl ServerCrypto {
         codepoints: Codepoints,
         handles: Handles<ServerHook>,
         homes: Arc<Homes>,
+        counters: Arc<ServerCounters>,
     ) -> Result<Self, ConfigError> {
         let stock = Arc::new(QuicServerConfig::try_from(Arc::clone(&tls))?);
         let initial = initial_suite(tls.crypto_provider()).ok_or(ConfigError::NoInitialSuite)?;
@@ -45,6 +48,7 @@ impl ServerCrypto {
             codepoints,
             handles,
             homes,
+            counters,
         })
     }
 }
@@ -77,6 +81,7 @@ impl crypto::ServerConfig for ServerCrypto {
         let resident = self
             .homes
             .session(ConnectionId::new(id.unwrap_or_default()));
+        let hook = ServerHook::new(self.codepoints, Arc::clone(&self.counters));
         let tls = ServerConnection::new(Arc::clone(&self.tls), version, list).inspect_err(
             |error| tracing::error!(%error, "rustls refused the server configuration"),
         );
@@ -87,7 +92,7 @@ impl crypto::ServerConfig for ServerCrypto {
             initial: self.initial,
             next: None,
             handshake_data_ready: false,
-            handle: self.handles.create(ServerHook::new(self.codepoints), None),
+            handle: self.handles.create(hook, None),
             // Servers receive no Retry packets.
             retry: Box::new(|_, _, _| false),
             _resident: Some(resident),

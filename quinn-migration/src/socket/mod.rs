@@ -4,19 +4,27 @@
 
 mod alias;
 mod batch;
+mod came_by;
 mod client;
 mod hold;
 mod home;
+mod opener;
 mod path_socket;
+mod pool;
 mod router;
 mod server;
 mod set;
+mod shared;
 
+pub(crate) use came_by::Tag;
 pub(crate) use client::ClientSocket;
 pub(crate) use home::{Homes, Resident};
+pub(crate) use opener::Opener;
 pub use path_socket::NewPath;
+pub use pool::{AddressRange, AddressRangeError};
 
 pub(crate) use path_socket::PathSockets;
+pub(crate) use pool::Pool;
 pub(crate) use router::{Router, Routes};
 pub(crate) use server::ServerSocket;
 

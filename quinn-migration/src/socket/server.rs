@@ -1,4 +1,5 @@
-//! The server's socket: one UDP socket for each of its addresses, added and removed at run time.
+//! The server's socket: one UDP socket for each of its addresses, or for a whole range of them, added and removed at run
+//! time.
 //!
 //! Never answers from another address than the one a client is on.
 
@@ -6,25 +7,31 @@ use std::io::{self, IoSliceMut};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::{Context, Poll};
 
+use parking_lot::Mutex;
 use quinn::udp::{RecvMeta, Transmit};
-use quinn::{AsyncUdpSocket, Runtime, UdpPoller};
+use quinn::{AsyncUdpSocket, UdpPoller};
 
 use super::alias::{HIGHEST, alias, unalias};
 use super::home::{Homes, is_long};
-use super::set::{Direct, SocketSet};
-use super::{PathId, Traffic};
+use super::opener::{Opened, Opener};
+use super::pool::{AddressRange, Pool};
+use super::set::SocketSet;
+use super::shared::{Arrival, Shared};
+use super::{PathId, Traffic, datagrams};
 use crate::policy::canonical;
 
 #[derive(Debug)]
 pub(crate) struct ServerSocket {
     /// Kept for its properties only: sending and receiving go through the set.
     first: Properties,
+    opener: Opener,
     sockets: Arc<SocketSet>,
+    shared: Shared,
     homes: Arc<Homes>,
-    next: AtomicU32,
+    /// The number that was given last.
+    last: Mutex<u32>,
 }
 
 /// What quinn asks for once, when the endpoint starts. The other sockets are the same: these are properties of the host.
@@ -36,68 +43,141 @@ struct Properties {
 }
 
 impl ServerSocket {
-    pub(crate) fn new(
-        first: UdpSocket,
-        runtime: &dyn Runtime,
-        homes: Arc<Homes>,
-    ) -> io::Result<Self> {
-        let direct = Direct::to(&first)?;
-        let first = runtime.wrap_udp_socket(first)?;
+    pub(crate) fn new(first: UdpSocket, opener: Opener, homes: Arc<Homes>) -> io::Result<Self> {
+        let (first, direct) = opener.open(first)?;
         let properties = Properties {
             address: first.local_addr()?,
             receive_segments: first.max_receive_segments(),
             may_fragment: first.may_fragment(),
         };
         let sockets = Arc::new(SocketSet::default());
-        sockets.insert(PathId::FIRST, first, Some(direct));
+        sockets.insert(PathId::FIRST, first, direct);
         Ok(Self {
             first: properties,
+            opener,
             sockets,
+            shared: Shared::default(),
             homes,
-            next: AtomicU32::new(1),
+            last: Mutex::new(0),
         })
     }
 
-    /// `None` when every number has been used.
-    pub(crate) fn add(
+    /// Gives `with` a number that nothing uses. Numbers come round again: 31 bits of them are there at once, not in a
+    /// server's life. `None` when all are in use.
+    fn numbered<T>(&self, with: impl FnOnce(PathId) -> T) -> Option<T> {
+        let mut last = self.last.lock();
+        let used = self.sockets.len().saturating_add(self.shared.len());
+        if u32::try_from(used).is_ok_and(|used| used >= HIGHEST) {
+            return None;
+        }
+        let in_use = |id| {
+            self.sockets.has(id) || self.shared.get(id).is_some() || self.homes.tag(id).is_some()
+        };
+        loop {
+            *last = if *last < HIGHEST {
+                last.saturating_add(1)
+            } else {
+                1
+            };
+            if !in_use(PathId(*last)) {
+                return Some(with(PathId(*last)));
+            }
+        }
+    }
+
+    /// `None` when every number is in use.
+    pub(crate) fn add(&self, socket: UdpSocket) -> io::Result<Option<PathId>> {
+        self.insert(self.opener.open(socket)?)
+    }
+
+    /// The same for a socket of another kind.
+    pub(crate) fn add_socket(&self, socket: Arc<dyn AsyncUdpSocket>) -> io::Result<Option<PathId>> {
+        self.insert((socket, None))
+    }
+
+    fn insert(&self, (socket, direct): Opened) -> io::Result<Option<PathId>> {
+        let ip = socket.local_addr()?.ip().to_canonical();
+        Ok(self.numbered(|id| {
+            self.homes.add(id, ip, self.is_alone(ip));
+            self.sockets.insert(id, socket, direct);
+            id
+        }))
+    }
+
+    /// Whether no other socket receives for this address. One on all addresses does.
+    fn is_alone(&self, ip: IpAddr) -> bool {
+        let first = self.first.address.ip().to_canonical();
+        !first.is_unspecified() && first != ip && !self.sockets.has_ip(ip)
+    }
+
+    /// Receives for a range of addresses, none of which is served until it is drawn. `None` when every number is in use.
+    pub(crate) fn add_pool(
         &self,
         socket: UdpSocket,
-        runtime: &dyn Runtime,
-    ) -> io::Result<Option<PathId>> {
-        let direct = Direct::to(&socket)?;
-        let ip = socket.local_addr()?.ip().to_canonical();
-        let socket = runtime.wrap_udp_socket(socket)?;
-        let next = |number: u32| (number <= HIGHEST).then(|| number.saturating_add(1));
-        let taken = self
-            .next
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);
-        let Ok(number) = taken else { return Ok(None) };
-        let id = PathId(number);
-        // A first socket on all addresses receives for this one too.
-        let first = self.first.address.ip().to_canonical();
-        let alone = !first.is_unspecified() && first != ip && !self.sockets.has_ip(ip);
-        self.homes.add(id, ip, alone);
-        self.sockets.insert(id, socket, Some(direct));
-        Ok(Some(id))
+        range: &AddressRange,
+    ) -> io::Result<Option<Arc<Pool>>> {
+        let local = socket.local_addr()?;
+        if !range.is_of_family(local.ip()) {
+            return Err(io::ErrorKind::AddrNotAvailable.into());
+        }
+        answer_from_any_address(&socket)?;
+        let (socket, direct) = self.opener.open(socket)?;
+        Ok(self.numbered(|id| {
+            self.shared.add_socket(id);
+            self.sockets.insert(id, socket, direct);
+            Arc::new(Pool::new(range, id, local))
+        }))
+    }
+
+    /// Serves another address of the pool's. `None` when all are in use.
+    pub(crate) fn draw(&self, pool: &Arc<Pool>) -> Option<PathId> {
+        self.numbered(|id| {
+            let ip = self.shared.draw(id, pool)?;
+            self.homes.add(id, ip, self.is_alone(ip));
+            Some(id)
+        })?
+    }
+
+    /// Closes the pool's socket. Answers `false` when that was done before.
+    pub(crate) fn remove_pool(&self, pool: &Pool) -> bool {
+        let gone = self.shared.remove_socket(pool.socket);
+        gone.iter().for_each(|served| self.homes.remove(served.id));
+        self.sockets.remove(pool.socket)
     }
 
     pub(crate) fn remove(&self, id: PathId) -> bool {
-        let removed = self.sockets.remove(id);
+        let removed = self.shared.remove(id) || self.sockets.remove(id);
         if removed && id != PathId::FIRST {
             self.homes.remove(id);
         }
         removed
     }
 
+    /// Addresses served now.
+    pub(crate) fn address_count(&self) -> usize {
+        let (sockets, shared) = (self.sockets.len(), self.shared.sockets());
+        sockets
+            .saturating_sub(shared)
+            .saturating_add(self.shared.len())
+    }
+
+    /// Datagrams to addresses of a pool that were not served.
+    pub(crate) fn strays(&self) -> u64 {
+        self.shared.strays()
+    }
+
     /// The local address of a socket; `None` when it was removed.
     pub(crate) fn address(&self, id: PathId) -> Option<SocketAddr> {
-        self.sockets.socket(id)?.local_addr().ok()
+        match self.shared.get(id) {
+            Some(served) => Some(served.address()),
+            None => self.sockets.socket(id)?.local_addr().ok(),
+        }
     }
 
     /// Whether a client that sends to `address` hears answers from there. A socket on all addresses answers from the one
     /// that the connection began at, `home`, and else from the one that the kernel likes best.
     pub(crate) fn answers_from(&self, address: SocketAddr, home: Option<IpAddr>) -> bool {
-        if self.sockets.is_bound_to(canonical(address)) {
+        if self.sockets.is_bound_to(canonical(address)) || self.shared.serves(canonical(address)) {
             return true;
         }
         let first = self.address(PathId::FIRST);
@@ -107,7 +187,10 @@ impl ServerSocket {
     }
 
     pub(crate) fn traffic(&self, id: PathId) -> Option<Traffic> {
-        self.sockets.traffic(id)
+        match self.shared.get(id) {
+            Some(served) => Some(served.traffic()),
+            None => self.sockets.traffic(id),
+        }
     }
 
     /// The client behind a remote address that quinn shows for a connection that began at the local address `local`, and
@@ -166,6 +249,17 @@ impl AsyncUdpSocket for ServerSocket {
         let (client, moved_to) = unalias(transmit.destination);
         let home = self.homes.at(transmit.src_ip);
         let id = moved_to.unwrap_or_else(|| self.departure(transmit, home));
+        if let Some(served) = self.shared.get(id) {
+            let part = Transmit {
+                destination: client,
+                src_ip: Some(served.ip),
+                ..transmit.clone()
+            };
+            self.sockets.try_send(served.pool.socket, &part)?;
+            let length = transmit.contents.len();
+            served.on_sent(datagrams(length, transmit.segment_size.unwrap_or(length)));
+            return Ok(());
+        }
         let part = Transmit {
             destination: client,
             // The source that quinn remembers is that of the address where the connection began.
@@ -183,12 +277,24 @@ impl AsyncUdpSocket for ServerSocket {
         buffers: &mut [IoSliceMut<'_>],
         meta: &mut [RecvMeta],
     ) -> Poll<io::Result<usize>> {
-        let (id, count) = match self.sockets.poll_recv(cx, buffers, meta) {
+        let (socket, count) = match self.sockets.poll_recv(cx, buffers, meta) {
             Poll::Ready(Ok(received)) => received,
             Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
             Poll::Pending => return Poll::Pending,
         };
         for (one, buffer) in meta.iter_mut().zip(buffers.iter()).take(count) {
+            let id = match self.shared.arrival(socket, one.dst_ip) {
+                Arrival::Socket => socket,
+                Arrival::Address(served) => {
+                    served.on_received(datagrams(one.len, one.stride));
+                    served.id
+                }
+                Arrival::Nowhere => {
+                    // quinn passes over an empty buffer.
+                    one.len = 0;
+                    continue;
+                }
+            };
             one.addr = self.shown(one.addr, id, buffer);
             if id != PathId::FIRST {
                 one.dst_ip = self.homes.tag(id);
@@ -212,5 +318,46 @@ impl AsyncUdpSocket for ServerSocket {
 
     fn may_fragment(&self) -> bool {
         self.first.may_fragment
+    }
+}
+
+/// An address of a pool need not be one of an interface: it may only be routed to this host.
+#[cfg(target_os = "linux")]
+fn answer_from_any_address(socket: &UdpSocket) -> io::Result<()> {
+    let local = socket.local_addr()?;
+    let socket = socket2::SockRef::from(socket);
+    match local {
+        SocketAddr::V4(_) => socket.set_freebind_v4(true),
+        SocketAddr::V6(_) => socket.set_freebind_v6(true),
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn answer_from_any_address(_: &UdpSocket) -> io::Result<()> {
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn numbers_come_round_again_and_pass_over_those_in_use() {
+        let bind = |address: &str| UdpSocket::bind(address).unwrap();
+        let first = bind("127.0.0.2:0");
+        let socket = ServerSocket::new(first, Opener::default(), Arc::default()).unwrap();
+        let pool = socket
+            .add_pool(bind("0.0.0.0:0"), &"127.90.0.0/16".parse().unwrap())
+            .unwrap()
+            .unwrap();
+        let added = socket.add(bind("127.0.0.3:0")).unwrap().unwrap();
+        assert_eq!((pool.socket, added), (PathId(1), PathId(2)));
+        *socket.last.lock() = HIGHEST - 1;
+        let draw = || socket.draw(&pool).unwrap();
+        assert_eq!([draw(), draw()], [PathId(HIGHEST), PathId(3)]);
+        assert!(socket.remove(PathId(3)));
+        *socket.last.lock() = 2;
+        assert_eq!(draw(), PathId(3));
+        assert_eq!(socket.address_count(), 4);
     }
 }

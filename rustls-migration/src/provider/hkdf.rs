@@ -9,7 +9,7 @@ use rustls::crypto::ActiveKeyExchange;
 use rustls::crypto::hmac::Tag;
 use rustls::crypto::tls13::{Hkdf, HkdfExpander, OkmBlock, OutputLengthError};
 
-use super::link::{Link, current};
+use super::link::{Link, current_if};
 
 pub(super) struct LinkedHkdf(pub(super) &'static dyn Hkdf);
 
@@ -17,7 +17,7 @@ impl Hkdf for LinkedHkdf {
     /// With a salt this is the master secret, which the `resumption_master_secret` is expanded from.
     fn extract_from_zero_ikm(&self, salt: Option<&[u8]>) -> Box<dyn HkdfExpander> {
         let expander = self.0.extract_from_zero_ikm(salt);
-        match current().filter(|_| salt.is_some()) {
+        match current_if(|_| salt.is_some()) {
             Some(link) => Box::new(LinkedExpander { expander, link }),
             None => expander,
         }
@@ -40,7 +40,7 @@ impl Hkdf for LinkedHkdf {
     /// Tickets' keys are expanded from a block.
     fn expander_for_okm(&self, okm: &OkmBlock) -> Box<dyn HkdfExpander> {
         let expander = self.0.expander_for_okm(okm);
-        match current().filter(|link| link.wants_ticket_key()) {
+        match current_if(|link| link.wants_ticket_key()) {
             Some(link) => Box::new(LinkedExpander { expander, link }),
             None => expander,
         }

@@ -126,47 +126,59 @@ impl Scope {
     }
 
     /// Runs `call` with this link as the link of every object that rustls makes in it.
+    ///
+    /// What `call` returns may be large, so it is made where the caller wants it.
+    #[inline(always)]
     pub(crate) fn enter<R>(&mut self, call: impl FnOnce() -> R) -> R {
-        /// Puts both back, also when `call` panics.
-        struct Entered<'a> {
-            current: &'a Cell<Option<Arc<dyn Link>>>,
-            scope: &'a mut Scope,
-        }
-        impl Drop for Entered<'_> {
-            fn drop(&mut self) {
-                self.scope.0 = self.current.replace(self.scope.0.take());
-            }
-        }
-        CURRENT.with(|current| {
-            self.0 = current.replace(self.0.take());
-            let _entered = Entered {
-                current,
-                scope: self,
-            };
-            call()
-        })
+        let _entered = Entered::new(self);
+        call()
+    }
+
+    /// Exchanges this with the current one.
+    fn swap(&mut self) {
+        CURRENT.with(|current| self.0 = current.replace(self.0.take()));
+    }
+}
+
+/// A scope that is the current one. Puts both back, also in a panic.
+struct Entered<'a>(&'a mut Scope);
+
+impl<'a> Entered<'a> {
+    fn new(scope: &'a mut Scope) -> Self {
+        scope.swap();
+        Self(scope)
+    }
+}
+
+impl Drop for Entered<'_> {
+    fn drop(&mut self) {
+        self.0.swap();
     }
 }
 
 /// The link for an object that is made now: that of the innermost scope, unless a certificate verifier may run.
 pub(super) fn current() -> Option<Arc<dyn Link>> {
-    let link = innermost()?;
-    let verifying = link.verifying().0.load(Ordering::Relaxed);
-    (!verifying).then_some(link)
+    current_if(|_| true)
+}
+
+/// The current link, if it wants the object that is made now.
+pub(super) fn current_if(wants: impl FnOnce(&dyn Link) -> bool) -> Option<Arc<dyn Link>> {
+    let verifying = |link: &dyn Link| link.verifying().0.load(Ordering::Relaxed);
+    innermost_if(|link| !verifying(link) && wants(link))
 }
 
 /// The link of the innermost scope, when it is an `L`. For the wrapped objects of a configuration, which belong to the
 /// scope's connection alone.
 pub(crate) fn current_as<L: Link>() -> Option<Arc<L>> {
-    let link: Arc<dyn Any + Send + Sync> = innermost()?;
+    let link: Arc<dyn Any + Send + Sync> = innermost_if(|_| true)?;
     link.downcast().ok()
 }
 
-/// The link of the innermost scope.
-fn innermost() -> Option<Arc<dyn Link>> {
+/// The link of the innermost scope, if `wanted`. References are counted for one that is.
+fn innermost_if(wanted: impl FnOnce(&dyn Link) -> bool) -> Option<Arc<dyn Link>> {
     CURRENT.with(|current| {
         let link = current.take();
-        let copy = link.clone();
+        let copy = link.as_ref().filter(|link| wanted(&***link)).cloned();
         current.set(link);
         copy
     })

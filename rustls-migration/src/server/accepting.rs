@@ -14,6 +14,7 @@ use super::admission::{Candidate, Examined, examine, scope};
 use super::connection::Admission;
 use super::issue::Issuer;
 use super::link::{Offered, ServerLink, Wanted};
+use super::resumption::{self, Resumption};
 use super::{Incoming, MigrationServer, ServerConnection, Verdict};
 #[cfg(feature = "tokio")]
 use crate::MoveKind;
@@ -79,6 +80,7 @@ impl Accepting {
     pub fn examine(self) -> Result<Claimed, AcceptError> {
         let server = self.server;
         let mut examined = Examined::Ordinary;
+        let mut resumption = None;
         let mut issuer = None;
         let mut offered = Offered::default();
         // What is not a hello goes to rustls, which knows the right alert.
@@ -86,10 +88,16 @@ impl Accepting {
             if hello.migration_support.is_some_and(|data| !data.is_empty()) {
                 return Err(AcceptError::MalformedSupport);
             }
-            let migrates = hello.migration_support.or(hello.migration_token);
-            let scope = migrates.map(|_| scope(&server.service, hello.server_name));
-            examined = examine(&server, &hello, scope, server.clock.now())
-                .map_err(|_| AcceptError::Tls(rustls::Error::FailedToGetRandomBytes))?;
+            let scope = scope(&server.service, hello.server_name);
+            let now = server.clock.now();
+            let no_randomness = |_| AcceptError::Tls(rustls::Error::FailedToGetRandomBytes);
+            if hello.migration_token.is_some() {
+                examined = examine(&server, &hello, &scope, now).map_err(no_randomness)?;
+            } else {
+                resumption = resumption::examine(&server, &hello, &scope, now)
+                    .map_err(no_randomness)?
+                    .map(Box::new);
+            }
             offered = Offered {
                 token: hello.migration_token.is_some(),
                 early_data: hello.early_data,
@@ -98,7 +106,8 @@ impl Accepting {
                     .ticket_request
                     .filter(|_| server.configs.ordinary.max_tls13_tickets > 0),
             };
-            issuer = choose_issuer(&server, &hello, scope, (self.peer, self.local));
+            let addresses = (self.peer, self.local);
+            issuer = Some(issuer_for(&server, &hello, scope, addresses));
         }
         let (candidate, declined) = match examined {
             Examined::Ordinary => (None, None),
@@ -116,19 +125,20 @@ impl Accepting {
             offered,
             candidate,
             declined,
+            resumption,
             received: self.reader.into_raw(),
         })
     }
 }
 
-/// The issuer for a client that supports migration.
-fn choose_issuer(
+/// What issues tickets to this client: with tokens for the target that is chosen for it, if it supports migration.
+fn issuer_for(
     server: &Arc<MigrationServer>,
     hello: &ClientHello<'_>,
-    scope: Option<[u8; 32]>,
+    scope: [u8; 32],
     (peer, local): (Option<SocketAddr>, Option<SocketAddr>),
-) -> Option<Issuer> {
-    let scope = hello.migration_support.and(scope)?;
+) -> Issuer {
+    let migrates = hello.migration_support.is_some();
     let incoming = Incoming {
         peer,
         local,
@@ -139,14 +149,16 @@ fn choose_issuer(
     let target = server
         .choose_target
         .as_ref()
+        .filter(|_| migrates)
         .and_then(|choose| choose(&incoming))
         .map(as_in_token)
         .filter(|target| Some(*target) != local);
-    Some(Issuer {
+    Issuer {
         server: Arc::clone(server),
         scope,
+        migrates,
         target,
-    })
+    }
 }
 
 /// A hello that has been judged by everything but its token's nonce.
@@ -157,6 +169,8 @@ pub struct Claimed {
     offered: Offered,
     candidate: Option<Box<Candidate>>,
     declined: Option<Verdict>,
+    /// An ordinary session that is resumed.
+    resumption: Option<Box<Resumption>>,
     received: Vec<u8>,
 }
 
@@ -164,7 +178,17 @@ impl Claimed {
     /// What to ask [`NonceStore::claim`](migration_token::NonceStore::claim) before [`accept`](Self::accept); `None` when
     /// there is nothing to ask.
     pub fn claim(&self) -> Option<Claim> {
-        self.candidate.as_ref().map(|candidate| candidate.claim())
+        match (&self.candidate, &self.resumption) {
+            (Some(candidate), _) => Some(candidate.claim()),
+            (None, Some(resumption)) => resumption.claim(),
+            (None, None) => None,
+        }
+    }
+
+    /// Whether no more than the early data of an ordinary resumption depends on the store's answer.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn claims_early_data_only(&self) -> bool {
+        self.candidate.is_none()
     }
 
     /// What goes on here if the token is accepted.
@@ -176,7 +200,8 @@ impl Claimed {
 
     /// Makes the connection and gives it what was received.
     ///
-    /// `answer` is the store's to [`claim`](Self::claim); `None` when it gave none in time, which refuses the token.
+    /// `answer` is the store's to [`claim`](Self::claim); `None` when it gave none in time, which refuses the token, or the early
+    /// data of an ordinary resumption.
     ///
     /// # Errors
     ///
@@ -187,12 +212,22 @@ impl Claimed {
     ) -> Result<ServerConnection, AcceptError> {
         let server = self.server;
         let configs = &server.configs;
+        let mut resumed = None;
         let decided = match (self.candidate, self.declined) {
             (Some(candidate), _) => Some(candidate.decide(answer, server.clock.now())),
             (None, Some(verdict)) => Some(Err(verdict)),
-            (None, None) => None,
+            (None, None) => {
+                let decide = |resumption: Box<Resumption>| resumption.decide(&answer, &server);
+                resumed = self.resumption.map(decide);
+                None
+            }
         };
+        let early_data = matches!(resumed, Some((_, true)));
         let (config, mut admission) = match decided {
+            // Whatever rustls thinks of it: early data that was not claimed is refused.
+            None if self.offered.early_data && !early_data => {
+                (&configs.no_early_data, Admission::Ordinary)
+            }
             None => (&configs.ordinary, Admission::Ordinary),
             Some(Ok(admitted)) if admitted.early_data => {
                 (&configs.early_data, Admission::Admitted(Box::new(admitted)))
@@ -205,11 +240,14 @@ impl Claimed {
         };
         let lent = match &mut admission {
             Admission::Admitted(admitted) => admitted.lend(),
-            Admission::Ordinary | Admission::Declined(_) => None,
+            Admission::Ordinary => resumed.map(|(lent, _)| lent),
+            Admission::Declined(_) => None,
         };
-        let (config, wanted) = match self.issuer {
-            Some(_) => configs.with_template(config, self.offered.ticket_request),
-            None => (Arc::clone(config), Wanted::All),
+        let (config, wanted) = match &self.issuer {
+            Some(issuer) if issuer.migrates => {
+                configs.with_template(config, self.offered.ticket_request)
+            }
+            Some(_) | None => (Arc::clone(config), Wanted::All),
         };
         let storage = Arc::clone(&configs.storage);
         let link = ServerLink::new(storage, self.issuer, wanted, self.offered, lent);

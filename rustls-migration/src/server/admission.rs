@@ -30,10 +30,10 @@ use crate::ticket::SealedSession;
 use crate::wire::hello::ClientHello;
 
 /// How long a nonce outlives its token, so that a handshake that began in time can still commit.
-const HANDSHAKE_GRACE: Duration = Duration::minutes(1);
+pub(super) const HANDSHAKE_GRACE: Duration = Duration::minutes(1);
 
 /// How many identities of one hello are tried. A migrating client sends one.
-const MAX_IDENTITIES: usize = 4;
+pub(super) const MAX_IDENTITIES: usize = 4;
 
 /// What became of a hello before any I/O (steps 2 to 11).
 #[derive(Debug)]
@@ -55,15 +55,15 @@ pub(super) struct Candidate {
     claim: Claim,
 }
 
-/// What rustls gets of an admitted session, once.
+/// What rustls gets of an admitted or an ordinary session, once.
 #[derive(Debug)]
 pub(super) struct Lent {
     /// The ticket that the client presents as its pre-shared key's identity.
     pub(super) ticket: Vec<u8>,
     /// rustls' session for it.
     pub(super) session: Zeroizing<Vec<u8>>,
-    /// What the binder covers, hashed.
-    pub(super) hashed: Hashed,
+    /// What the binder covers, if that has been hashed.
+    pub(super) hashed: Option<Hashed>,
 }
 
 /// Proof that a token was admitted: a session resumes only with one of these, and only admission makes them.
@@ -139,21 +139,21 @@ pub(super) fn may_go_on(answer: &Option<Result<CommitOutcome, StoreError>>) -> b
 
 /// Steps 2 to 11 for one ClientHello.
 ///
-/// `scope` is that of a hello with a token.
+/// `scope` is that of the hello.
 pub(super) fn examine(
     server: &MigrationServer,
     hello: &ClientHello<'_>,
-    scope: Option<[u8; 32]>,
+    scope: &[u8; 32],
     now: OffsetDateTime,
 ) -> Result<Examined, GetRandomFailed> {
-    let Some((encoded_token, scope)) = hello.migration_token.zip(scope) else {
+    let Some(encoded_token) = hello.migration_token else {
         return Ok(Examined::Ordinary);
     };
     let opened = match open(server, hello, encoded_token) {
         Ok(opened) => opened,
         Err(verdict) => return Ok(Examined::Declined(verdict)),
     };
-    if let Err(verdict) = check(server, &scope, encoded_token, &opened, now) {
+    if let Err(verdict) = check(server, scope, encoded_token, &opened, now) {
         return Ok(Examined::Declined(verdict));
     }
     let Some(suite) = server.suite_of(opened.sealed.token_key.hash()) else {
@@ -185,7 +185,7 @@ pub(super) fn examine(
         lent: Lent {
             ticket: opened.ticket.to_vec(),
             session: sealed.session,
-            hashed,
+            hashed: Some(hashed),
         },
         state: sealed.state,
         claim,
@@ -213,9 +213,10 @@ fn open<'a>(
     let (ticket, binder, sealed) = offer
         .iter()
         .take(MAX_IDENTITIES)
-        .find_map(|(ticket, binder)| {
-            let plain = server.ticket_keys.open(ticket)?;
-            Some((ticket, binder, SealedSession::decode(&plain).ok()?))
+        .find_map(|identity| {
+            let plain = server.ticket_keys.open(identity.ticket)?;
+            let sealed = SealedSession::decode(&plain).ok()?;
+            Some((identity.ticket, identity.binder, sealed))
         })
         .ok_or(Verdict::UnknownTicket)?;
     Ok(Opened {
@@ -280,9 +281,13 @@ fn may_be_forgotten(server: &MigrationServer, issued_at_ms: u64) -> bool {
 
 /// When a token was issued by our clock, at the earliest: the issuer's may be ahead by the skew.
 fn issued_after(server: &MigrationServer, issued_at_ms: u64) -> OffsetDateTime {
-    OffsetDateTime::from_unix_timestamp_nanos(i128::from(issued_at_ms) * 1_000_000)
+    from_unix_milliseconds(issued_at_ms).saturating_sub(server.clock_skew)
+}
+
+/// The moment that a sealed ticket names.
+pub(super) fn from_unix_milliseconds(moment: u64) -> OffsetDateTime {
+    OffsetDateTime::from_unix_timestamp_nanos(i128::from(moment) * 1_000_000)
         .unwrap_or(OffsetDateTime::UNIX_EPOCH)
-        .saturating_sub(server.clock_skew)
 }
 
 fn unix_milliseconds(moment: OffsetDateTime) -> i128 {

@@ -13,6 +13,7 @@ use rustls::{ContentType, HandshakeKind, PeerMisbehaved, ServerConfig};
 use super::accepting::AcceptError;
 use super::admission::{Admitted, may_go_on};
 use super::link::ServerLink;
+use super::offer_error::{NotifyError, OfferFailure};
 use super::refused::{EarlyDataFilter, Next};
 use super::{Arrival, MigrationServer, Verdict};
 #[cfg(feature = "tokio")]
@@ -83,7 +84,7 @@ impl ServerConnection {
         };
         let filter = link
             .early_data_offered()
-            .then(|| EarlyDataFilter::new(config.max_early_data_size));
+            .then(|| EarlyDataFilter::new(server.configs.ordinary.max_early_data_size));
         let link = Arc::new(link);
         let half_rtt = config.send_half_rtt_data;
         let mut scope = Scope::new(&link);
@@ -144,6 +145,15 @@ impl ServerConnection {
         }
         self.settled = true;
         self.server.counters.arrived(&self.arrival, self.peer);
+    }
+
+    /// Counts a client that has resumed an ordinary session.
+    fn count_resumption(&mut self) {
+        let resumed = self.tls.handshake_kind() == Some(HandshakeKind::Resumed);
+        if resumed && matches!(self.arrival, Arrival::Fresh) {
+            let early_data = self.tls.early_data().is_some();
+            self.server.counters.resumed(early_data);
+        }
     }
 
     /// Counts a client that migrated and whose first early data has come.
@@ -294,11 +304,10 @@ impl ServerConnection {
         }
         self.settle_arrival();
         self.count_early_data();
-        if !self.tls.is_handshaking()
-            && let Some(ticket) = self.link.take_first_token()
-        {
-            // The client does without it, as without any offer.
-            let _ = self.write_as(ContentType::Handshake, &ticket);
+        if !self.tls.is_handshaking() {
+            self.count_resumption();
+            // The client does without them, as without any offer.
+            let _ = self.write_as(ContentType::Handshake, &self.link.take_tickets());
         }
         processed.map(|_| ())
     }
@@ -440,80 +449,5 @@ impl fmt::Debug for ServerConnection {
         f.debug_struct("ServerConnection")
             .field("arrival", &self.arrival)
             .finish_non_exhaustive()
-    }
-}
-
-/// Why a client may not be sent `migrate_notify`. To most peers an unknown alert is fatal, so it is never tried.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum NotifyError {
-    /// The client holds no token of this connection: it does not support migration, there was no target for it, or
-    /// it speaks TLS 1.2.
-    #[error("the client holds no token of this connection")]
-    NoToken,
-    /// The handshake is not complete. The caller is early.
-    #[error("the handshake is not complete")]
-    Handshaking,
-    /// This side has been closed already.
-    #[error("the connection is closed")]
-    Closed,
-}
-
-/// Why an offer was not made. Nothing was sent, and the connection goes on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum OfferFailure {
-    /// The client does not support migration, or speaks TLS 1.2.
-    #[error("the client does not support migration")]
-    NotSupported,
-    /// The handshake is not complete. The caller is early.
-    #[error("the handshake is not complete")]
-    Handshaking,
-    /// There is no ticket to make offers from: the client takes none, since it does not resume with psk_dhe_ke.
-    #[error("the client takes no tickets")]
-    NoTicket,
-    /// The client has been told to move already, and would take an offer by itself for the hand-over.
-    #[error("the client has been told to move already")]
-    UnderWay,
-    /// The application's state is too long. The caller is at fault.
-    #[error("the application's state has {len} bytes, at most 8192 are allowed")]
-    StateTooLong {
-        /// Its length, in bytes.
-        len: usize,
-    },
-    /// The session, with the client's certificates in it, and the application's state are too long together for a ticket
-    /// that clients take. With less state there may be room.
-    #[error("the ticket would have {len} bytes or more, at most 24576 are taken by clients")]
-    TicketTooLong {
-        /// Its length, in bytes. There may be a state to add.
-        len: usize,
-    },
-    /// rustls' session is not encoded as this crate expects, so no ticket can be made from it. This crate is at fault: it
-    /// does not know the version of rustls.
-    #[error("the TLS library's session is not encoded as expected")]
-    UnknownSession,
-    /// The current ticket key has sealed as many tickets as it may. The operator is to rotate the keys. See
-    /// [`TicketKeys::seal_limit`](crate::TicketKeys::seal_limit).
-    #[error("the ticket key has sealed as many tickets as it may; rotate the keys")]
-    SealLimit,
-    /// This side has been closed already.
-    #[error("the connection is closed")]
-    Closed,
-    /// The random source or a clock failed.
-    #[error("no ticket could be made")]
-    Failed,
-}
-
-/// The caller asked for what cannot be done; the connection goes on.
-impl From<OfferFailure> for io::Error {
-    fn from(error: OfferFailure) -> Self {
-        Self::new(io::ErrorKind::InvalidInput, error)
-    }
-}
-
-/// The caller asked for what cannot be done; the connection goes on.
-impl From<NotifyError> for io::Error {
-    fn from(error: NotifyError) -> Self {
-        Self::new(io::ErrorKind::InvalidInput, error)
     }
 }

@@ -30,6 +30,8 @@ pub(super) struct Counters(Tally<AtomicU64>);
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Tally<T> {
     fresh: T,
+    resumed: T,
+    resumed_with_early_data: T,
     migrated: T,
     migrated_with_early_data: T,
     declined: [T; Verdict::ALL.len()],
@@ -46,6 +48,16 @@ impl Counts {
     /// Arrivals without a token whose hello was answered.
     pub fn fresh(&self) -> u64 {
         self.0.fresh
+    }
+
+    /// Ordinary resumptions, without a token, whose handshake was completed.
+    pub fn resumed(&self) -> u64 {
+        self.0.resumed
+    }
+
+    /// Those of [`resumed`](Self::resumed) whose early data was accepted. A client may announce early data and send none.
+    pub fn resumed_with_early_data(&self) -> u64 {
+        self.0.resumed_with_early_data
     }
 
     /// Arrivals whose token was accepted and whose session was resumed, with early data or without. Copies of a hello
@@ -110,6 +122,8 @@ impl Counters {
         let load = |count: &AtomicU64| count.load(Ordering::Relaxed);
         let Tally {
             fresh,
+            resumed,
+            resumed_with_early_data,
             migrated,
             migrated_with_early_data,
             declined,
@@ -123,6 +137,8 @@ impl Counters {
         } = &self.0;
         Counts(Tally {
             fresh: load(fresh),
+            resumed: load(resumed),
+            resumed_with_early_data: load(resumed_with_early_data),
             migrated: load(migrated),
             migrated_with_early_data: load(migrated_with_early_data),
             declined: declined.each_ref().map(load),
@@ -151,6 +167,14 @@ impl Counters {
                 self.0.declined.get(verdict.index()).map(add_one);
                 tell(&format!("{verdict:?}"), peer);
             }
+        }
+    }
+
+    /// A client has resumed an ordinary session.
+    pub(super) fn resumed(&self, early_data: bool) {
+        add_one(&self.0.resumed);
+        if early_data {
+            add_one(&self.0.resumed_with_early_data);
         }
     }
 

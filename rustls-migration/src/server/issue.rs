@@ -1,18 +1,21 @@
-//! Issuing: a token, and the sealed ticket that it travels with (`docs/protocol.md` sections 3 and 6), at the
-//! handshake or any time later.
+//! Issuing (`docs/protocol.md` sections 3 and 6): a token and the sealed ticket that it travels with, at the handshake or
+//! any time later; and sealed tickets of ordinary sessions.
 //!
-//! A ticket without a token is never changed.
+//! It seals a session as rustls made it, or not at all.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use migration_token::{TokenHash, TokenKey};
+use time::{Duration, OffsetDateTime};
 use zeroize::Zeroizing;
 
 use super::template::{Template, TicketKey};
 use super::{MigrationServer, OfferFailure};
 use crate::schedule::{SuiteCrypto, ticket_psk};
-use crate::ticket::{SealFailure, SealedSession, TicketKeys};
+use crate::ticket::{
+    EarlyDataGrant, OrdinarySession, Seal, SealFailure, SealedSession, TicketKeys,
+};
 use crate::wire::ticket::{MAX_OFFERED_TICKET_LEN, OfferedTicket};
 
 /// Early data that a ticket with a token offers at most, in bytes (`docs/protocol.md` section 3).
@@ -26,10 +29,12 @@ const NONCE_LEN: usize = 16;
 /// Largest application state in a ticket, in bytes (`docs/protocol.md` section 6).
 pub(crate) const MAX_STATE_LEN: usize = 8192;
 
-/// Issues tokens on one connection whose client supports migration.
+/// Issues tickets on one connection.
 pub(super) struct Issuer {
     pub(super) server: Arc<MigrationServer>,
     pub(super) scope: [u8; 32],
+    /// Whether the client supports migration, and may get tokens.
+    pub(super) migrates: bool,
     /// The target of a token at the handshake.
     pub(super) target: Option<SocketAddr>,
 }
@@ -62,27 +67,73 @@ impl Issuer {
         let (session, token) = self
             .sign(token_key, ticket, (target, state))
             .ok_or(OfferFailure::Failed)?;
-        let len = TicketKeys::sealed_len(session.len());
-        if len > MAX_OFFERED_TICKET_LEN {
-            return Err(OfferFailure::TicketTooLong { len });
-        }
-        let sealed = server.ticket_keys.seal(&session, server.random());
-        let sealed = sealed.map_err(|failure| match failure {
-            SealFailure::Limit => OfferFailure::SealLimit,
-            SealFailure::Failed => OfferFailure::Failed,
-        })?;
-        let lifetime = server.token_lifetime.whole_seconds();
+        let sealed = self.seal(&session, Seal::Offer)?;
         let offered = OfferedTicket {
-            lifetime_secs: u32::try_from(lifetime).map_err(|_| OfferFailure::Failed)?,
+            lifetime_secs: whole_seconds(server.token_lifetime)?,
             age_add,
             nonce,
             ticket: &sealed,
-            token_extension: server.codepoints.migration_token,
-            token: &token,
+            token: Some((server.codepoints.migration_token, &token)),
             stream_extension: state.map(|_| server.codepoints.migration_stream),
             max_early_data_size: server.max_early_data_size(),
         };
         offered.encode().ok_or(OfferFailure::Failed)
+    }
+
+    /// The NewSessionTicket of an ordinary session, whose key and nonce these are. It offers early data if there is a memory that
+    /// can say whether it was accepted.
+    ///
+    /// The failures are those of [`issue`](Self::issue), and those of [`template`](Self::template).
+    pub(super) fn issue_ordinary(
+        &self,
+        session: &[u8],
+        key: Option<&TicketKey>,
+    ) -> Result<Vec<u8>, OfferFailure> {
+        let server = &self.server;
+        let template = self.template(session, key)?;
+        let ticket = template.ticket(key.ok_or(OfferFailure::UnknownSession)?);
+        let max_early_data_size = server.configs.ordinary.max_early_data_size;
+        let memory = server.nonce_store.memory_id();
+        let early_data = memory
+            .filter(|_| max_early_data_size > 0)
+            .map(|memory| EarlyDataGrant {
+                memory,
+                age_add: ticket.age_add,
+                psk: Zeroizing::new(ticket.psk.to_vec()),
+            });
+        let grants = early_data.is_some();
+        let ordinary = OrdinarySession {
+            issued_at_ms: unix_milliseconds(server.clock.now()).ok_or(OfferFailure::Failed)?,
+            scope: self.scope,
+            early_data,
+            session: ticket.session,
+        };
+        let plaintext = ordinary.encode().ok_or(OfferFailure::Failed)?;
+        let sealed = self.seal(&plaintext, Seal::Session)?;
+        let offered = OfferedTicket {
+            lifetime_secs: whole_seconds(server.session_lifetime)?,
+            age_add: ticket.age_add,
+            nonce: ticket.nonce,
+            ticket: &sealed,
+            token: None,
+            stream_extension: None,
+            max_early_data_size: if grants { max_early_data_size } else { 0 },
+        };
+        offered.encode().ok_or(OfferFailure::Failed)
+    }
+
+    /// Seals a ticket that clients take.
+    fn seal(&self, plaintext: &[u8], kind: Seal) -> Result<Vec<u8>, OfferFailure> {
+        let len = TicketKeys::sealed_len(plaintext.len());
+        if len > MAX_OFFERED_TICKET_LEN {
+            return Err(OfferFailure::TicketTooLong { len });
+        }
+        let (keys, random) = (&self.server.ticket_keys, self.server.random());
+        keys.seal(plaintext, kind, random)
+            .map_err(|failure| match failure {
+                SealFailure::Limit => OfferFailure::SealLimit,
+                SealFailure::Failed => OfferFailure::Failed,
+            })
     }
 
     /// The session to seal, and the token that goes with it.
@@ -102,7 +153,7 @@ impl Issuer {
         let token = token_key.sign_with(&crypto, target, expiry, &nonce);
         let token = token.ok()?.encode();
         let session = SealedSession {
-            issued_at_ms: u64::try_from(now.unix_timestamp_nanos() / 1_000_000).ok()?,
+            issued_at_ms: unix_milliseconds(now)?,
             scope: self.scope,
             token_digest: server.sha256(&token),
             token_key: token_key.clone(),
@@ -113,7 +164,7 @@ impl Issuer {
         Some((session.encode()?, token))
     }
 
-    /// The template of a connection's offers, from the session of a ticket with this key.
+    /// The template of a connection's tickets, from the session of a ticket with this key.
     pub(super) fn template(
         &self,
         session: &[u8],
@@ -169,4 +220,13 @@ impl Issuer {
         };
         self.issue(token_key, ticket, target, state)
     }
+}
+
+fn unix_milliseconds(moment: OffsetDateTime) -> Option<u64> {
+    u64::try_from(moment.unix_timestamp_nanos() / 1_000_000).ok()
+}
+
+/// A `ticket_lifetime`.
+fn whole_seconds(lifetime: Duration) -> Result<u32, OfferFailure> {
+    u32::try_from(lifetime.whole_seconds()).map_err(|_| OfferFailure::Failed)
 }

@@ -1,5 +1,6 @@
-//! The server's end of the link: it lends rustls the admitted session, makes tickets with tokens, at once or later, from
-//! the first one that rustls makes, and changes the type of records (`docs/protocol.md` sections 1 and 3).
+//! The server's end of the link: it lends rustls the admitted or ordinary session, seals the tickets that rustls makes, makes
+//! tickets with tokens, at once or later, from the first of them, and changes the type of records (`docs/protocol.md`
+//! sections 1 and 3).
 //!
 //! It never touches application data.
 
@@ -22,9 +23,9 @@ use crate::provider::{HashedHello, SharedDecrypter};
 use crate::wire::hello::TicketRequest;
 
 pub(super) struct ServerLink {
-    /// Where sessions of tickets without a token are kept; the user's, wrapped. Never called with the lock held.
+    /// Where sessions of TLS 1.2 are kept; the user's, wrapped. Never called with the lock held.
     storage: Arc<dyn StoresServerSessions>,
-    /// Present when the client supports migration.
+    /// What issues tickets; `None` when the hello was not understood.
     issuer: Option<Issuer>,
     /// How many of rustls' tickets the client may get.
     wanted: Wanted,
@@ -34,12 +35,12 @@ pub(super) struct ServerLink {
     early_data_offered: bool,
     /// Whether the hello has been answered.
     answered: AtomicBool,
-    /// Whether the next ticket that rustls makes is the template of this connection's offers.
-    wants_template: AtomicBool,
+    /// Whether rustls may be about to make tickets.
+    wants_ticket_keys: AtomicBool,
     /// So many bytes of application data that come next are records of another type.
     retagged: AtomicUsize,
     verifying: Verifying,
-    /// Only a hello with an admitted token is known before rustls hashes it.
+    /// Only a hello with an admitted token, or with early data, is known before rustls hashes it.
     hashed_hello: HashedHello,
     state: Mutex<State>,
 }
@@ -64,7 +65,7 @@ pub(super) enum Wanted {
 
 struct State {
     /// The ticket that the client presents and the session that it stands for, until rustls takes it.
-    admitted: Option<(Vec<u8>, Zeroizing<Vec<u8>>)>,
+    lent: Option<(Vec<u8>, Zeroizing<Vec<u8>>)>,
     resumption_master_secret: Option<Zeroizing<Vec<u8>>>,
     token_key: Option<TokenKey>,
     /// What opens the client's handshake records, for the filter of refused early data.
@@ -78,8 +79,8 @@ struct State {
     template: Result<Template, OfferFailure>,
     /// How many tickets have been made from the template.
     issued: u64,
-    /// The NewSessionTicket with the handshake's token, until it is sent.
-    first_token: Option<Vec<u8>>,
+    /// The handshake's NewSessionTickets, until they are sent.
+    tickets: Vec<u8>,
     /// Whether the handshake's token has been issued.
     token_at_handshake: bool,
     token_sent: bool,
@@ -95,12 +96,12 @@ impl ServerLink {
         offered: Offered,
         lent: Option<Lent>,
     ) -> Self {
-        let (admitted, hashed) = match lent {
-            Some(lent) => (Some((lent.ticket, lent.session)), Some(lent.hashed)),
+        let (lent, hashed) = match lent {
+            Some(lent) => (Some((lent.ticket, lent.session)), lent.hashed),
             None => (None, None),
         };
         let state = State {
-            admitted,
+            lent,
             resumption_master_secret: None,
             token_key: None,
             decrypter: None,
@@ -109,7 +110,7 @@ impl ServerLink {
             made: 0,
             template: Err(OfferFailure::NoTicket),
             issued: 0,
-            first_token: None,
+            tickets: Vec::new(),
             token_at_handshake: false,
             token_sent: false,
             retag_as: None,
@@ -121,7 +122,7 @@ impl ServerLink {
             token_presented: offered.token,
             early_data_offered: offered.early_data,
             answered: AtomicBool::new(false),
-            wants_template: AtomicBool::new(false),
+            wants_ticket_keys: AtomicBool::new(false),
             retagged: AtomicUsize::new(0),
             verifying: Verifying::default(),
             hashed_hello: HashedHello::new(hashed),
@@ -160,12 +161,12 @@ impl ServerLink {
         }
     }
 
-    /// The NewSessionTicket with the handshake's token, to be sent now that the handshake is complete.
-    pub(super) fn take_first_token(&self) -> Option<Vec<u8>> {
+    /// The NewSessionTickets to be sent now that the handshake is complete; perhaps none.
+    pub(super) fn take_tickets(&self) -> Vec<u8> {
+        self.wants_ticket_keys.store(false, Ordering::Relaxed);
         let mut state = self.state();
-        let token = state.first_token.take()?;
-        state.token_sent = true;
-        Some(token)
+        state.token_sent |= state.token_at_handshake;
+        std::mem::take(&mut state.tickets)
     }
 
     /// Makes a NewSessionTicket with a token for `target`, and with the application's `state` when its stream can go on
@@ -175,7 +176,8 @@ impl ServerLink {
         target: SocketAddr,
         state: Option<&[u8]>,
     ) -> Result<Vec<u8>, OfferFailure> {
-        let issuer = self.issuer.as_ref().ok_or(OfferFailure::NotSupported)?;
+        let issuer = self.issuer.as_ref().filter(|issuer| issuer.migrates);
+        let issuer = issuer.ok_or(OfferFailure::NotSupported)?;
         let len = state.map_or(0, <[u8]>::len);
         if len > MAX_STATE_LEN {
             return Err(OfferFailure::StateTooLong { len });
@@ -220,35 +222,43 @@ impl ServerLink {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// rustls has made a ticket. The first one is the template of this connection's offers, and not sent when it has become
-    /// the ticket with the handshake's token; others are ordinary, and their sessions go to the storage. TLS 1.2 has no
-    /// `resumption_master_secret`, so there all are.
-    fn put(&self, ticket: Vec<u8>, session: Vec<u8>) -> bool {
-        let Some((nth, key)) = self.next_ticket() else {
-            return self.storage.put(ticket, session);
+    /// rustls has made a ticket, or a session of TLS 1.2, which goes to the storage. No ticket of rustls is sent, since its session
+    /// is not stored. To a client that supports migration the first one is the template of the connection's offers, and
+    /// becomes the ticket with the handshake's token; every other one is sealed as it is.
+    fn put(&self, key: Vec<u8>, session: Vec<u8>) -> bool {
+        let Some((nth, ticket_key)) = self.next_ticket() else {
+            return self.storage.put(key, session);
         };
-        let with_token = match (nth, &self.issuer) {
-            (0, Some(issuer)) => self.keep_template(issuer, &session, key.as_ref()),
-            (_, _) => false,
-        };
-        if with_token || nth >= self.wanted() {
-            // rustls sends no ticket whose session is not stored.
-            drop(Zeroizing::new(session));
+        let session = Zeroizing::new(session);
+        let Some(issuer) = &self.issuer else {
             return false;
+        };
+        let first = nth == 0 && issuer.migrates;
+        let with_token = first && self.keep_template(issuer, &session, ticket_key.as_ref());
+        let keeps_sessions = issuer.server.configs.keeps_sessions;
+        if !with_token && keeps_sessions && nth < self.wanted() {
+            self.seal(issuer, &session, ticket_key.as_ref());
         }
-        self.storage.put(ticket, session)
+        false
     }
 
-    /// Which of rustls' tickets is the next one, counted from 0, with its nonce and key when it may be the template. `None`
-    /// when all of them are ordinary.
+    /// Which of rustls' tickets is the next one, counted from 0, with its nonce and key. `None` in TLS 1.2, which has no
+    /// `resumption_master_secret`.
     fn next_ticket(&self) -> Option<(usize, Option<TicketKey>)> {
         let mut state = self.state();
-        let migrates = self.issuer.is_some() && state.resumption_master_secret.is_some();
-        migrates.then(|| {
-            let nth = state.made;
-            state.made += 1;
-            (nth, state.ticket_key.take())
-        })
+        state.resumption_master_secret.as_ref()?;
+        let nth = state.made;
+        state.made += 1;
+        Some((nth, state.ticket_key.take()))
+    }
+
+    /// Makes an ordinary ticket.
+    fn seal(&self, issuer: &Issuer, session: &[u8], key: Option<&TicketKey>) {
+        // It calls the user's clocks, nonce store and random source.
+        match without_scope(|| issuer.issue_ordinary(session, key)) {
+            Ok(ticket) => self.state().tickets.extend(ticket),
+            Err(reason) => warn_of(reason),
+        }
     }
 
     /// How many tickets the client gets.
@@ -264,7 +274,6 @@ impl ServerLink {
 
     /// Keeps the template, and issues the handshake's token. `false` when there is none, or it cannot be issued.
     fn keep_template(&self, issuer: &Issuer, session: &[u8], key: Option<&TicketKey>) -> bool {
-        self.wants_template.store(false, Ordering::Relaxed);
         let secret = self.state().resumption_master_secret.clone();
         // It calls the user's clocks and random source.
         let (template, token) = without_scope(|| {
@@ -284,18 +293,15 @@ impl ServerLink {
         }
         let mut state = self.state();
         state.template = template;
-        state.first_token = token;
+        state.tickets.extend(token.unwrap_or_default());
         state.token_at_handshake = issued;
         issued
     }
 
-    /// Lends the admitted session, once. A refused token's ticket resumes nothing.
+    /// Lends the session that this ticket stands for, once. No other ticket resumes anything.
     fn take(&self, key: &[u8]) -> Option<Vec<u8>> {
-        if !self.token_presented {
-            return self.storage.take(key);
-        }
-        let admitted = &mut self.state().admitted;
-        let (_, mut session) = admitted.take_if(|(ticket, _)| ticket == key)?;
+        let lent = &mut self.state().lent;
+        let (_, mut session) = lent.take_if(|(ticket, _)| ticket == key)?;
         Some(std::mem::take(&mut *session))
     }
 }
@@ -303,7 +309,7 @@ impl ServerLink {
 /// At the seal limit, the keys have warned already.
 fn warn_of(reason: OfferFailure) {
     if reason != OfferFailure::SealLimit {
-        tracing::warn!(%reason, "no token was issued at the handshake");
+        tracing::warn!(%reason, "a ticket was not issued at the handshake");
     }
 }
 
@@ -319,12 +325,12 @@ impl Link for ServerLink {
     fn resumption_master_secret(&self, secret: &[u8]) {
         self.hashed_hello.clear();
         self.state().resumption_master_secret = Some(Zeroizing::new(secret.to_vec()));
-        let migrates = self.issuer.is_some();
-        self.wants_template.store(migrates, Ordering::Relaxed);
+        let issues = self.issuer.is_some();
+        self.wants_ticket_keys.store(issues, Ordering::Relaxed);
     }
 
     fn wants_ticket_key(&self) -> bool {
-        self.wants_template.load(Ordering::Relaxed)
+        self.wants_ticket_keys.load(Ordering::Relaxed)
     }
 
     fn ticket_key(&self, nonce: &[u8], psk: &[u8]) {

@@ -4,15 +4,18 @@
 
 mod accepting;
 mod admission;
+mod configs;
 mod connection;
 mod counts;
 mod default_store;
 mod issue;
 mod limits;
 mod link;
+mod offer_error;
 #[cfg(feature = "tokio")]
 mod readiness;
 mod refused;
+mod resumption;
 #[cfg(test)]
 #[cfg(feature = "ring")]
 mod rustls_habits;
@@ -27,32 +30,29 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use migration_token::{MemoryNonceStore, NonceStore, TokenHash};
-use rustls::crypto::hash::{Hash, HashAlgorithm};
-use rustls::crypto::{CryptoProvider, SecureRandom};
+use rustls::crypto::SecureRandom;
 use rustls::pki_types::UnixTime;
-use rustls::server::StoresServerSessions;
 use rustls::{ServerConfig, SupportedCipherSuite, Tls13CipherSuite};
 use sha2::{Digest as _, Sha256};
 use time::OffsetDateTime;
 
 pub use self::accepting::{AcceptError, Accepting, Claimed};
 pub use self::admission::Admitted;
-pub use self::connection::{NotifyError, OfferFailure, ServerConnection};
+use self::configs::Configs;
+pub use self::connection::ServerConnection;
 use self::counts::Counters;
 pub use self::counts::Counts;
 #[cfg(feature = "tokio")]
 pub(crate) use self::issue::MAX_STATE_LEN;
 use self::limits::Limits;
-use self::link::Wanted;
+pub use self::offer_error::{NotifyError, OfferFailure};
 pub use self::verdict::{Arrival, Verdict};
 use crate::address::as_in_token;
 use crate::clock::{Clock, SystemClock};
 use crate::codepoints::Codepoints;
 use crate::error::ConfigError;
 use crate::provider::is_wrapped;
-use crate::provider::user_code::UserCode;
 use crate::ticket::TicketKeys;
-use crate::wire::hello::TicketRequest;
 
 /// What is known of a client when its hello has arrived.
 #[derive(Clone, Copy, Debug, Default)]
@@ -81,25 +81,12 @@ pub struct MigrationServer {
     limits: Limits,
     choose_target: Option<Box<ChooseTarget>>,
     token_lifetime: time::Duration,
+    session_lifetime: time::Duration,
     clock_skew: time::Duration,
     departure_deadline: Duration,
     clock: Arc<dyn Clock>,
     codepoints: Codepoints,
     counters: Arc<Counters>,
-}
-
-/// The configurations that a connection may get, by its hello.
-struct Configs {
-    /// For hellos without a token.
-    ordinary: Arc<ServerConfig>,
-    /// For an admitted session with early data.
-    early_data: Arc<ServerConfig>,
-    /// For every other hello with a token. Refused early data is skipped.
-    no_early_data: Arc<ServerConfig>,
-    /// Where the application wants ordinary sessions to be kept; wrapped.
-    storage: Arc<dyn StoresServerSessions>,
-    /// The provider's SHA-256.
-    sha256: Option<&'static dyn Hash>,
 }
 
 impl MigrationServer {
@@ -122,6 +109,7 @@ impl MigrationServer {
             limits: Limits::default(),
             choose_target: None,
             token_lifetime: Duration::from_secs(3600),
+            session_lifetime: Duration::from_secs(12 * 3600),
             clock_skew: Duration::from_secs(5),
             departure_deadline: Duration::from_secs(10),
             clock: None,
@@ -230,14 +218,17 @@ impl fmt::Debug for MigrationServer {
 /// | handshakes under way, [`max_handshakes`](Self::max_handshakes) | 16,384 | more wait, within the time until a handshake begins |
 /// | memory of unfinished hellos, [`max_hello_memory`](Self::max_hello_memory) | 16 KiB for each handshake, and 64 MiB in all: 320 MiB at the most | hellos of more than 4 KiB wait, within their handshake's time |
 /// | ClientHello | 64 KiB, in 128 KiB of records | it is the TLS library's to refuse; a token in it counts for nothing |
+/// | life of an ordinary session, [`session_lifetime`](Self::session_lifetime) | 12 h | its client lands by a full handshake |
 /// | early data of a moved client | the configuration's, and at most 16,384 bytes | the handshake is aborted with `unexpected_message` |
+/// | early data of an ordinary resumption | the configuration's | the handshake is aborted with `unexpected_message` |
 /// | early data that is refused, of any client | 16,384 records, or as many as `max_early_data_size` if that is more, with 23 bytes for each of them | the handshake is aborted |
 /// | time for an answer of the nonce store, [`nonce_store_timeout`](Self::nonce_store_timeout) | 1 s | the token is refused as `StoreUnavailable`; a client that was admitted is closed |
 /// | claims before the nonce store, and commits, [`max_store_questions`](Self::max_store_questions) | 1,024 of each | more wait, as long as the store answers others |
 /// | time for a notified client to leave, [`departure_deadline`](Self::departure_deadline) | 10 s | calls fail with `TimedOut` |
 /// | notices to a client without data or an offer between them | 8 | the client is not told again |
 /// | state in an offer | 8,192 bytes | `OfferFailure::StateTooLong` |
-/// | offers under one ticket key, [`TicketKeys::seal_limit`] | 2^32 | `OfferFailure::SealLimit` |
+/// | offers under one ticket key, and ordinary tickets, [`TicketKeys::seal_limit`] | 2^32 of each | `OfferFailure::SealLimit`; no ticket |
+/// | a ticket, with a client's certificates in it | 24,576 bytes | `OfferFailure::TicketTooLong`; no ticket |
 ///
 /// A client whose token is refused lands by a full handshake, but for a stream that is handed over
 /// ([`HandOff::Drain`](crate::tokio::HandOff)): its state was in the token's ticket, so it ends with an error.
@@ -250,6 +241,7 @@ pub struct MigrationServerBuilder {
     limits: Limits,
     choose_target: Option<Box<ChooseTarget>>,
     token_lifetime: Duration,
+    session_lifetime: Duration,
     clock_skew: Duration,
     departure_deadline: Duration,
     /// The system's unless there is another.
@@ -288,7 +280,8 @@ impl MigrationServerBuilder {
 
     /// Where nonces are spent. By default a [`MemoryNonceStore`] of this process, for 1,000 accepted tokens a second: it holds
     /// as many as that makes in the [life of a token](Self::token_lifetime), 3.7 million with an hour, and at most 8 million,
-    /// of some hundred bytes each. Past it, clients land by full handshakes, and a warning says so.
+    /// of some hundred bytes each. Past it, clients land by full handshakes, and a warning says so. Accepted early data of an
+    /// ordinary resumption takes a place for two minutes.
     ///
     /// Nodes that answer for the same address must share a store. Servers of one process do by default, unless they have a
     /// [clock](Self::clock) of their own.
@@ -302,6 +295,14 @@ impl MigrationServerBuilder {
     #[must_use]
     pub fn token_lifetime(mut self, lifetime: Duration) -> Self {
         self.token_lifetime = lifetime;
+        self
+    }
+
+    /// How long a session may be resumed by an ordinary ticket, by default twelve hours, as with rustls' own ticketers; from one
+    /// second to seven days. Ticket keys must be [kept](TicketKeys#rotation) for as long.
+    #[must_use]
+    pub fn session_lifetime(mut self, lifetime: Duration) -> Self {
+        self.session_lifetime = lifetime;
         self
     }
 
@@ -345,8 +346,10 @@ impl MigrationServerBuilder {
     /// [`ConfigError`] names what it cannot carry.
     pub fn build(self) -> Result<MigrationServer, ConfigError> {
         self.check()?;
-        let token_lifetime = signed(self.token_lifetime, TOKEN_LIFETIMES)
+        let token_lifetime = signed(self.token_lifetime, TICKET_LIFETIMES)
             .ok_or(ConfigError::TokenLifetime(self.token_lifetime))?;
+        let session_lifetime = signed(self.session_lifetime, TICKET_LIFETIMES)
+            .ok_or(ConfigError::SessionLifetime(self.session_lifetime))?;
         let clock_skew =
             signed(self.clock_skew, CLOCK_SKEWS).ok_or(ConfigError::ClockSkew(self.clock_skew))?;
         let own_clock = self.clock.is_some();
@@ -371,6 +374,7 @@ impl MigrationServerBuilder {
             limits: self.limits,
             choose_target: self.choose_target,
             token_lifetime,
+            session_lifetime,
             clock_skew,
             departure_deadline: self.departure_deadline,
             clock,
@@ -395,7 +399,7 @@ impl MigrationServerBuilder {
 }
 
 /// From one second to seven days (RFC 8446 section 4.6.1).
-const TOKEN_LIFETIMES: RangeInclusive<Duration> =
+const TICKET_LIFETIMES: RangeInclusive<Duration> =
     Duration::from_secs(1)..=Duration::from_secs(7 * 24 * 3600);
 
 /// Clocks that differ by more than a day are not clocks.
@@ -407,92 +411,11 @@ fn signed(duration: Duration, allowed: RangeInclusive<Duration>) -> Option<time:
     duration.try_into().ok()
 }
 
-impl Configs {
-    fn new(mut config: ServerConfig) -> Self {
-        let storage: Arc<dyn StoresServerSessions> = Arc::new(UserCode(config.session_storage));
-        config.cert_resolver = Arc::new(UserCode(config.cert_resolver));
-        config.key_log = Arc::new(UserCode(config.key_log));
-        config.time_provider = Arc::new(UserCode(config.time_provider));
-        config.session_storage = Arc::new(link::LinkedStorage(Arc::clone(&storage)));
-        let mut no_early_data = config.clone();
-        no_early_data.max_early_data_size = 0;
-        let mut early_data = config.clone();
-        early_data.send_half_rtt_data = true;
-        // What a ticket offers is what the TLS library enforces.
-        early_data.max_early_data_size = config.max_early_data_size.min(issue::MAX_EARLY_DATA_SIZE);
-        let suites = config.crypto_provider().cipher_suites.iter();
-        let sha256 = suites
-            .filter_map(SupportedCipherSuite::tls13)
-            .map(|suite| suite.common.hash_provider)
-            .find(|hash| hash.algorithm() == HashAlgorithm::SHA256);
-        Self {
-            ordinary: Arc::new(config),
-            early_data: Arc::new(early_data),
-            no_early_data: Arc::new(no_early_data),
-            storage,
-            sha256,
-        }
-    }
-
-    /// `config` for a client that supports migration, and how many of the tickets it gets. Offers are made from one of
-    /// rustls' tickets, so there must be one, also when none is wanted by the application or by the client (RFC 9149).
-    fn with_template(
-        &self,
-        config: &Arc<ServerConfig>,
-        wish: Option<TicketRequest>,
-    ) -> (Arc<ServerConfig>, Wanted) {
-        let most = config.max_tls13_tickets;
-        let [full, resumed] = match wish {
-            Some(wish) => {
-                [wish.new_session, wish.resumption].map(|wish| usize::from(wish).min(most))
-            }
-            None => [config.send_tls13_tickets; 2],
-        };
-        if full > 0 && resumed > 0 {
-            return (Arc::clone(config), Wanted::All);
-        }
-        let mut config = ServerConfig::clone(config);
-        config.max_tls13_tickets = 0;
-        config.send_tls13_tickets = full.max(resumed).max(1);
-        (Arc::new(config), Wanted::AtMost { full, resumed })
-    }
-
-    fn provider(&self) -> &CryptoProvider {
-        self.ordinary.crypto_provider()
-    }
-}
-
 impl fmt::Debug for MigrationServerBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("MigrationServerBuilder")
             .field("service", &self.service)
             .field("answers_for", &self.answers_for)
             .finish_non_exhaustive()
-    }
-}
-
-#[cfg(test)]
-#[cfg(feature = "ring")]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_early_data_that_the_tls_library_takes_is_what_tickets_offer() {
-        for (configured, offered) in [(0, 0), (1000, 1000), (u32::MAX, 16_384)] {
-            let provider = crate::provider::wrap(rustls::crypto::ring::default_provider());
-            let keys = TicketKeys::generate(provider.secure_random).unwrap();
-            let resolver = rustls::server::ResolvesServerCertUsingSni::new();
-            let mut config = ServerConfig::builder_with_provider(Arc::new(provider))
-                .with_safe_default_protocol_versions()
-                .unwrap()
-                .with_no_client_auth()
-                .with_cert_resolver(Arc::new(resolver));
-            config.max_early_data_size = configured;
-            let server = MigrationServer::builder(config, "files", keys).build();
-            let server = server.unwrap();
-            assert_eq!(server.max_early_data_size(), offered);
-            let admitted = &server.configs.early_data;
-            assert_eq!(admitted.max_early_data_size, offered);
-        }
     }
 }

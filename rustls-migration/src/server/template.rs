@@ -41,7 +41,9 @@ impl Template {
     /// four more bytes.
     pub(super) fn new(session: Zeroizing<Vec<u8>>, psk: &[u8], made: UnixTime) -> Option<Self> {
         let windows = session.windows(psk.len().max(1)).enumerate();
-        let mut found = windows.filter(|(_, window)| *window == psk);
+        // Most windows differ in their first byte.
+        let mut found =
+            windows.filter(|(_, window)| window.first() == psk.first() && *window == psk);
         let (at, _) = found.next()?;
         let psk = at..at + psk.len();
         if found.next().is_some() {

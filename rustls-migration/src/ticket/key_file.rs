@@ -48,16 +48,26 @@ fn read_text(path: &Path) -> io::Result<Zeroizing<String>> {
 /// Whose file it is does not matter: only root can read somebody else's, and may be meant to.
 #[cfg(unix)]
 fn check_permissions(file: &File) -> io::Result<()> {
-    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::fs::MetadataExt;
 
-    if file.metadata()?.permissions().mode() & 0o077 == 0 {
+    let metadata = file.metadata()?;
+    if is_private(metadata.mode(), metadata.uid()) {
         Ok(())
     } else {
         Err(io::Error::new(
             io::ErrorKind::PermissionDenied,
-            "others than its owner can open it; run chmod 600",
+            "others than its owner can open it; run chmod 600, or give it to root and chmod 640",
         ))
     }
+}
+
+/// Whether a file is its owner's alone. Root's may be read by its group too: so a container is given a secret that it can read
+/// and not change.
+#[cfg(unix)]
+fn is_private(mode: u32, owner: u32) -> bool {
+    const ROOT: u32 = 0;
+    let open_to_others = if owner == ROOT { 0o037 } else { 0o077 };
+    mode & open_to_others == 0
 }
 
 #[cfg(not(unix))]
@@ -199,7 +209,7 @@ pub enum TicketKeyError {
 }
 
 impl TicketKeyError {
-    fn io(path: &Path, error: io::Error) -> Self {
+    pub(super) fn io(path: &Path, error: io::Error) -> Self {
         Self::Io {
             path: path.to_owned(),
             error,
@@ -211,14 +221,14 @@ impl TicketKeyError {
 #[cfg(feature = "ring")]
 mod tests {
     use super::*;
-    use crate::ticket::TicketKeys;
     use crate::ticket::keys::tests::{file, random};
+    use crate::ticket::{Seal, TicketKeys};
 
     #[test]
     fn a_failed_reload_keeps_the_keys() {
         let (_dir, path) = file();
         let keys = TicketKeys::load(&path).unwrap();
-        let ticket = keys.seal(b"session", random()).unwrap();
+        let ticket = keys.seal(b"session", Seal::Offer, random()).unwrap();
         fs::write(&path, "0011 2233\n").unwrap();
         assert!(matches!(
             keys.reload(),
@@ -245,11 +255,36 @@ mod tests {
         use std::os::unix::fs::PermissionsExt;
 
         let (_dir, path) = file();
-        let open = fs::Permissions::from_mode(0o640);
+        let open = fs::Permissions::from_mode(0o644);
         fs::set_permissions(&path, open).unwrap();
         let refused = TicketKeys::load(&path).unwrap_err();
         assert!(refused.to_string().contains("chmod 600"), "{refused}");
         assert!(TicketKeys::rotate(&path, 1, random()).is_err());
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn the_group_may_read_a_file_of_root_s_and_nobody_else_s() {
+        const ROOT: u32 = 0;
+        const SERVICE: u32 = 1000;
+        for mode in [0o400, 0o600, 0o700] {
+            assert!(
+                is_private(mode, ROOT) && is_private(mode, SERVICE),
+                "{mode:o}"
+            );
+        }
+        for mode in [0o440, 0o640] {
+            assert!(
+                is_private(mode, ROOT) && !is_private(mode, SERVICE),
+                "{mode:o}"
+            );
+        }
+        for mode in [0o444, 0o644, 0o604, 0o601, 0o660, 0o650, 0o620] {
+            assert!(
+                !is_private(mode, ROOT) && !is_private(mode, SERVICE),
+                "{mode:o}"
+            );
+        }
     }
 
     #[test]
@@ -298,7 +333,7 @@ mod tests {
     fn rotations_at_once_lose_no_key() {
         let (_dir, path) = file();
         let old = TicketKeys::load(&path).unwrap();
-        let ticket = old.seal(b"session", random()).unwrap();
+        let ticket = old.seal(b"session", Seal::Offer, random()).unwrap();
         let rotate = || TicketKeys::rotate(&path, 100, random());
         let done = std::thread::scope(|scope| {
             let rotations: Vec<_> = (0..8).map(|_| scope.spawn(rotate)).collect();

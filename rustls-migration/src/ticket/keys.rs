@@ -7,12 +7,11 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
-use chacha20poly1305::aead::{Aead, KeyInit, Payload};
-use chacha20poly1305::{XChaCha20Poly1305, XNonce};
 use rustls::crypto::SecureRandom;
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
+use super::cipher::{self, NONCE_LEN, TAG_LEN};
 use super::key_file::{self, TicketKeyError};
 
 /// Length of a key's identifier, in bytes.
@@ -22,8 +21,6 @@ pub(super) const SECRET_LEN: usize = 32;
 
 const VERSION: u8 = 1;
 const HEADER_LEN: usize = 1 + KEY_ID_LEN;
-const NONCE_LEN: usize = 24;
-const TAG_LEN: usize = 16;
 
 /// The ticket keys that the nodes of one service share: the current one, the next one, and former ones.
 ///
@@ -38,9 +35,10 @@ const TAG_LEN: usize = 16;
 /// 2. [`reload`](Self::reload) on every node, in any order, before the next rotation.
 ///
 /// The key that begins to seal has then been known to all nodes for one whole rotation, so no node meets a ticket
-/// whose key it is yet to read. A key must be kept for as long as the longest-lived token that it sealed: `keep` is at
-/// least the [token's lifetime](crate::server::MigrationServerBuilder::token_lifetime) divided by the time between two
-/// rotations, rounded up, and one more because nodes do not reload at once. A ticket whose key is gone is refused as
+/// whose key it is yet to read. A key must be kept for as long as the longest-lived ticket that it sealed: `keep` is at
+/// least that [lifetime](crate::server::MigrationServerBuilder::session_lifetime) (or that of
+/// [tokens](crate::server::MigrationServerBuilder::token_lifetime), if it is longer) divided by the time between two
+/// rotations, rounded up, and one more because nodes do not reload at once. A token whose ticket's key is gone is refused as
 /// [`UnknownTicket`](crate::server::Verdict::UnknownTicket), and its client lands by a full handshake.
 #[derive(Clone)]
 pub struct TicketKeys {
@@ -55,8 +53,24 @@ type Ring = Arc<[Arc<TicketKey>]>;
 pub(super) struct TicketKey {
     pub(super) id: [u8; KEY_ID_LEN],
     pub(super) secret: Zeroizing<[u8; SECRET_LEN]>,
-    seals: AtomicU64,
+    offers: Seals,
+    sessions: Seals,
+}
+
+/// How much of one kind a key has sealed.
+#[derive(Default)]
+struct Seals {
+    count: AtomicU64,
     limit_told: AtomicBool,
+}
+
+/// What is sealed. Each kind has a count of its own, so that ordinary tickets take no offers away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Seal {
+    /// A ticket with a token.
+    Offer,
+    /// An ordinary ticket.
+    Session,
 }
 
 /// Why nothing was sealed.
@@ -91,7 +105,7 @@ impl TicketKeys {
     /// # Errors
     ///
     /// [`TicketKeyError`] when the file cannot be read, is open to others than its owner, has no key, or has a
-    /// line that is no key.
+    /// line that is no key. A file of root's may be open to its group for reading, as containers are given secrets.
     pub fn load(path: impl Into<PathBuf>) -> Result<Self, TicketKeyError> {
         let path: PathBuf = path.into();
         Ok(Self::new(key_file::read(&path)?, Some(path.into())))
@@ -140,7 +154,7 @@ impl TicketKeys {
     ///
     /// As [`load`](Self::load); [`TicketKeyError::NoFile`] for keys that did not come from a file.
     pub fn reload(&self) -> Result<(), TicketKeyError> {
-        let path = self.path.as_deref().ok_or(TicketKeyError::NoFile)?;
+        let path = self.path().ok_or(TicketKeyError::NoFile)?;
         let read = key_file::read(path)?;
         let mut ring = self.ring.write().unwrap_or_else(PoisonError::into_inner);
         // A key that is known already goes on to count.
@@ -153,9 +167,10 @@ impl TicketKeys {
         Ok(())
     }
 
-    /// How many tickets one key may seal in this process, by default [`DEFAULT_SEAL_LIMIT`](Self::DEFAULT_SEAL_LIMIT).
+    /// How many tickets with tokens one key may seal in this process, and how many ordinary ones, by default
+    /// [`DEFAULT_SEAL_LIMIT`](Self::DEFAULT_SEAL_LIMIT) of each.
     ///
-    /// Past it nothing is sealed until there is another current key: clients get no tokens, offers fail with
+    /// Past it none of the kind is sealed until there is another current key: clients get no tokens, offers fail with
     /// [`OfferFailure::SealLimit`](crate::server::OfferFailure::SealLimit), a warning is logged once, and connections
     /// go on. The count begins anew with each process. To be called before the keys are cloned.
     #[must_use]
@@ -164,11 +179,16 @@ impl TicketKeys {
         self
     }
 
-    /// How many tickets the current key may still seal in this process.
+    /// How many tickets with tokens the current key may still seal in this process.
     pub fn seals_left(&self) -> u64 {
-        let used = |key: &Arc<TicketKey>| key.seals.load(Ordering::Relaxed);
+        let used = |key: &Arc<TicketKey>| key.offers.count.load(Ordering::Relaxed);
         let used = self.keys().first().map_or(u64::MAX, used);
         self.seal_limit.saturating_sub(used)
+    }
+
+    /// The file that the keys came from.
+    pub(super) fn path(&self) -> Option<&Path> {
+        self.path.as_deref()
     }
 
     fn keys(&self) -> Ring {
@@ -179,27 +199,20 @@ impl TicketKeys {
     pub(crate) fn seal(
         &self,
         plaintext: &[u8],
+        kind: Seal,
         random: &dyn SecureRandom,
     ) -> Result<Vec<u8>, SealFailure> {
         let keys = self.keys();
         let key = keys.first().ok_or(SealFailure::Failed)?;
-        key.count(self.seal_limit)?;
+        key.count(kind, self.seal_limit)?;
         let mut nonce = [0; NONCE_LEN];
         random.fill(&mut nonce).map_err(|_| SealFailure::Failed)?;
-        let mut out = Vec::with_capacity(Self::sealed_len(plaintext.len()));
-        out.push(VERSION);
-        out.extend(key.id);
-        let payload = Payload {
-            msg: plaintext,
-            aad: &out,
-        };
-        let sealed = key
-            .cipher()
-            .encrypt(&XNonce::from(nonce), payload)
-            .map_err(|_| SealFailure::Failed)?;
-        out.extend(nonce);
-        out.extend(sealed);
-        Ok(out)
+        let mut header = [VERSION; HEADER_LEN];
+        header[1..].copy_from_slice(&key.id);
+        let mut sealed = Vec::with_capacity(plaintext.len() + TAG_LEN);
+        sealed.extend(plaintext);
+        cipher::seal(&key.secret, &nonce, &header, &mut sealed).ok_or(SealFailure::Failed)?;
+        Ok([&header[..], &nonce, &sealed].concat())
     }
 
     /// Opens a ticket; `None` when it is not one of this ring's.
@@ -212,14 +225,7 @@ impl TicketKeys {
         }
         let keys = self.keys();
         let key = keys.iter().find(|key| key.id == *id)?;
-        let payload = Payload {
-            msg: sealed,
-            aad: header,
-        };
-        key.cipher()
-            .decrypt(&XNonce::from(*nonce), payload)
-            .ok()
-            .map(Zeroizing::new)
+        cipher::open(&key.secret, nonce, header, sealed)
     }
 
     /// Length of the ticket that seals `plaintext_len` bytes.
@@ -245,8 +251,8 @@ impl TicketKey {
         Self {
             id,
             secret,
-            seals: AtomicU64::new(0),
-            limit_told: AtomicBool::new(false),
+            offers: Seals::default(),
+            sessions: Seals::default(),
         }
     }
 
@@ -265,22 +271,23 @@ impl TicketKey {
     }
 
     /// Takes one seal of those that the key has left.
-    fn count(&self, limit: u64) -> Result<(), SealFailure> {
+    fn count(&self, kind: Seal, limit: u64) -> Result<(), SealFailure> {
         let another = |seals| (seals < limit).then_some(seals + 1);
-        let counted = self
-            .seals
+        let seals = match kind {
+            Seal::Offer => &self.offers,
+            Seal::Session => &self.sessions,
+        };
+        let counted = seals
+            .count
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, another);
-        if counted.is_err() && !self.limit_told.swap(true, Ordering::Relaxed) {
+        if counted.is_err() && !seals.limit_told.swap(true, Ordering::Relaxed) {
             tracing::warn!(
                 limit,
-                "the ticket key has sealed as many tickets as it may; no client gets a token until the keys are rotated"
+                ?kind,
+                "the ticket key has sealed as many tickets as it may; no client gets another until the keys are rotated"
             );
         }
         counted.map(|_| ()).map_err(|_| SealFailure::Limit)
-    }
-
-    fn cipher(&self) -> XChaCha20Poly1305 {
-        XChaCha20Poly1305::new((&*self.secret).into())
     }
 }
 
@@ -312,7 +319,7 @@ pub(super) mod tests {
         (dir, path)
     }
 
-    fn ids(keys: &TicketKeys) -> Vec<[u8; KEY_ID_LEN]> {
+    pub(in crate::ticket) fn ids(keys: &TicketKeys) -> Vec<[u8; KEY_ID_LEN]> {
         keys.keys().iter().map(|key| key.id).collect()
     }
 
@@ -359,18 +366,27 @@ pub(super) mod tests {
     fn a_key_seals_up_to_its_limit_and_a_reload_does_not_begin_anew() {
         let (_dir, path) = file();
         let keys = TicketKeys::load(&path).unwrap().seal_limit(2);
-        keys.seal(b"", random()).unwrap();
+        keys.seal(b"", Seal::Offer, random()).unwrap();
         assert_eq!(keys.seals_left(), 1);
         keys.reload().unwrap();
-        let last = keys.clone().seal(b"", random()).unwrap();
+        let last = keys.clone().seal(b"", Seal::Offer, random()).unwrap();
         assert_eq!(keys.seals_left(), 0);
-        assert_eq!(keys.seal(b"", random()), Err(SealFailure::Limit));
+        assert_eq!(
+            keys.seal(b"", Seal::Offer, random()),
+            Err(SealFailure::Limit)
+        );
         assert_eq!(keys.seals_left(), 0);
+        keys.seal(b"", Seal::Session, random()).unwrap();
+        keys.seal(b"", Seal::Session, random()).unwrap();
+        assert_eq!(
+            keys.seal(b"", Seal::Session, random()),
+            Err(SealFailure::Limit)
+        );
         assert!(keys.open(&last).is_some(), "what was sealed opens");
         TicketKeys::rotate(&path, 1, random()).unwrap();
         keys.reload().unwrap();
         assert_eq!(keys.seals_left(), 2);
-        keys.seal(b"", random()).unwrap();
+        keys.seal(b"", Seal::Offer, random()).unwrap();
     }
 
     proptest! {
@@ -380,7 +396,7 @@ pub(super) mod tests {
             noise in prop::collection::vec(any::<u8>(), 0..200),
         ) {
             let keys = TicketKeys::generate(random()).unwrap();
-            let ticket = keys.seal(&[3; 90], random()).unwrap();
+            let ticket = keys.seal(&[3; 90], Seal::Offer, random()).unwrap();
             prop_assert_eq!(ticket.len(), TicketKeys::sealed_len(90));
             prop_assert!(keys.open(&ticket).is_some());
             prop_assert!(keys.open(&ticket[..cut.index(ticket.len())]).is_none());
@@ -405,7 +421,7 @@ pub(super) mod tests {
                 TicketKeys::rotate(&path, keep, random()).unwrap();
                 for node in order {
                     for node in &nodes {
-                        tickets.push((rotation, node.seal(b"", random()).unwrap()));
+                        tickets.push((rotation, node.seal(b"", Seal::Offer, random()).unwrap()));
                     }
                     nodes[*node].reload().unwrap();
                 }

@@ -46,15 +46,26 @@ pub(crate) struct PskOffer<'a> {
     pub(crate) truncated_hello: &'a [u8],
 }
 
+/// One identity of a `pre_shared_key` extension.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct PskIdentity<'a> {
+    pub(crate) ticket: &'a [u8],
+    /// The ticket's age as the client sees it, in milliseconds, plus the ticket's `ticket_age_add` (RFC 8446 section 4.2.11.1).
+    pub(crate) obfuscated_age: u32,
+    pub(crate) binder: &'a [u8],
+}
+
 impl<'a> PskOffer<'a> {
     /// Identities with their binders, in the client's order. Ends at the first one that is malformed.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (&'a [u8], &'a [u8])> + use<'a> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = PskIdentity<'a>> + use<'a> {
         let (mut identities, mut binders) =
             (Reader::new(self.identities), Reader::new(self.binders));
         std::iter::from_fn(move || {
-            let identity = identities.vec16().ok()?;
-            identities.u32().ok()?;
-            Some((identity, binders.vec8().ok()?))
+            Some(PskIdentity {
+                ticket: identities.vec16().ok()?,
+                obfuscated_age: identities.u32().ok()?,
+                binder: binders.vec8().ok()?,
+            })
         })
     }
 }
@@ -244,7 +255,7 @@ pub(crate) mod tests {
         let mut data = (identity_len + 6).to_be_bytes().to_vec();
         data.extend(identity_len.to_be_bytes());
         data.extend(identity);
-        data.extend([0; 4]);
+        data.extend([1, 2, 3, 4]);
         data.extend([0, 33, 32]);
         data.extend([9; 32]);
         (EXT_PRE_SHARED_KEY, data)
@@ -273,7 +284,12 @@ pub(crate) mod tests {
         assert!(hello.psk_dhe_ke);
         let offer = hello.pre_shared_key.unwrap();
         let offered: Vec<_> = offer.iter().collect();
-        assert_eq!(offered, [(&b"ticket"[..], &[9; 32][..])]);
+        let expected = PskIdentity {
+            ticket: b"ticket",
+            obfuscated_age: 0x0102_0304,
+            binder: &[9; 32],
+        };
+        assert_eq!(offered, [expected]);
         assert_eq!(offer.truncated_hello.len(), spliced.len() - 35);
     }
 

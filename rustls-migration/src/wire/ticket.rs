@@ -52,7 +52,7 @@ impl<'a> NewSessionTicket<'a> {
     }
 }
 
-/// A NewSessionTicket with a token.
+/// A NewSessionTicket to be sent, with a token or without.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct OfferedTicket<'a> {
     pub(crate) lifetime_secs: u32,
@@ -60,9 +60,8 @@ pub(crate) struct OfferedTicket<'a> {
     pub(crate) nonce: &'a [u8],
     /// The sealed ticket.
     pub(crate) ticket: &'a [u8],
-    /// The extension's type and the encoded token in it.
-    pub(crate) token_extension: u16,
-    pub(crate) token: &'a [u8],
+    /// The extension's type and the encoded token in it; `None` for an ordinary ticket.
+    pub(crate) token: Option<(u16, &'a [u8])>,
     /// The type of the empty extension that says that the stream goes on at the target; `None` when it does not.
     pub(crate) stream_extension: Option<u16>,
     /// The early data that the target accepts; 0 for none.
@@ -72,7 +71,8 @@ pub(crate) struct OfferedTicket<'a> {
 impl OfferedTicket<'_> {
     /// The whole message; `None` when a part is too long for its field.
     pub(crate) fn encode(&self) -> Option<Vec<u8>> {
-        let parts = self.nonce.len() + self.ticket.len() + self.token.len();
+        let token_len = self.token.map_or(0, |(_, token)| token.len());
+        let parts = self.nonce.len() + self.ticket.len() + token_len;
         let mut out = Vec::with_capacity(FIXED_LEN + parts);
         out.extend([NEW_SESSION_TICKET, 0, 0, 0]);
         out.extend(self.lifetime_secs.to_be_bytes());
@@ -87,7 +87,9 @@ impl OfferedTicket<'_> {
             let size = self.max_early_data_size.to_be_bytes();
             push_extension(&mut out, EXT_EARLY_DATA, &size)?;
         }
-        push_extension(&mut out, self.token_extension, self.token)?;
+        if let Some((kind, token)) = self.token {
+            push_extension(&mut out, kind, token)?;
+        }
         if let Some(kind) = self.stream_extension {
             push_extension(&mut out, kind, &[])?;
         }
@@ -131,8 +133,7 @@ mod tests {
             age_add: 0xDEAD_BEEF,
             nonce: &[1, 2],
             ticket,
-            token_extension: TOKEN,
-            token,
+            token: Some((TOKEN, token)),
             stream_extension: None,
             max_early_data_size: 1_000,
         }
@@ -165,6 +166,19 @@ mod tests {
             let size = read.extension(EXT_EARLY_DATA).map(<[u8]>::to_vec);
             assert_eq!(size, (early_data > 0).then(|| vec![0, 0, 3, 232]));
         }
+    }
+
+    #[test]
+    fn an_ordinary_ticket_is_read_as_it_was_written() {
+        let written = OfferedTicket {
+            token: None,
+            ..offered(&[1; 300], &[])
+        };
+        let message = written.encode().unwrap();
+        let read = NewSessionTicket::read(&message).unwrap();
+        assert_eq!((read.lifetime_secs, read.ticket), (300, &[1; 300][..]));
+        assert_eq!(read.extension(TOKEN), None);
+        assert_eq!(read.extension(EXT_EARLY_DATA), Some(&[0, 0, 3, 232][..]));
     }
 
     #[test]

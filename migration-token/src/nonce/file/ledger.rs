@@ -13,7 +13,7 @@ use time::{Duration, OffsetDateTime};
 
 use super::writer::Request;
 use crate::nonce::birth::{Birth, from_unix_milliseconds, span, unix_milliseconds};
-use crate::nonce::{Claim, ClaimId, ClaimOutcome, CommitOutcome, Monotonic, StoreError};
+use crate::nonce::{Claim, ClaimId, ClaimOutcome, CommitOutcome, MemoryId, Monotonic, StoreError};
 
 /// Format, and moment of creation in nanoseconds since the Unix epoch.
 const ABOUT: TableDefinition<'_, (), (u32, i128)> = TableDefinition::new("migration-token");
@@ -21,6 +21,9 @@ const FORMAT: u32 = 2;
 
 /// See [`Life`], in the order of its fields; spans in nanoseconds.
 const LIFE: TableDefinition<'_, (), (i64, i64, u128, u64, u64)> = TableDefinition::new("life");
+
+/// The name of the memory.
+const MEMORY: TableDefinition<'_, (), &[u8; MemoryId::LEN]> = TableDefinition::new("memory");
 
 /// The last second in which the nonce must be known, whether it is spent, and who spent it or else claimed it first.
 type State = (i64, bool, &'static [u8; 16]);
@@ -143,6 +146,7 @@ pub(super) struct Ledger {
     database: Database,
     created: OffsetDateTime,
     life: Life,
+    id: Option<MemoryId>,
 }
 
 impl Ledger {
@@ -162,10 +166,12 @@ impl Ledger {
             Tables::open(transaction, life).map(|_| true)
         })?;
         let created = now;
+        let id = memory_id(&database)?;
         Ok(Self {
             database,
             created,
             life,
+            id,
         })
     }
 
@@ -184,16 +190,23 @@ impl Ledger {
             return Err(LedgerError::Foreign);
         };
         let life = read_life(&database)?.ok_or(LedgerError::Foreign)?;
+        let id = memory_id(&database)?;
         Ok(Self {
             database,
             created,
             life,
+            id,
         })
     }
 
     /// What the file says of the memory.
     pub(super) fn life(&self) -> Life {
         self.life
+    }
+
+    /// The name of the memory; `None` when there was no randomness for one.
+    pub(super) fn id(&self) -> Option<MemoryId> {
+        self.id
     }
 
     /// When the file was created.
@@ -302,6 +315,24 @@ fn write_life(transaction: &WriteTransaction, life: &Life) -> Result<(), redb::E
     let life = (life.since_ms, life.forgotten, life.origin, measured, age);
     transaction.open_table(LIFE)?.insert((), life)?;
     Ok(())
+}
+
+/// The name in the file, which gets one if it has none.
+fn memory_id(database: &Database) -> Result<Option<MemoryId>, redb::Error> {
+    let mut id = None;
+    write(database, |transaction| {
+        let mut table = transaction.open_table(MEMORY)?;
+        id = table.get(())?.map(|id| MemoryId::new(*id.value()));
+        if id.is_some() {
+            return Ok(false);
+        }
+        id = MemoryId::random();
+        if let Some(id) = &id {
+            table.insert((), id.as_bytes())?;
+        }
+        Ok(id.is_some())
+    })?;
+    Ok(id)
 }
 
 /// Runs one transaction, which is durable in the end if `change` says that it changed something.

@@ -21,7 +21,7 @@ use time::OffsetDateTime;
 use self::ledger::{Age, Ledger, LedgerError};
 use self::writer::{Asked, Request, Writer};
 use super::{
-    BoxFuture, Claim, ClaimOutcome, CommitOutcome, Monotonic, NonceStore, StoreError,
+    BoxFuture, Claim, ClaimOutcome, CommitOutcome, MemoryId, Monotonic, NonceStore, StoreError,
     SystemMonotonic,
 };
 
@@ -64,6 +64,7 @@ pub struct FileNonceStore {
     writer: Writer,
     live: Arc<AtomicU64>,
     age: Age,
+    id: Option<MemoryId>,
     path: PathBuf,
 }
 
@@ -173,9 +174,11 @@ impl OnLedger {
         let live = Arc::new(AtomicU64::new(ledger.live()?));
         let (shared, age) = (Arc::clone(&live), self.age.clone());
         let settings = (self.capacity, self.max_waiting);
+        let id = ledger.id();
         Ok(FileNonceStore {
             writer: Writer::start(ledger, self.reopen, settings, shared, age)?,
             live,
+            id,
             age: self.age,
             path: self.path,
         })
@@ -193,6 +196,10 @@ impl NonceStore for FileNonceStore {
 
     fn remembers_since(&self) -> Option<OffsetDateTime> {
         Some(self.age.birth.since())
+    }
+
+    fn memory_id(&self) -> Option<MemoryId> {
+        self.id
     }
 }
 

@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use time::OffsetDateTime;
 
 use super::script::Asking;
-use crate::nonce::Monotonic;
 use crate::nonce::birth::{Birth, from_unix_milliseconds, span, unix_milliseconds};
+use crate::nonce::{MemoryId, Monotonic};
 
 /// From this difference on, in milliseconds, a clock was set. What is less is the time that questions wait.
 const STEP_MS: i64 = 1_000;
@@ -86,6 +86,13 @@ impl KnownLife {
         let life = self.life.lock().unwrap_or_else(PoisonError::into_inner);
         life.as_ref()
             .map(|life| from_unix_milliseconds(life.latest.max(life.birth.since_ms())))
+    }
+
+    /// Which life it is, as far as is known by now. Each has a name of its own, and so has each history of the data.
+    pub(super) fn id(&self) -> Option<MemoryId> {
+        let life = self.life.lock().unwrap_or_else(PoisonError::into_inner);
+        life.as_ref()
+            .map(|life| MemoryId::digest(life.name.as_bytes()))
     }
 
     /// A moment (Unix milliseconds) that is later than any that a wall clock like this node's has told by now.

@@ -23,7 +23,7 @@ use tokio::time::{Instant, timeout_at};
 #[cfg(doc)]
 use super::Monotonic;
 use super::birth::span;
-use super::{BoxFuture, Claim, ClaimOutcome, CommitOutcome, NonceStore, StoreError};
+use super::{BoxFuture, Claim, ClaimOutcome, CommitOutcome, MemoryId, NonceStore, StoreError};
 pub use builder::RedisNonceStoreBuilder;
 use connection::{Connection, Connector};
 pub use error::RedisStoreError;
@@ -285,6 +285,12 @@ impl NonceStore for RedisNonceStore {
     /// `None` before the first answer; claims are judged by the server in any case.
     fn remembers_since(&self) -> Option<OffsetDateTime> {
         self.life.since()
+    }
+
+    /// `None` before the first answer, so a service should [`check`](Self::check) at its start. An answer from another life is
+    /// noted before it is given.
+    fn memory_id(&self) -> Option<MemoryId> {
+        self.life.id()
     }
 }
 

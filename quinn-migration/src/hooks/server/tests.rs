@@ -24,7 +24,7 @@ struct Bench {
 
 impl Bench {
     fn negotiated() -> Self {
-        let mut hook = ServerHook::new(Codepoints::default());
+        let mut hook = ServerHook::new(Codepoints::default(), Arc::default());
         let mut list = Vec::new();
         append_parameter(&mut list, Codepoints::default().parameter(), &[]);
         append_parameter(&mut list, VarInt::from_u32(0x0e), &[5]);
@@ -80,6 +80,7 @@ impl Bench {
         let mut payload = BytesMut::from(frames);
         let header = [&[0x41], id, &[0, 7]].concat();
         self.hook.on_receive(Incoming {
+            came_by: None,
             number: self.received,
             header: &header,
             payload: &mut payload,
@@ -152,7 +153,7 @@ fn a_frame_that_was_let_through_is_let_through_again() {
 
 #[test]
 fn a_client_that_did_not_offer_gets_every_frame_and_no_advertisement() {
-    let mut hook = ServerHook::new(Codepoints::default());
+    let mut hook = ServerHook::new(Codepoints::default(), Arc::default());
     assert_eq!(hook.on_peer_parameters(&[], false), Ok(Vec::new()));
     let mut bench = Bench {
         received: 0,
@@ -174,7 +175,7 @@ fn a_client_that_did_not_offer_gets_every_frame_and_no_advertisement() {
 fn a_parameter_with_a_value_is_a_fault_of_the_client() {
     let mut list = Vec::new();
     append_parameter(&mut list, Codepoints::default().parameter(), &[1]);
-    let mut hook = ServerHook::new(Codepoints::default());
+    let mut hook = ServerHook::new(Codepoints::default(), Arc::default());
     assert_eq!(
         hook.on_peer_parameters(&list, false),
         Err(ParameterFault::NotEmpty)
@@ -192,7 +193,7 @@ fn a_client_with_room_for_two_connection_ids_keeps_its_only_spare() {
             append_parameter(&mut list, VarInt::from_u32(0x0e), &[limit]);
         }
         let mut bench = Bench::negotiated();
-        bench.hook = ServerHook::new(Codepoints::default());
+        bench.hook = ServerHook::new(Codepoints::default(), Arc::default());
         bench.hook.on_peer_parameters(&list, false).unwrap();
         let issued = new_connection_id(1, 0);
         let seen = bench.send(issued.clone()).1 == issued;

@@ -381,6 +381,9 @@ impl Shared {
     async fn admit(&self, accepting: Accepting) -> Result<ServerConnection, AcceptError> {
         let claimed = accepting.examine()?;
         let answer = match claimed.claim() {
+            Some(claim) if claimed.claims_early_data_only() => {
+                self.gate.claim_early_data(claim).await
+            }
             Some(claim) => self.gate.claim(claim, claimed.kind()).await,
             None => None,
         };

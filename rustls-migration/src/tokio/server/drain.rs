@@ -32,10 +32,7 @@ impl DrainPlan {
     /// there after twenty are closed.
     pub fn to(targets: impl IntoIterator<Item = (SocketAddr, u32)>) -> Self {
         Self {
-            targets: targets
-                .into_iter()
-                .filter(|(_, weight)| *weight > 0)
-                .collect(),
+            targets: targets.into_iter().collect(),
             spread_over: Duration::from_secs(10),
             deadline: Duration::from_secs(20),
             max_moving: usize::MAX,

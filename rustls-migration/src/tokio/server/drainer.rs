@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use migration_policy::{Shares, Spread};
 use rustls::crypto::SecureRandom;
 use tokio::sync::watch;
 use tokio::task::yield_now;
@@ -22,9 +23,6 @@ const TICK: Duration = Duration::from_millis(100);
 
 /// How long connections may take to carry out the order to close.
 const CLOSING: Duration = Duration::from_secs(1);
-
-/// Longer than a drain takes: thirty years. What is longer could not be added to a point in time.
-const FOREVER: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
 
 /// How many connections are told before others get a turn on this thread.
 const BATCH: usize = 64;
@@ -43,10 +41,9 @@ enum Next {
 pub(super) struct Drainer {
     registry: Arc<Registry>,
     ledger: Arc<Ledger>,
-    started: Instant,
     deadline: Option<Instant>,
-    targets: Targets,
-    spread_over: Duration,
+    targets: Shares<SocketAddr>,
+    spread: Spread,
     max_moving: usize,
     /// How long a client that was told counts as moving.
     patience: Duration,
@@ -55,8 +52,6 @@ pub(super) struct Drainer {
     progress: watch::Sender<DrainProgress>,
     /// Who was there at the start, and is to be told.
     first: VecDeque<u64>,
-    /// How many these were.
-    slots: u32,
     /// When the next of them is due.
     turn: Option<Instant>,
     /// Who has been told, and when that is too long ago.
@@ -78,16 +73,14 @@ impl Drainer {
         let drainer = Self {
             registry,
             ledger,
-            started,
             deadline: started.checked_add(plan.deadline),
-            targets: Targets::new(plan.targets),
-            spread_over: plan.spread_over.min(FOREVER),
+            targets: Shares::new(plan.targets),
+            spread: Spread::new(started.into_std(), plan.spread_over, first.len()),
             max_moving: plan.max_moving,
             patience,
             random,
             pause,
             progress,
-            slots: u32::try_from(first.len()).unwrap_or(u32::MAX),
             first,
             turn: None,
             told: VecDeque::new(),
@@ -140,7 +133,7 @@ impl Drainer {
         let now = Instant::now();
         self.expire(now);
         // When the drain's handle is gone nobody can resume it any more.
-        if self.targets.0.is_empty() || (*self.pause.borrow() && self.pause.has_changed().is_ok()) {
+        if self.targets.is_empty() || (*self.pause.borrow() && self.pause.has_changed().is_ok()) {
             return Next::Event;
         }
         for _ in 0..BATCH {
@@ -171,14 +164,11 @@ impl Drainer {
         }
     }
 
-    /// When the next of the first connections is due: each has a slot, and a random place in it.
+    /// When the next of the first connections is due.
     fn turn(&mut self) -> Option<Instant> {
         if self.turn.is_none() && !self.first.is_empty() {
-            let left = u32::try_from(self.first.len()).unwrap_or(u32::MAX);
-            let index = self.slots.saturating_sub(left);
-            let slots = f64::from(index) + self.fraction();
-            let after = self.spread_over.mul_f64(slots / f64::from(self.slots));
-            self.turn = self.started.checked_add(after);
+            let turn = self.spread.turn(self.first.len(), self.fraction());
+            self.turn = turn.map(Instant::from_std);
         }
         self.turn
     }
@@ -187,7 +177,7 @@ impl Drainer {
         let Some(control) = self.registry.get(id) else {
             return;
         };
-        let Some(target) = self.targets.next() else {
+        let Some(target) = self.targets.next_target() else {
             return;
         };
         control.want();
@@ -268,51 +258,5 @@ async fn sleep_until_some(moment: Option<Instant>) {
     match moment {
         Some(moment) => sleep_until(moment).await,
         None => std::future::pending().await,
-    }
-}
-
-/// Targets in turn, each as often as its weight says, and evenly mixed.
-struct Targets(Vec<Share>);
-
-struct Share {
-    target: SocketAddr,
-    weight: i64,
-    credit: i64,
-}
-
-impl Targets {
-    fn new(targets: Vec<(SocketAddr, u32)>) -> Self {
-        let share = |(target, weight)| Share {
-            target,
-            weight: i64::from(weight),
-            credit: 0,
-        };
-        Self(targets.into_iter().map(share).collect())
-    }
-
-    /// Smooth weighted round-robin: each gains its weight, the richest is chosen and pays for all.
-    fn next(&mut self) -> Option<SocketAddr> {
-        let total: i64 = self.0.iter().map(|share| share.weight).sum();
-        for share in &mut self.0 {
-            share.credit += share.weight;
-        }
-        let chosen = self.0.iter_mut().max_by_key(|share| share.credit)?;
-        chosen.credit -= total;
-        Some(chosen.target)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn targets_get_their_shares_evenly_mixed() {
-        let address = |port| SocketAddr::from(([192, 0, 2, 1], port));
-        let mut targets = Targets::new(vec![(address(1), 3), (address(2), 1)]);
-        let ports: Vec<_> = (0..8).map(|_| targets.next().unwrap().port()).collect();
-        assert_eq!(ports.iter().filter(|port| **port == 1).count(), 6);
-        assert_eq!(ports[..4].iter().filter(|port| **port == 2).count(), 1);
-        assert_eq!(Targets::new(Vec::new()).next(), None);
     }
 }

@@ -73,6 +73,21 @@ impl NonceStoreGate {
         answer
     }
 
+    /// Claims the nonce of an ordinary resumption's early data; `None` when there was no answer in time. It is asked once, and
+    /// waits for nobody: without an answer the client says the same after its handshake, and clients that move come first.
+    pub(super) async fn claim_early_data(
+        &self,
+        claim: Claim,
+    ) -> Option<Result<ClaimOutcome, StoreError>> {
+        let _permit = self.claims.try_acquire().ok()?;
+        let answer = timeout(self.timeout, self.store.claim(claim)).await.ok()?;
+        match &answer {
+            Ok(_) => self.set_answered(),
+            Err(error) => self.warn_if_full(error),
+        }
+        Some(answer)
+    }
+
     /// Spends a nonce; `None` when there was no answer in time. A connection whose nonce is not spent must be closed.
     pub(super) async fn commit(&self, claim: Claim, kind: MoveKind) -> CommitAnswer {
         self.request(&self.commits, claim, kind, |claim| self.store.commit(claim))

@@ -1,0 +1,207 @@
+//! Sending a client SERVER_ALTERNATE_ADDRESS until it is acknowledged, and what came of it.
+//!
+//! Never sends a client anything that it did not offer to understand.
+
+use std::time::{Duration, Instant};
+
+use quinn::{ConnectionError, SendDatagramError};
+use quinn_proto::VarInt;
+use tokio::time::timeout_at;
+
+use super::alternate::Alternate;
+use super::core::Core;
+use crate::error::AdvertiseError;
+use crate::hooks::server::{AdvertStep, CannotBegin, Outcome, ServerHook};
+use crate::session::Handle;
+
+/// How long an advertisement waits for quinn to issue a connection ID.
+const RESERVE_PATIENCE: Duration = Duration::from_secs(2);
+
+/// How an attempt to move a connection ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum MoveEnd {
+    Moved,
+    /// The client gave the advertisement back, did not acknowledge it, or took too long.
+    Declined,
+    /// The client cannot be told.
+    NotMovable,
+    /// The connection ended.
+    Gone,
+}
+
+impl Core {
+    pub(super) async fn advertise(
+        &self,
+        connection: &quinn::Connection,
+        alternate: Alternate,
+    ) -> Result<Advertised, AdvertiseError> {
+        let alternate = alternate.resolve(&self.socket, connection.local_ip())?;
+        let handle = self
+            .handles
+            .find(connection)
+            .ok_or(AdvertiseError::UnknownConnection)?;
+        let started = Instant::now();
+        let sequence = begin(&handle, connection, alternate).await?;
+        let end = EndOnDrop {
+            handle: &handle,
+            sequence,
+        };
+        let packets = deliver(&handle, connection, sequence).await?;
+        drop(end);
+        let acknowledged_after = started.elapsed();
+        Ok(Advertised {
+            sequence,
+            packets,
+            acknowledged_after,
+            handle,
+            connection: connection.clone(),
+        })
+    }
+
+    /// Advertises, and waits so long for what comes of it. `told` is called when the client has acknowledged it.
+    pub(super) async fn move_connection(
+        &self,
+        connection: &quinn::Connection,
+        alternate: Alternate,
+        patience: Duration,
+        told: impl FnOnce(),
+    ) -> MoveEnd {
+        let advertised = match self.advertise(connection, alternate).await {
+            Ok(advertised) => advertised,
+            Err(AdvertiseError::Closed(_)) => return MoveEnd::Gone,
+            Err(AdvertiseError::Busy | AdvertiseError::NotAcknowledged) => {
+                return MoveEnd::Declined;
+            }
+            Err(error) => {
+                tracing::debug!(%error, "not told to move");
+                return MoveEnd::NotMovable;
+            }
+        };
+        told();
+        match tokio::time::timeout(patience, advertised.outcome()).await {
+            Ok(Ok(Outcome::Moved)) => MoveEnd::Moved,
+            Ok(Ok(Outcome::Declined | Outcome::Superseded)) | Err(_) => MoveEnd::Declined,
+            Ok(Err(_)) => MoveEnd::Gone,
+        }
+    }
+}
+
+/// Waits for a connection ID in reserve: quinn issues them right after the handshake, and again when the client has
+/// retired one.
+async fn begin(
+    handle: &Handle<ServerHook>,
+    connection: &quinn::Connection,
+    alternate: Alternate,
+) -> Result<VarInt, AdvertiseError> {
+    let deadline = tokio::time::Instant::now() + RESERVE_PATIENCE;
+    let mut wakes = handle.wakes();
+    loop {
+        wakes.mark_unchanged();
+        match handle.with_hook(|hook| hook.begin(alternate.v4, alternate.v6)) {
+            Ok(sequence) => return Ok(sequence),
+            Err(CannotBegin::NotNegotiated) => return Err(AdvertiseError::NotNegotiated),
+            Err(CannotBegin::Busy) => return Err(AdvertiseError::Busy),
+            Err(CannotBegin::NoReserve) => {}
+        }
+        tokio::select! {
+            error = connection.closed() => return Err(error.into()),
+            woken = timeout_at(deadline, wakes.changed()) => {
+                woken.map_err(|_| AdvertiseError::NoConnectionId)?.map_err(|_| AdvertiseError::NoConnectionId)?;
+            }
+        }
+    }
+}
+
+/// Queues carriers as the hook asks for them. Answers with the number of packets that it took.
+async fn deliver(
+    handle: &Handle<ServerHook>,
+    connection: &quinn::Connection,
+    sequence: VarInt,
+) -> Result<u32, AdvertiseError> {
+    let mut wakes = handle.wakes();
+    loop {
+        wakes.mark_unchanged();
+        let rtt = connection.rtt();
+        match handle.with_hook(|hook| hook.poll(sequence, Instant::now(), rtt)) {
+            AdvertStep::Send(carrier) => queue(connection, carrier)?,
+            AdvertStep::Acknowledged(packets) => return Ok(packets),
+            AdvertStep::Lost => return Err(AdvertiseError::NotAcknowledged),
+            AdvertStep::Wait(until) => tokio::select! {
+                error = connection.closed() => return Err(error.into()),
+                _ = timeout_at(until.into(), wakes.changed()) => {}
+            },
+        }
+    }
+}
+
+fn queue(connection: &quinn::Connection, carrier: bytes::Bytes) -> Result<(), AdvertiseError> {
+    // In a full buffer it takes the place of the application's oldest datagram, which may be lost at any time.
+    match connection.send_datagram(carrier) {
+        Ok(()) => Ok(()),
+        Err(SendDatagramError::ConnectionLost(error)) => Err(error.into()),
+        Err(
+            SendDatagramError::Disabled
+            | SendDatagramError::UnsupportedByPeer
+            | SendDatagramError::TooLarge,
+        ) => Err(AdvertiseError::DatagramsOff),
+    }
+}
+
+struct EndOnDrop<'a> {
+    handle: &'a Handle<ServerHook>,
+    sequence: VarInt,
+}
+
+impl Drop for EndOnDrop<'_> {
+    fn drop(&mut self) {
+        self.handle.with_hook(|hook| hook.end(self.sequence));
+    }
+}
+
+/// An advertisement that the client has acknowledged.
+#[derive(Debug)]
+pub struct Advertised {
+    sequence: VarInt,
+    packets: u32,
+    acknowledged_after: Duration,
+    handle: Handle<ServerHook>,
+    connection: quinn::Connection,
+}
+
+impl Advertised {
+    /// Sequence number of the frame: that of the connection ID in it.
+    pub fn sequence(&self) -> u64 {
+        self.sequence.into_inner()
+    }
+
+    /// Packets that carried the frame; more than one when some were lost.
+    pub fn packets(&self) -> u32 {
+        self.packets
+    }
+
+    /// Time from the call to the acknowledgement.
+    pub fn acknowledged_after(&self) -> Duration {
+        self.acknowledged_after
+    }
+
+    /// Resolves when the client has moved, or has given the connection ID back without moving.
+    ///
+    /// A client that does neither leaves this open until the connection ends or another address is advertised.
+    ///
+    /// # Errors
+    ///
+    /// The connection ended first.
+    pub async fn outcome(&self) -> Result<Outcome, ConnectionError> {
+        let mut wakes = self.handle.wakes();
+        loop {
+            wakes.mark_unchanged();
+            if let Some(outcome) = self.handle.with_hook(|hook| hook.outcome(self.sequence)) {
+                return Ok(outcome);
+            }
+            tokio::select! {
+                error = self.connection.closed() => return Err(error),
+                _ = wakes.changed() => {}
+            }
+        }
+    }
+}

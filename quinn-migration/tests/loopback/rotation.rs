@@ -1,0 +1,223 @@
+//! Rotation over a pool of addresses behind one socket. What it costs is in `tests/footprint_of_rotation.rs`.
+
+use std::collections::HashSet;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::time::Duration;
+
+use quinn_migration::{
+    AddressError, AddressPool, AddressRange, Event, Rotation, RotationProgress, ServerEvent,
+};
+use tokio::sync::watch;
+
+use crate::support::transfer::Transfer;
+use crate::support::{World, bind, connect, echo, next, settled, tireless, until, within};
+
+/// All of 127.0.0.0/8 reaches this host, so a wildcard socket serves any part of it.
+fn pool(world: &World, range: &str) -> AddressPool {
+    let range = range.parse().unwrap();
+    world
+        .server
+        .inner
+        .add_pool(bind("0.0.0.0:0"), &range)
+        .unwrap()
+}
+
+fn fast(pools: &[&AddressPool]) -> Rotation {
+    Rotation::over(pools.iter().copied())
+        .every(Duration::from_millis(20))
+        .jitter(Duration::from_millis(10))
+        .linger(Duration::from_millis(40))
+}
+
+async fn rounds(progress: &mut watch::Receiver<RotationProgress>, moved: u64) -> RotationProgress {
+    let enough = |progress: &RotationProgress| progress.moved >= moved;
+    *within(progress.wait_for(enough)).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_rotates_over_a_prefix_while_it_carries_a_transfer() {
+    let mut world = World::new().await;
+    let pool = pool(&world, "127.77.0.0/16");
+    let prefix: IpAddr = "127.77.0.0".parse().unwrap();
+    let transfer = Transfer::start(&world.ours, &world.theirs).await;
+    let rotating = world.server.inner.rotate(&world.theirs, fast(&[&pool]));
+    let mut seen = HashSet::new();
+    while seen.len() < 20 {
+        if let Event::Migrated { to, .. } = settled(&mut world.migrator).await {
+            assert_eq!(to.ip().to_string()[..7], prefix.to_string()[..7], "{to}");
+            assert!(seen.insert(to), "{to} came twice");
+        }
+        transfer.progress(64 << 10).await;
+    }
+    let progress = rounds(&mut rotating.watch(), 20).await;
+    assert_eq!((progress.declined, progress.skipped), (0, 0));
+    assert!(progress.addresses <= 8, "{progress:?}");
+    drop(rotating);
+    transfer.check().await;
+    // The one that the client is on stays, the others go.
+    until("old addresses are gone", || {
+        world.server.inner.stats().addresses_now == 3
+    })
+    .await;
+    world.echo().await;
+    world.ours.close(0u32.into(), b"");
+    until("the last address is gone with the connection", || {
+        world.server.inner.stats().addresses_now == 2
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn all_attached_connections_rotate_together_or_each_to_its_own_address() {
+    for own in [false, true] {
+        let world = World::new().await;
+        let pool = pool(&world, "127.78.0.0/16");
+        let mut others = Vec::new();
+        for _ in 0..4 {
+            let endpoint = world.client.endpoint();
+            let (ours, theirs) = connect(endpoint, &world.server, world.server.address(0)).await;
+            let migrator = world.client.attach(&ours, tireless()).unwrap();
+            let attachment = world.server.inner.attach(&theirs).unwrap();
+            others.push((ours, theirs, migrator, attachment));
+        }
+        let rotation = fast(&[&pool]).every(Duration::from_millis(100));
+        let rotation = if own {
+            rotation.each_its_own()
+        } else {
+            rotation
+        };
+        let rotating = world.server.inner.rotate_all(rotation);
+        let progress = rounds(&mut rotating.watch(), 8).await;
+        assert_eq!(progress.declined, 0);
+        let mut first: HashSet<SocketAddr> = HashSet::new();
+        for (_, _, migrator, _) in &mut others {
+            if let Event::Migrated { to, .. } = settled(migrator).await {
+                first.insert(to);
+            }
+        }
+        assert_eq!(first.len(), if own { 4 } else { 1 });
+        drop(rotating);
+        for (ours, theirs, ..) in &others {
+            echo(ours, theirs).await;
+        }
+        // The one that is not attached has stayed.
+        let client = world.server.inner.client_of(&world.theirs);
+        assert_eq!(client.server, world.server.id(0));
+    }
+}
+
+/// Fault 11: there were 65,535 addresses in a server's life.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ten_thousand_addresses_in_a_servers_life_cost_what_ten_do() {
+    let mut world = World::new().await;
+    let pool = pool(&world, "127.79.0.0/16");
+    let server = &world.server.inner;
+    let before = server.stats();
+    let mut live = std::collections::VecDeque::new();
+    for _ in 0..10_000 {
+        live.push_back(server.draw_address(&pool).unwrap());
+        if live.len() > 10 {
+            assert!(server.remove_address(live.pop_front().unwrap()));
+        }
+    }
+    let after = server.stats();
+    assert_eq!(after.addresses_now, before.addresses_now + 10);
+    assert_eq!(after.addresses_added, before.addresses_added + 10_000);
+    let last = server.address(*live.back().unwrap()).unwrap();
+    world.move_to(last).await;
+    world.echo().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_address_of_a_pool_answers_only_while_it_is_drawn() {
+    let world = World::new().await;
+    let pool = pool(&world, "127.80.0.0/30");
+    let server = &world.server.inner;
+    let drawn = server.draw_address(&pool).unwrap();
+    let address = server.address(drawn).unwrap();
+    let connecting = world
+        .client
+        .endpoint()
+        .connect(address, "localhost")
+        .unwrap();
+    let (ours, theirs) = tokio::join!(connecting, world.server.accept());
+    let ours = ours.unwrap();
+    echo(&ours, &theirs).await;
+    assert_eq!(server.client_of(&theirs).server, drawn);
+    // Its neighbour, and itself once it is removed, answer nothing.
+    let probe = bind("127.0.0.1:0");
+    let mut neighbour = address;
+    neighbour.set_ip("127.80.0.0".parse().unwrap());
+    let strays = server.stats().strays;
+    probe.send_to(&[0xc0; 1200], neighbour).unwrap();
+    until("the neighbour's packet is dropped", || {
+        server.stats().strays == strays + 1
+    })
+    .await;
+    assert!(server.remove_address(drawn) && !server.remove_address(drawn));
+    probe.send_to(&[0xc0; 1200], address).unwrap();
+    until("the removed address's packets are dropped", || {
+        server.stats().strays > strays + 1
+    })
+    .await;
+    assert_eq!(server.address(drawn), None);
+    assert!(server.remove_pool(&pool) && !server.remove_pool(&pool));
+    assert!(matches!(
+        server.draw_address(&pool),
+        Err(AddressError::NoneFree)
+    ));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pool_that_is_used_up_skips_and_goes_on_when_an_address_is_free() {
+    let mut world = World::new().await;
+    let range = AddressRange::list(["127.81.0.1".parse().unwrap()]);
+    let server = &world.server.inner;
+    let pool = server.add_pool(bind("0.0.0.0:0"), &range).unwrap();
+    let taken = server.draw_address(&pool).unwrap();
+    let rotating = server.rotate(&world.theirs, fast(&[&pool]));
+    let skipped = |progress: &RotationProgress| progress.skipped > 0;
+    within(rotating.watch().wait_for(skipped)).await.unwrap();
+    server.remove_address(taken);
+    rounds(&mut rotating.watch(), 1).await;
+    let event = next(&mut world.migrator).await;
+    assert!(matches!(event, Event::Advertised { .. }), "{event:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pool_wants_a_wildcard_socket_of_its_family() {
+    let world = World::new().await;
+    let server = &world.server.inner;
+    let range: AddressRange = "127.82.0.0/16".parse().unwrap();
+    let specific = server.add_pool(bind("127.0.0.9:0"), &range);
+    assert!(matches!(specific, Err(AddressError::Specific)));
+    let other: Result<UdpSocket, _> = UdpSocket::bind("[::]:0");
+    let family = server.add_pool(other.unwrap(), &range);
+    assert!(matches!(family, Err(AddressError::Io(_))), "{family:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_hears_of_each_rotation_of_an_attached_connection() {
+    let world = World::new().await;
+    let pool = pool(&world, "127.83.0.0/16");
+    let server = &world.server.inner;
+    let mut events = server.events();
+    let attachment = server.attach(&world.theirs).unwrap();
+    let rotating = server.rotate(&world.theirs, fast(&[&pool]));
+    let mut at = world.server.id(0);
+    for _ in 0..5 {
+        let event = within(events.next()).await.unwrap();
+        let ServerEvent::Moved {
+            connection,
+            from,
+            to,
+            ..
+        } = event
+        else {
+            panic!("{event:?}");
+        };
+        assert_eq!((connection, from), (attachment.id(), at));
+        at = to;
+    }
+    drop(rotating);
+}
