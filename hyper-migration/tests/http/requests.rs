@@ -14,6 +14,7 @@ use hyper::header::CONNECTION;
 use hyper::{Request, Response};
 use hyper_migration::client;
 use hyper_migration::server::ConnectionInfo;
+use hyper_util::client::legacy::connect::HttpInfo;
 use migration_tests::NAME;
 use rustls_migration::server::Arrival;
 use tokio::sync::Semaphore;
@@ -219,4 +220,30 @@ async fn a_request_that_comes_after_the_notice_is_answered_and_then_the_connecti
     assert_eq!(text(last).await, "A, fresh");
     connection.await.unwrap().expect("a clean end");
     assert_eq!(drain.finished().await.progress.forced, 0);
+}
+
+#[tokio::test]
+async fn what_the_inner_connector_says_comes_with_the_response_and_http_stays_its_own() {
+    let (service, name, mut a, mut b) = two_nodes(Some(Protocol::H1)).await;
+    let _go = serve(&mut a, &mut b);
+    let client = crate::cluster::client(&service, Protocol::H1, &name);
+    let response = client.request(request("/where")).await.unwrap();
+    let http = response.extensions().get::<HttpInfo>().unwrap();
+    assert_eq!(http.remote_addr(), a.address);
+    assert_eq!(text(response).await, "A, fresh");
+    // Without TLS there is nothing that moves.
+    let plain = tokio::net::TcpListener::bind("127.0.0.5:0").await.unwrap();
+    name.leads_to([plain.local_addr().unwrap()]);
+    let router = Router::new().route("/", get("without TLS"));
+    let mut serving = tokio::task::JoinSet::new();
+    serving.spawn(async { axum::serve(plain, router).await.unwrap() });
+    let uri = format!("http://{NAME}/").parse().unwrap();
+    let response = client.get(uri).await.unwrap();
+    assert!(
+        response
+            .extensions()
+            .get::<client::ConnectionInfo>()
+            .is_none()
+    );
+    assert_eq!(text(response).await, "without TLS");
 }
