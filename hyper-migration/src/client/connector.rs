@@ -82,27 +82,30 @@ where
             .ok_or("the URI has no authority")?
             .clone();
         let name = server_name(&authority)?;
-        let (stream, is_successor) = match succeed(&self.tls, &self.offers, &authority, &name).await
-        {
-            Some(stream) => (stream, true),
-            None => (self.begin(name).await?, false),
+        let succeeded = succeed(&self.tls, &self.offers, &authority, &name).await;
+        let (stream, origin) = match succeeded {
+            Some(stream) => (stream, (true, None)),
+            None => {
+                let (stream, http) = self.begin(name).await?;
+                (stream, (false, http))
+            }
         };
-        Ok(HttpsStream::new(
-            stream,
-            authority,
-            is_successor,
-            self.offers,
-        ))
+        let Self { offers, .. } = self;
+        Ok(HttpsStream::new(stream, authority, offers, origin))
     }
 
     /// Goes where the inner connector leads.
-    async fn begin(&mut self, name: ServerName<'static>) -> Result<MigrationStream, BoxError> {
+    async fn begin(
+        &mut self,
+        name: ServerName<'static>,
+    ) -> Result<(MigrationStream, Option<HttpInfo>), BoxError> {
         let io = self.http.call(self.uri.clone()).await.map_err(Into::into)?;
         let mut extensions = Extensions::new();
         io.connected().get_extras(&mut extensions);
-        let address = extensions.get().map_or(UNKNOWN, HttpInfo::remote_addr);
+        let http = extensions.remove::<HttpInfo>();
+        let address = http.as_ref().map_or(UNKNOWN, HttpInfo::remote_addr);
         let io = TokioIo::new(io);
-        Ok(self.tls.connect_over(name, address, io).await?)
+        Ok((self.tls.connect_over(name, address, io).await?, http))
     }
 }
 
@@ -187,5 +190,24 @@ impl<H> fmt::Debug for HttpsConnector<H> {
         f.debug_struct("HttpsConnector")
             .field("tls", &self.tls)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_the_authoritys_host_whether_it_has_a_port_or_is_an_address() {
+        for (authority, name) in [
+            ("service.example", "service.example"),
+            ("service.example:8443", "service.example"),
+            ("192.0.2.1:443", "192.0.2.1"),
+            ("[2001:db8::1]:443", "2001:db8::1"),
+        ] {
+            let found = server_name(&Authority::from_static(authority)).unwrap();
+            assert_eq!(found, ServerName::try_from(name).unwrap());
+        }
+        assert!(server_name(&Authority::from_static("not_a_name!")).is_err());
     }
 }

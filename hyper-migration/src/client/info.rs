@@ -14,7 +14,7 @@ pub struct ConnectionInfo(Arc<Info>);
 
 struct Info {
     handle: StreamHandle,
-    resumed: bool,
+    successor: bool,
     use_: Mutex<Use>,
 }
 
@@ -27,10 +27,10 @@ enum Use {
 }
 
 impl ConnectionInfo {
-    pub(super) fn new(handle: StreamHandle, resumed: bool) -> Self {
+    pub(super) fn new(handle: StreamHandle, successor: bool) -> Self {
         Self(Arc::new(Info {
             handle,
-            resumed,
+            successor,
             use_: Mutex::new(Use::Open(None)),
         }))
     }
@@ -42,7 +42,7 @@ impl ConnectionInfo {
 
     /// Whether the connection began where the server of an earlier one had asked the client to go.
     pub fn is_successor(&self) -> bool {
-        self.0.resumed
+        self.0.successor
     }
 
     /// Speaks to the stream beneath.
@@ -83,7 +83,7 @@ impl fmt::Debug for ConnectionInfo {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ConnectionInfo")
             .field("handle", &self.0.handle)
-            .field("resumed", &self.0.resumed)
+            .field("successor", &self.0.successor)
             .finish_non_exhaustive()
     }
 }

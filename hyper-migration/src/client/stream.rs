@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 
 use http::uri::Authority;
 use hyper::rt::{Read, ReadBufCursor, Write};
-use hyper_util::client::legacy::connect::{Connected, Connection};
+use hyper_util::client::legacy::connect::{Connected, Connection, HttpInfo};
 use hyper_util::rt::TokioIo;
 use rustls_migration::tokio::{MigrateError, MigrationStream};
 
@@ -31,24 +31,27 @@ pub struct HttpsStream {
     authority: Authority,
     h2: bool,
     offers: Arc<Offers>,
+    /// What the inner connector says of the transport.
+    http: Option<HttpInfo>,
 }
 
 impl HttpsStream {
     pub(super) fn new(
         stream: MigrationStream,
         authority: Authority,
-        resumed: bool,
         offers: Arc<Offers>,
+        (successor, http): (bool, Option<HttpInfo>),
     ) -> Self {
         let tls = stream.get_ref();
         let h2 = tls.and_then(|tls| tls.alpn_protocol()) == Some(b"h2");
-        let info = ConnectionInfo::new(stream.handle(), resumed);
+        let info = ConnectionInfo::new(stream.handle(), successor);
         let stream = Self {
             io: TokioIo::new(stream),
             info,
             authority,
             h2,
             offers,
+            http,
         };
         stream.take_notice();
         stream
@@ -132,6 +135,10 @@ impl fmt::Debug for HttpsStream {
 impl Connection for HttpsStream {
     fn connected(&self) -> Connected {
         let connected = Connected::new().extra(self.info.clone());
+        let connected = match self.http.clone() {
+            Some(http) => connected.extra(http),
+            None => connected,
+        };
         match self.h2 {
             true => connected.negotiated_h2(),
             false => connected,

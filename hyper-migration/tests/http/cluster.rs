@@ -16,6 +16,7 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::connect::dns::Name;
 use hyper_util::rt::TokioExecutor;
 use migration_tests::Service;
+use rustls_migration::client::MigrationLimit;
 use rustls_migration::tokio::{DrainPlan, MigrationAcceptor, MigrationConnector};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
@@ -135,7 +136,13 @@ pub(crate) fn plan(target: SocketAddr) -> DrainPlan {
 pub(crate) fn tls_connector(service: &Service, protocol: Protocol) -> MigrationConnector {
     let mut config = service.client_config();
     config.alpn_protocols = protocol.alpn();
-    service.client_with(config).build().unwrap().into()
+    // Nodes are drained more often here than clients put up with by default.
+    let limit = MigrationLimit {
+        count: 100,
+        ..MigrationLimit::default()
+    };
+    let client = service.client_with(config).limit(limit);
+    client.build().unwrap().into()
 }
 
 pub(crate) fn connector(

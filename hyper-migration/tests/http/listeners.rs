@@ -1,19 +1,30 @@
 //! Servers that accept connections: a slow client keeps nobody waiting, a node that stops accepts who waits, and what arrives in the middle
 //! of a stream is never taken for HTTP.
 
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
 use axum::extract::ConnectInfo;
 use axum::routing::get;
-use hyper_migration::server::{ConnectionInfo, MigrationListener, serve};
+use hyper_migration::server::{ConnectionInfo, MigrationListener, Serve, serve};
+use migration_tests::client::echoed;
 use migration_tests::node::echo;
 use migration_tests::{Node, server_name};
-use rustls_migration::tokio::{DrainPlan, HandOff, MigrationStream};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use rustls_migration::migration_token::BoxFuture;
+use rustls_migration::tokio::{
+    Dial, DrainPlan, EarlyDataOutcome, HandOff, MigrationStream, Transport,
+};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 
 use crate::cluster::{Protocol, tls_connector, two_nodes};
 
@@ -120,4 +131,100 @@ async fn an_information_cannot_hand_over_a_stream_that_somebody_else_has() {
     let connector = tls_connector(&service, Protocol::H1);
     let mut stream = connector.connect(server_name(), a.address).await.unwrap();
     assert!(answer(&mut stream).await.ends_with("NotConnected"));
+}
+
+/// Leads to `target` for the client's first flight alone: what the client says after it has heard something is lost.
+#[derive(Debug)]
+struct FirstFlight {
+    target: SocketAddr,
+}
+
+struct Deaf {
+    tcp: TcpStream,
+    deaf: bool,
+}
+
+impl Dial for FirstFlight {
+    fn dial(&self, address: SocketAddr) -> BoxFuture<'_, io::Result<Box<dyn Transport>>> {
+        Box::pin(async move {
+            let tcp = TcpStream::connect(address).await?;
+            let transport: Box<dyn Transport> = match address == self.target {
+                true => Box::new(Deaf { tcp, deaf: false }),
+                false => Box::new(tcp),
+            };
+            Ok(transport)
+        })
+    }
+}
+
+impl AsyncRead for Deaf {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let read = Pin::new(&mut self.tcp).poll_read(cx, buf);
+        self.deaf |= !buf.filled().is_empty();
+        read
+    }
+}
+
+impl AsyncWrite for Deaf {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match self.deaf {
+            true => Poll::Ready(Ok(buf.len())),
+            false => Pin::new(&mut self.tcp).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.tcp).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+#[tokio::test]
+async fn a_request_in_early_data_waits_for_the_end_of_the_handshake_unless_the_server_says_otherwise()
+ {
+    for early in [false, true] {
+        let (service, _, _, mut b) = two_nodes(Some(Protocol::H1)).await;
+        let asked = Arc::new(AtomicBool::new(false));
+        let was_asked = Arc::clone(&asked);
+        let hello = async move || {
+            was_asked.store(true, Ordering::SeqCst);
+            "hello"
+        };
+        let router = Router::new().route("/", get(hello));
+        let set: fn(Serve<Router>) -> Serve<Router> = match early {
+            true => Serve::early_data,
+            false => |server| server,
+        };
+        b.serve_with(router, set);
+        let mut a = Node::bind("127.0.0.4").await;
+        let target = b.address;
+        let mut config = service.server_config();
+        config.alpn_protocols = Protocol::H1.alpn();
+        a.serve(service.node_with(config).target(target), echo);
+        let connector = tls_connector(&service, Protocol::H1).dialer(FirstFlight { target });
+        let stream = connector.connect(server_name(), a.address()).await;
+        let mut stream = stream.unwrap();
+        echoed(&mut stream, b"at A").await;
+        let moved = stream.migrate(b"GET / HTTP/1.0\r\n\r\n").await.unwrap();
+        assert_eq!(
+            (moved.at, moved.early_data),
+            (target, EarlyDataOutcome::Accepted)
+        );
+        // The server never learns that the handshake is complete.
+        let mut answer = [0; 12];
+        let read = timeout(Duration::from_millis(300), stream.read_exact(&mut answer)).await;
+        assert_eq!((read.is_ok(), asked.load(Ordering::SeqCst)), (early, early));
+        assert!(!early || answer == *b"HTTP/1.0 200");
+    }
 }

@@ -1,6 +1,7 @@
 //! Requests of hyper's client, one by one: where they go before and after their server asks the client to move.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::Extension;
@@ -13,9 +14,11 @@ use hyper::header::CONNECTION;
 use hyper::{Request, Response};
 use hyper_migration::client;
 use hyper_migration::server::ConnectionInfo;
+use hyper_util::client::legacy::connect::HttpInfo;
 use migration_tests::NAME;
 use rustls_migration::server::Arrival;
 use tokio::sync::Semaphore;
+use tokio::time::sleep;
 
 use crate::cluster::{Body, HttpNode, MovingClient, Protocol, plan, two_nodes};
 
@@ -168,23 +171,19 @@ async fn a_target_that_cannot_be_reached_costs_no_request() {
 #[tokio::test]
 async fn many_requests_at_once_share_the_connection_that_moves() {
     let (service, name, mut a, mut b) = two_nodes(Some(Protocol::H2)).await;
-    let _go = serve(&mut a, &mut b);
+    let go = Arc::new(Semaphore::new(0));
+    a.serve(router("A", &go));
     let client = crate::cluster::client(&service, Protocol::H2, &name);
-    let held = client.request(request("/told"));
-    let drained = async {
-        while a.acceptor.connections() == 0 {
-            tokio::task::yield_now().await;
-        }
-        a.acceptor.drain(plan(b.address)).finished().await
-    };
-    let told = async { text(held.await.unwrap()).await };
-    let (_, told) = tokio::join!(drained, told);
-    assert_eq!(told, "A, told");
+    assert_eq!(ask(&client, "/where").await, "A, fresh");
+    a.acceptor.drain(plan(b.address)).finished().await;
     let mut asked = tokio::task::JoinSet::new();
     for _ in 0..20 {
         let client = client.clone();
         asked.spawn(async move { ask(&client, "/where").await });
     }
+    // The target is slow. A, where the name leads, would be faster.
+    sleep(Duration::from_millis(200)).await;
+    b.serve(router("B", &go));
     while let Some(answer) = asked.join_next().await {
         assert_eq!(answer.unwrap(), "B, moved");
     }
@@ -214,9 +213,37 @@ async fn a_request_that_comes_after_the_notice_is_answered_and_then_the_connecti
     while !handle.is_notified() {
         tokio::task::yield_now().await;
     }
+    // It takes its time, for which the server waits.
+    sleep(Duration::from_millis(200)).await;
     let last = requests.send_request(ask).await.unwrap();
     assert_eq!(last.headers()[CONNECTION], "close");
     assert_eq!(text(last).await, "A, fresh");
     connection.await.unwrap().expect("a clean end");
     assert_eq!(drain.finished().await.progress.forced, 0);
+}
+
+#[tokio::test]
+async fn what_the_inner_connector_says_comes_with_the_response_and_http_stays_its_own() {
+    let (service, name, mut a, mut b) = two_nodes(Some(Protocol::H1)).await;
+    let _go = serve(&mut a, &mut b);
+    let client = crate::cluster::client(&service, Protocol::H1, &name);
+    let response = client.request(request("/where")).await.unwrap();
+    let http = response.extensions().get::<HttpInfo>().unwrap();
+    assert_eq!(http.remote_addr(), a.address);
+    assert_eq!(text(response).await, "A, fresh");
+    // Without TLS there is nothing that moves.
+    let plain = tokio::net::TcpListener::bind("127.0.0.5:0").await.unwrap();
+    name.leads_to([plain.local_addr().unwrap()]);
+    let router = Router::new().route("/", get("without TLS"));
+    let mut serving = tokio::task::JoinSet::new();
+    serving.spawn(async { axum::serve(plain, router).await.unwrap() });
+    let uri = format!("http://{NAME}/").parse().unwrap();
+    let response = client.get(uri).await.unwrap();
+    assert!(
+        response
+            .extensions()
+            .get::<client::ConnectionInfo>()
+            .is_none()
+    );
+    assert_eq!(text(response).await, "without TLS");
 }

@@ -124,6 +124,7 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     use super::*;
+    use crate::ticket::keys::Seal;
     use crate::ticket::keys::tests::{ids, random};
 
     /// A folder as Kubernetes mounts a secret: all that is in it is replaced at once, by the rename of a link.
@@ -219,7 +220,7 @@ mod tests {
             while !all_swapped {
                 all_swapped = nodes.iter().all(|(keys, ..)| ids(keys)[0] == next);
                 for (keys, ..) in &nodes {
-                    let ticket = keys.seal(b"", random()).unwrap();
+                    let ticket = keys.seal(b"", Seal::Offer, random()).unwrap();
                     let opens = nodes.iter().all(|(node, ..)| node.open(&ticket).is_some());
                     assert!(opens, "swap {nth}");
                 }
