@@ -277,3 +277,20 @@ async fn a_request_that_is_said_to_be_safe_leaves_with_the_hello_and_the_pool_go
     assert_eq!(ask(&client, "/where").await, "A, moved");
     assert_eq!(a.acceptor.counts().migrated_with_early_data(), 0);
 }
+
+#[tokio::test]
+async fn an_offer_of_http_2_is_left_to_the_pool() {
+    let (service, name, mut a, mut b) = two_nodes(Some(Protocol::H2)).await;
+    let _go = serve(&mut a, &mut b);
+    let connector = crate::cluster::connector(&service, Protocol::H2, &name);
+    let pool = legacy::Client::builder(TokioExecutor::new()).build(connector.clone());
+    let client = MovingClient::from(pool);
+    assert_eq!(ask(&client, "/where").await, "A, fresh");
+    a.acceptor.drain(plan(b.address)).finished().await;
+    let refused = connector.send_early(request("/where")).await.unwrap_err();
+    let client::SendEarlyError::NoOffer(request) = refused else {
+        panic!("{refused:?}");
+    };
+    let answer = client.request(*request).await.unwrap();
+    assert_eq!(text(answer).await, "B, moved");
+}
