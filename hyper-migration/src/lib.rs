@@ -11,10 +11,10 @@
 //!
 //! # Early data
 //!
-//! The client sends none: hyper's connectors and pools do not say which request a connection is for, so the first one could
-//! be any. Who has a request that is safe to send early (RFC 8470) resumes with it by
-//! [`MigrationStream::migrate`](rustls_migration::tokio::MigrationStream::migrate). A server serves what comes as
-//! early data when the handshake is complete, unless [`Serve::early_data`](server::Serve::early_data) says otherwise.
+//! The pool sends none: hyper's connectors and pools do not say which request a connection is for, so the first one could be any. A
+//! request of which the caller says that it is safe leaves early by
+//! [`HttpsConnector::send_early`](client::HttpsConnector::send_early), on a connection of its own, by HTTP/1. A server serves
+//! what comes as early data when the handshake is complete, unless [`Serve::early_data`](server::Serve::early_data) says otherwise.
 
 #[cfg(feature = "client")]
 pub mod client;

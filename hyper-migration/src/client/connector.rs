@@ -35,8 +35,8 @@ pub type BoxError = Box<dyn Error + Send + Sync>;
 #[derive(Clone)]
 pub struct HttpsConnector<H> {
     http: H,
-    tls: MigrationConnector,
-    offers: Arc<Offers>,
+    pub(super) tls: MigrationConnector,
+    pub(super) offers: Arc<Offers>,
 }
 
 impl HttpsConnector<HttpConnector> {
@@ -121,14 +121,17 @@ async fn succeed(
             drop(turn.lock().await);
             offers.next(authority, tls.client().clock().instant())
         }
-        next @ (Next::Resume(..) | Next::Dial) => next,
+        next @ (Next::Resume(..) | Next::At(_) | Next::Dial) => next,
     };
-    let Next::Resume(offer, _turn) = next else {
-        return None;
+    let (target, stream) = match next {
+        Next::Resume(offer, _turn) => {
+            let target = offer.target();
+            (target, tls.resume(name.clone(), *offer).await)
+        }
+        Next::At(address) => (address, tls.connect(name.clone(), address).await),
+        Next::Wait(_) | Next::Dial => return None,
     };
-    let target = offer.target();
-    let resumed = tls.resume(name.clone(), *offer).await;
-    resumed
+    stream
         .inspect_err(|error| tracing::debug!(%target, ?error, "the offer could not be followed"))
         .ok()
 }
@@ -136,7 +139,7 @@ async fn succeed(
 /// Where a connection leads whose inner connector does not say it.
 const UNKNOWN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
 
-fn server_name(authority: &Authority) -> Result<ServerName<'static>, BoxError> {
+pub(super) fn server_name(authority: &Authority) -> Result<ServerName<'static>, BoxError> {
     let host = authority.host();
     let host = host
         .strip_prefix('[')

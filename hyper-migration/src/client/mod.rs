@@ -23,12 +23,14 @@
 //! ```
 
 mod connector;
+mod early;
 mod info;
 mod offers;
 mod pooled;
 mod stream;
 
 pub use self::connector::{BoxError, HttpsConnector};
+pub use self::early::SendEarlyError;
 pub use self::info::ConnectionInfo;
 pub use self::pooled::{Client, ResponseFuture};
 pub use self::stream::{HttpsStream, MaybeHttpsStream};

@@ -1,6 +1,7 @@
 //! Where the next connections of each authority go: the offers of connections whose servers asked their clients to move.
 
 use std::collections::{HashMap, VecDeque};
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -19,6 +20,8 @@ pub(super) struct Offers(Mutex<HashMap<Authority, Waiting>>);
 #[derive(Debug, Default)]
 struct Waiting {
     offers: VecDeque<Offer>,
+    /// Where an offer was followed to for one request: the next connection begins there.
+    address: Option<SocketAddr>,
     /// For an authority that speaks HTTP/2, where one connection serves all: who follows an offer has it meanwhile.
     turn: Option<Turn>,
 }
@@ -29,6 +32,8 @@ type Turn = Arc<AsyncMutex<()>>;
 pub(super) enum Next {
     /// By this offer. The guard is kept until the connection is there.
     Resume(Box<Offer>, Option<OwnedMutexGuard<()>>),
+    /// At this address.
+    At(SocketAddr),
     /// Another one is about to be there, and will serve this request too.
     Wait(Turn),
     /// As every first connection.
@@ -44,7 +49,9 @@ impl Offers {
     pub(super) fn put(&self, authority: &Authority, offer: Offer, shared: bool) {
         let mut all = self.waiting();
         // Who has nothing to say any more is forgotten.
-        all.retain(|_, waiting| !waiting.offers.is_empty() || waiting.is_followed());
+        all.retain(|_, waiting| {
+            !waiting.offers.is_empty() || waiting.address.is_some() || waiting.is_followed()
+        });
         let waiting = all.entry(authority.clone()).or_default();
         if shared {
             waiting.turn.get_or_insert_default();
@@ -75,7 +82,22 @@ impl Offers {
                 return Next::Resume(Box::new(offer), guard);
             }
         }
-        Next::Dial
+        waiting.address.take().map_or(Next::Dial, Next::At)
+    }
+
+    /// Takes the newest offer of an authority that speaks HTTP/1.
+    pub(super) fn next_of_h1(&self, authority: &Authority, now: Instant) -> Option<Offer> {
+        let mut all = self.waiting();
+        let waiting = all
+            .get_mut(authority)
+            .filter(|waiting| waiting.turn.is_none())?;
+        waiting.offers.retain(|offer| !offer.is_expired(now));
+        waiting.offers.pop_back()
+    }
+
+    /// An offer was followed to `address` for one request.
+    pub(super) fn put_address(&self, authority: &Authority, address: SocketAddr) {
+        self.waiting().entry(authority.clone()).or_default().address = Some(address);
     }
 }
 

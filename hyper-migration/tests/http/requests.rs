@@ -14,7 +14,9 @@ use hyper::header::CONNECTION;
 use hyper::{Request, Response};
 use hyper_migration::client;
 use hyper_migration::server::ConnectionInfo;
+use hyper_util::client::legacy;
 use hyper_util::client::legacy::connect::HttpInfo;
+use hyper_util::rt::TokioExecutor;
 use migration_tests::NAME;
 use rustls_migration::server::Arrival;
 use tokio::sync::Semaphore;
@@ -246,4 +248,49 @@ async fn what_the_inner_connector_says_comes_with_the_response_and_http_stays_it
             .is_none()
     );
     assert_eq!(text(response).await, "without TLS");
+}
+
+#[tokio::test]
+async fn a_request_that_is_said_to_be_safe_leaves_with_the_hello_and_the_pool_goes_on_there() {
+    let (service, name, mut a, mut b) = two_nodes(Some(Protocol::H1)).await;
+    let go = Arc::new(Semaphore::new(0));
+    a.serve(router("A", &go));
+    b.serve_with(router("B", &go), |server| server.early_data());
+    let connector = crate::cluster::connector(&service, Protocol::H1, &name);
+    let pool = legacy::Client::builder(TokioExecutor::new()).build(connector.clone());
+    let client = MovingClient::from(pool);
+    let refused = connector.send_early(request("/where")).await.unwrap_err();
+    assert!(
+        matches!(refused, client::SendEarlyError::NoOffer(_)),
+        "{refused:?}"
+    );
+    assert_eq!(ask(&client, "/where").await, "A, fresh");
+    a.acceptor.drain(plan(b.address)).finished().await;
+    let answer = connector.send_early(request("/where?early")).await.unwrap();
+    assert_eq!(text(answer).await, "B, moved");
+    assert_eq!(b.acceptor.counts().migrated_with_early_data(), 1);
+    // The name still leads to A.
+    assert_eq!(ask(&client, "/where").await, "B, fresh");
+    // What is not marked leaves after the handshake.
+    let drain = b.acceptor.drain(plan(a.address));
+    drain.finished().await;
+    assert_eq!(ask(&client, "/where").await, "A, moved");
+    assert_eq!(a.acceptor.counts().migrated_with_early_data(), 0);
+}
+
+#[tokio::test]
+async fn an_offer_of_http_2_is_left_to_the_pool() {
+    let (service, name, mut a, mut b) = two_nodes(Some(Protocol::H2)).await;
+    let _go = serve(&mut a, &mut b);
+    let connector = crate::cluster::connector(&service, Protocol::H2, &name);
+    let pool = legacy::Client::builder(TokioExecutor::new()).build(connector.clone());
+    let client = MovingClient::from(pool);
+    assert_eq!(ask(&client, "/where").await, "A, fresh");
+    a.acceptor.drain(plan(b.address)).finished().await;
+    let refused = connector.send_early(request("/where")).await.unwrap_err();
+    let client::SendEarlyError::NoOffer(request) = refused else {
+        panic!("{refused:?}");
+    };
+    let answer = client.request(*request).await.unwrap();
+    assert_eq!(text(answer).await, "B, moved");
 }

@@ -17,7 +17,7 @@ use hyper_migration::server::{ConnectionInfo, ServerIo};
 use migration_tests::{NAME, server_name};
 use rustls_migration::tokio::{HandOff, MigrationConnector};
 use tokio::net::TcpStream;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::interval;
 use tokio_tungstenite::WebSocketStream;
@@ -122,6 +122,7 @@ fn serve(node: &mut HttpNode) {
 async fn talk(
     connector: MigrationConnector,
     a: std::net::SocketAddr,
+    begun: Arc<Semaphore>,
     over: watch::Receiver<bool>,
 ) -> (u64, u64) {
     let stream = connector.connect(server_name(), a).await.unwrap();
@@ -140,6 +141,9 @@ async fn talk(
         loop {
             let heard = socket.next().await.unwrap().unwrap().into_text().unwrap();
             if heard == format!("answer {said} to {said}") {
+                if said == 1 {
+                    begun.add_permits(1);
+                }
                 break;
             }
             ticks += 1;
@@ -196,19 +200,23 @@ async fn websockets_move_at_message_boundaries_with_their_state_and_lose_nothing
     serve(&mut a);
     serve(&mut b);
     let connector = tls_connector(&service, Protocol::H1).hand_off(HandOff::Drain);
+    let begun = Arc::new(Semaphore::new(0));
     let (over, is_over) = watch::channel(false);
     let mut talking = JoinSet::new();
     for _ in 0..sessions {
-        talking.spawn(talk(connector.clone(), a.address, is_over.clone()));
+        let begun = Arc::clone(&begun);
+        talking.spawn(talk(connector.clone(), a.address, begun, is_over.clone()));
     }
-    let over = Arc::new(over);
+    // Each has consented by its first answer.
+    let all = u32::try_from(sessions).unwrap();
+    begun.acquire_many(all).await.unwrap().forget();
     for turn in 0..moves {
         let (from, to) = if turn % 2 == 0 { (&a, &b) } else { (&b, &a) };
         while from.acceptor.connections() < sessions {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        // Each session has begun by then.
-        tokio::time::sleep(Duration::from_millis(200)).await;
+        // They talk meanwhile.
+        tokio::time::sleep(Duration::from_millis(100)).await;
         let drained = from
             .acceptor
             .drain(plan(to.address))

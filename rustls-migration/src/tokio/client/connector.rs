@@ -170,7 +170,24 @@ impl MigrationConnector {
         name: ServerName<'static>,
         offer: Offer,
     ) -> Result<MigrationStream, ConnectError> {
+        self.resume_with(name, offer, &[]).await
+    }
+
+    /// As [`resume`](Self::resume), with what the application says first. It leaves with the hello, as early data, as far as the
+    /// configuration and the offer allow it, and after the handshake otherwise. The target accepts it as early data once at most,
+    /// but perhaps in a copy of the hello: it should be safe to be said twice (RFC 8446 section 8).
+    ///
+    /// # Errors
+    ///
+    /// As for [`resume`](Self::resume). [`ConnectError::Handshake`] says whether some of it may have left.
+    pub async fn resume_with(
+        &self,
+        name: ServerName<'static>,
+        offer: Offer,
+        early_data: &[u8],
+    ) -> Result<MigrationStream, ConnectError> {
         let dialer = self.dialer.clone();
-        Box::pin(MigrationStream::succeed(dialer, self.hand_off, name, offer)).await
+        let stream = MigrationStream::succeed(dialer, self.hand_off, name, offer, early_data);
+        Box::pin(stream).await
     }
 }

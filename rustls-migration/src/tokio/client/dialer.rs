@@ -203,9 +203,10 @@ impl Dialer {
         &self,
         name: &ServerName<'static>,
         offer: Offer,
+        early_data: &[u8],
     ) -> Result<ClientConn, ConnectError> {
         let preconnected = self.open(offer.target()).await?;
-        let connection = ClientConnection::resume(&self.client, name.clone(), offer, &[]);
+        let connection = ClientConnection::resume(&self.client, name.clone(), offer, early_data);
         self.handshake(preconnected, connection, HandshakeGoal::Written)
             .await
     }

@@ -233,7 +233,7 @@ impl StreamHandle {
             name,
             ..
         } = &*self.0;
-        MigrationStream::succeed(dialer.clone(), *hand_off, name.clone(), offer)
+        MigrationStream::succeed(dialer.clone(), *hand_off, name.clone(), offer, &[])
             .await
             .map_err(|error| MigrateError::Unreachable(Arc::new(error)))
     }

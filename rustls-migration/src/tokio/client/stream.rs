@@ -87,9 +87,10 @@ impl MigrationStream {
         hand_off: HandOff,
         name: ServerName<'static>,
         offer: Offer,
+        early_data: &[u8],
     ) -> Result<Self, ConnectError> {
         let address = offer.target();
-        let conn = dialer.succeed(&name, offer).await?;
+        let conn = dialer.succeed(&name, offer, early_data).await?;
         Ok(Self::new(dialer, hand_off, name, address, conn))
     }
 
