@@ -1,7 +1,7 @@
 //! Congestion control that begins anew on a new path (RFC 9000 section 9.4).
 //!
 //! quinn knows of no new path when a client moves, so the controller is told by the migrator. Never changes what a
-//! controller does between two moves.
+//! controller does between two moves, and never lets what was sent on one path count on another.
 
 use std::any::Any;
 use std::fmt;
@@ -30,8 +30,9 @@ impl PerPathCongestion {
     /// The connection is on another path.
     pub(crate) fn reset(connection: &quinn::Connection) {
         let copy = connection.congestion_state().into_any();
-        if let Ok(controller) = copy.downcast::<PerPath>() {
-            controller.paths.fetch_add(1, Ordering::Relaxed);
+        match copy.downcast::<PerPath>() {
+            Ok(controller) => drop(controller.paths.fetch_add(1, Ordering::Relaxed)),
+            Err(_) => tracing::debug!("not PerPathCongestion's: the window stays as it was"),
         }
     }
 }
@@ -56,6 +57,7 @@ impl ControllerFactory for PerPathCongestion {
             mtu,
             paths: Arc::default(),
             path: 0,
+            since: None,
         })
     }
 }
@@ -68,6 +70,8 @@ struct PerPath {
     paths: Arc<AtomicU64>,
     /// The one that `inner` is for.
     path: u64,
+    /// When `inner` began, unless it is the first one.
+    since: Option<Instant>,
 }
 
 impl PerPath {
@@ -78,9 +82,15 @@ impl PerPath {
     fn current(&mut self, now: Instant) -> &mut dyn Controller {
         if self.is_of_another_path() {
             self.path = self.paths.load(Ordering::Relaxed);
+            self.since = Some(now);
             self.inner = Arc::clone(&self.factory).build(now, self.mtu);
         }
         &mut *self.inner
+    }
+
+    /// Whether a packet that was sent then says something about this path.
+    fn counts(&self, sent: Instant) -> bool {
+        self.since.is_none_or(|since| sent >= since)
     }
 }
 
@@ -97,7 +107,10 @@ impl Controller for PerPath {
         app_limited: bool,
         rtt: &RttEstimator,
     ) {
-        self.current(now).on_ack(now, sent, bytes, app_limited, rtt);
+        self.current(now);
+        if self.counts(sent) {
+            self.inner.on_ack(now, sent, bytes, app_limited, rtt);
+        }
     }
 
     fn on_end_acks(
@@ -118,8 +131,11 @@ impl Controller for PerPath {
         is_persistent_congestion: bool,
         lost_bytes: u64,
     ) {
-        self.current(now)
-            .on_congestion_event(now, sent, is_persistent_congestion, lost_bytes);
+        self.current(now);
+        if self.counts(sent) {
+            self.inner
+                .on_congestion_event(now, sent, is_persistent_congestion, lost_bytes);
+        }
     }
 
     fn on_mtu_update(&mut self, new_mtu: u16) {
@@ -146,6 +162,7 @@ impl Controller for PerPath {
             mtu: self.mtu,
             paths: Arc::clone(&self.paths),
             path: self.path,
+            since: self.since,
         })
     }
 
@@ -155,5 +172,33 @@ impl Controller for PerPath {
 
     fn into_any(self: Box<Self>) -> Box<dyn Any> {
         self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    const MTU: u16 = 1200;
+
+    /// Fault 17; RFC 9000 section 9.4.
+    #[test]
+    fn what_was_lost_on_the_path_before_does_not_shrink_the_window_of_the_new_one() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut controller = Arc::new(PerPathCongestion::default()).build(start, MTU);
+        let initial = controller.window();
+        controller.on_congestion_event(at(1), at(0), false, 1200);
+        assert!(controller.window() < initial, "the first path");
+        let paths = controller.clone_box().into_any().downcast::<PerPath>();
+        paths.unwrap().paths.fetch_add(1, Ordering::Relaxed);
+        assert_eq!(controller.window(), initial);
+        controller.on_sent(at(2), 1200, 1);
+        controller.on_congestion_event(at(3), at(1), false, 1200);
+        controller.on_congestion_event(at(3), at(1), true, 1200);
+        assert_eq!(controller.window(), initial, "it was sent before the move");
+        controller.on_congestion_event(at(4), at(2), false, 1200);
+        assert!(controller.window() < initial);
     }
 }

@@ -85,6 +85,7 @@ impl Bench {
         self.received += 1;
         let mut payload = BytesMut::from(frames);
         self.hook.on_receive(Incoming {
+            came_by: None,
             number: self.received,
             header: &[0x41, 1, 2, 3, 4, 0, 7],
             payload: &mut payload,

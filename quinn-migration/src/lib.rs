@@ -63,8 +63,10 @@
 //! - The frame is repeated on the crate's own timer, not by quinn's loss detection. Lost challenges count as losses of
 //!   the old path in quinn's congestion control and black hole detection. Challenges are repeated sooner than RFC 9000
 //!   section 8.2.1 recommends, but only [`Policy::challenges`] times.
-//! - The client's RTT estimate is not reset by a move (RFC 9000 section 9.4). Its congestion window is, by
-//!   [`PerPathCongestion`], which a `TransportConfig` of your own must name; the server resets both.
+//! - The client's RTT estimate, its pacer and its path MTU are not reset by a move (RFC 9000 section 9.4): quinn-proto has
+//!   `path_changed` for that, but quinn 0.11 does not call it and lets nobody else do so. The estimate follows the new path
+//!   within some ten round trips. The congestion window is reset, and what was sent on the old path does not count on the new
+//!   one, by [`PerPathCongestion`], which a `TransportConfig` of your own must name. The server resets all of them.
 //! - The first challenge has the size of the old path's MTU, up to 1452 bytes. The next ones have 1200 while the client has
 //!   nothing to send, so that a new path with a smaller MTU is found; for a busy upload lower
 //!   `TransportConfig::mtu_discovery_config` where such paths are.
@@ -95,8 +97,8 @@
 //!
 //! - The answer to a challenge carries a fresh connection ID of the client instead of the old path's, so the two paths
 //!   share no connection ID in either direction.
-//! - The server's own challenge to a path under validation is answered there (RFC 9000 section 8.2.2): it waits until the
-//!   client has moved. When the validation fails it is answered on the old path.
+//! - A challenge of the server's is answered on the path that it came by, in a datagram of its own when that is not the one in
+//!   use (RFC 9000 section 8.2.2); quinn would answer it on the path in use. One on a path that is given up is not answered.
 //! - Challenges and their answers have packet numbers of four bytes, so that packets on the other path may overtake them
 //!   (RFC 9000 section 17.1), and at least 1200 bytes whatever quinn's path MTU is.
 //!

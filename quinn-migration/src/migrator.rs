@@ -91,6 +91,7 @@ impl Driver {
                 hook.on_datagrams(datagrams);
                 hook.poll(Instant::now(), rtt, sizes)
             });
+            self.handle.watch_other_paths();
             match action {
                 Action::Report(event) => self.report(event),
                 Action::Open(server) => self.open(server),

@@ -17,7 +17,7 @@ use std::fmt;
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 
-use quinn::{EndpointConfig, Runtime};
+use quinn::{AsyncUdpSocket, EndpointConfig};
 
 pub use self::advertise::Advertised;
 pub use self::alternate::Alternate;
@@ -61,7 +61,6 @@ use crate::wire::Codepoints;
 pub struct MigrationServer {
     crypto: Arc<ServerCrypto>,
     core: Arc<Core>,
-    runtime: Arc<dyn Runtime>,
     endpoint: quinn::Endpoint,
 }
 
@@ -126,7 +125,22 @@ impl MigrationServer {
         if socket.local_addr()?.ip().is_unspecified() {
             return Err(AddressError::Unspecified);
         }
-        let added = self.core.socket.add(socket, &*self.runtime)?;
+        let added = self.core.socket.add(socket)?;
+        self.core.counters.added.add_one();
+        added.map(AddressId).ok_or(AddressError::TooMany)
+    }
+
+    /// Serves one more address through a socket of the application's own making: a tunnel, a simulated network. What the
+    /// socket says of itself in `local_addr` is the address.
+    ///
+    /// # Errors
+    ///
+    /// [`AddressError`] when the socket names no specific address.
+    pub fn add_socket(&self, socket: Arc<dyn AsyncUdpSocket>) -> Result<AddressId, AddressError> {
+        if socket.local_addr()?.ip().is_unspecified() {
+            return Err(AddressError::Unspecified);
+        }
+        let added = self.core.socket.add_socket(socket)?;
         self.core.counters.added.add_one();
         added.map(AddressId).ok_or(AddressError::TooMany)
     }

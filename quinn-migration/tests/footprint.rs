@@ -19,18 +19,8 @@ use std::net::SocketAddr;
 use quinn::Connection;
 use quinn_migration::{Alternate, Event, Migrator, Outcome};
 use support::{
-    Identity, Server, client, connect, echo, open_files, settled, tireless, until, within,
+    Identity, Server, client, connect, echo, memory, open_files, settled, tireless, until, within,
 };
-
-/// Resident memory of this process, in KiB.
-fn memory() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let line = status
-        .lines()
-        .find(|line| line.starts_with("VmRSS:"))
-        .unwrap();
-    line.split_whitespace().nth(1).unwrap().parse().unwrap()
-}
 
 const CONNECTIONS: usize = 200;
 const MOVES: usize = 10;

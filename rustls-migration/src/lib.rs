@@ -119,4 +119,5 @@ pub use migration_token;
 pub use move_kind::MoveKind;
 #[cfg(feature = "watch-keys")]
 pub use ticket::TicketKeyWatcher;
+pub use rustls;
 pub use ticket::{TicketKeyError, TicketKeys};

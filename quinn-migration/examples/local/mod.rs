@@ -1,4 +1,4 @@
-//! TLS for `localhost`, and sockets.
+//! TLS for `localhost`, sockets, and connections.
 //!
 //! Never leaves the loopback interface.
 
@@ -6,6 +6,7 @@ use std::net::UdpSocket;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
+use quinn::{Connection, Endpoint};
 use rustls::crypto::ring::default_provider;
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 
@@ -29,4 +30,21 @@ pub(crate) fn tls() -> Result<(rustls::ServerConfig, rustls::ClientConfig)> {
 
 pub(crate) fn bind(address: &str) -> Result<UdpSocket> {
     UdpSocket::bind(address).with_context(|| format!("cannot bind {address}"))
+}
+
+/// A connection between two endpoints of this process, from both ends.
+pub(crate) async fn connect(
+    client: &Endpoint,
+    server: &Endpoint,
+) -> Result<(Connection, Connection)> {
+    let connecting = client.connect(server.local_addr()?, "localhost")?;
+    let accepting = async {
+        server
+            .accept()
+            .await
+            .context("endpoint closed")?
+            .await
+            .map_err(Into::into)
+    };
+    tokio::try_join!(async { anyhow::Ok(connecting.await?) }, accepting)
 }

@@ -28,6 +28,11 @@ pub(crate) trait Hook: Send + 'static {
     /// A 1-RTT packet was opened; quinn reads it next.
     fn on_receive(&mut self, packet: Incoming<'_>) -> Effects;
 
+    /// Paths that are not in use, by which something may come that belongs there.
+    fn other_paths(&self) -> Vec<PathId> {
+        Vec::new()
+    }
+
     /// The peer's transport parameters arrived, or those that were `remembered` with a session ticket (RFC 9000 section
     /// 7.4.1). Answers with the list that quinn is to read.
     fn on_peer_parameters(

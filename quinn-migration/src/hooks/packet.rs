@@ -5,6 +5,8 @@
 use bytes::BytesMut;
 use quinn_proto::ConnectionId;
 
+use crate::socket::PathId;
+
 /// A packet that quinn has built and that is not sealed yet.
 #[derive(Debug)]
 pub(crate) struct Outgoing<'a> {
@@ -21,6 +23,8 @@ pub(crate) struct Incoming<'a> {
     pub(crate) number: u64,
     pub(crate) header: &'a [u8],
     pub(crate) payload: &'a mut BytesMut,
+    /// The path that it came by, when that is known not to be the one in use.
+    pub(crate) came_by: Option<PathId>,
 }
 
 impl Outgoing<'_> {

@@ -3,6 +3,7 @@
 //!
 //! Never sends the frame, and never keeps a connection ID back, when the client did not send enable_server_migration.
 
+mod advert;
 mod arrivals;
 
 use std::collections::BTreeSet;
@@ -10,9 +11,10 @@ use std::net::{SocketAddrV4, SocketAddrV6};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use quinn_proto::{ConnectionId, VarInt};
 
+use self::advert::{Advert, AdvertState};
 use self::arrivals::Arrivals;
 use super::attempts::{Attempts, Step};
 use super::carrier::{Carriers, Found};
@@ -24,6 +26,9 @@ use crate::wire::{
     AlternateAddress, Codepoints, Frame, INITIAL_SOURCE_CONNECTION_ID, NewConnectionId, PING_FRAME,
     Reader, ack_covers, find_parameter, kind, next_frame, overwrite, retire_connection_id,
 };
+
+pub use self::advert::Outcome;
+pub(crate) use self::advert::{AdvertStep, CannotBegin};
 
 /// Packets that carry one advertisement at most.
 const SENDS: u32 = 8;
@@ -59,60 +64,6 @@ pub(crate) struct ServerHook {
     /// A challenge that came with the advertised connection ID, and the client's connection ID for the answer.
     answering: Option<([u8; 8], ConnectionId)>,
     arrivals: Arrivals,
-}
-
-#[derive(Debug)]
-struct Advert {
-    reserved: NewConnectionId,
-    frame: Vec<u8>,
-    attempts: Attempts,
-    numbers: Vec<u64>,
-    state: AdvertState,
-    /// A packet with the advertised connection ID has arrived.
-    probed: bool,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum AdvertState {
-    Sending,
-    Acknowledged,
-    Moved,
-    Declined,
-    /// quinn retired the connection ID before the client acknowledged the frame.
-    Expired,
-}
-
-/// Why no advertisement could begin.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum CannotBegin {
-    NotNegotiated,
-    /// No connection ID is in reserve; one may follow.
-    NoReserve,
-    /// The last one is not acknowledged yet.
-    Busy,
-}
-
-/// What the advertising task does next.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum AdvertStep {
-    Send(Bytes),
-    Wait(Instant),
-    /// Acknowledged, in a packet of these many.
-    Acknowledged(u32),
-    /// Not acknowledged, or replaced.
-    Lost,
-}
-
-/// What the client made of an advertisement.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Outcome {
-    /// The client uses the new address.
-    Moved,
-    /// The client gave the connection ID back: its policy refused, or the address did not answer.
-    Declined,
-    /// The server has advertised another address since.
-    Superseded,
 }
 
 impl ServerHook {

@@ -6,13 +6,13 @@ use std::fmt;
 use std::net::UdpSocket;
 use std::sync::Arc;
 
-use quinn::{EndpointConfig, Runtime, TokioRuntime};
+use quinn::{EndpointConfig, Runtime};
 
 use super::MigrationServer;
 use super::core::Core;
 use crate::error::BindError;
 use crate::session::{Handles, ServerCrypto};
-use crate::socket::{Homes, ServerSocket};
+use crate::socket::{Homes, Opener, ServerSocket};
 use crate::stats::ServerCounters;
 use crate::wire::Codepoints;
 
@@ -22,7 +22,7 @@ pub struct ServerBuilder {
     socket: UdpSocket,
     codepoints: Codepoints,
     endpoint: EndpointConfig,
-    runtime: Arc<dyn Runtime>,
+    opener: Opener,
 }
 
 impl ServerBuilder {
@@ -32,7 +32,7 @@ impl ServerBuilder {
             socket,
             codepoints: Codepoints::default(),
             endpoint: EndpointConfig::default(),
-            runtime: Arc::new(TokioRuntime),
+            opener: Opener::default(),
         }
     }
 
@@ -48,9 +48,10 @@ impl ServerBuilder {
         self
     }
 
-    /// What wraps sockets and runs quinn's tasks. Default [`TokioRuntime`]; [`MigrationServer::advertise`] needs tokio.
+    /// What wraps sockets and runs quinn's tasks. Default [`TokioRuntime`](quinn::TokioRuntime), of whose sockets a busy one does
+    /// not keep others waiting; [`MigrationServer::advertise`] needs tokio.
     pub fn runtime(mut self, runtime: Arc<dyn Runtime>) -> Self {
-        self.runtime = runtime;
+        self.opener = Opener::Runtime(runtime);
         self
     }
 
@@ -71,18 +72,18 @@ impl ServerBuilder {
             Arc::clone(&homes),
             Arc::clone(&counters),
         )?);
-        let socket = Arc::new(ServerSocket::new(self.socket, &*self.runtime, homes)?);
+        let runtime = self.opener.runtime();
+        let socket = Arc::new(ServerSocket::new(self.socket, self.opener, homes)?);
         let config = quinn::ServerConfig::with_crypto(crypto.clone());
         let endpoint = quinn::Endpoint::new_with_abstract_socket(
             self.endpoint,
             Some(config),
             socket.clone(),
-            Arc::clone(&self.runtime),
+            runtime,
         )?;
         Ok(MigrationServer {
             crypto,
             core: Arc::new(Core::new(handles, socket, counters)),
-            runtime: self.runtime,
             endpoint,
         })
     }

@@ -39,7 +39,7 @@ impl MigrationServer {
         if !socket.local_addr()?.ip().is_unspecified() {
             return Err(AddressError::Specific);
         }
-        let pool = self.core.socket.add_pool(socket, range, &*self.runtime)?;
+        let pool = self.core.socket.add_pool(socket, range)?;
         pool.map(AddressPool).ok_or(AddressError::TooMany)
     }
 

@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use crate::hooks::{Effects, Hook};
-use crate::socket::Routes;
+use crate::socket::{PathId, Routes, Tag};
 
 /// Not an IANA exporter label: the request never reaches TLS.
 pub(super) const HANDLE_LABEL: &[u8] = b"quinn-migration handle";
@@ -101,6 +101,8 @@ impl<H: Hook> Handle<H> {
             }
         }
         if effects.wake {
+            // At once: the next packet by another path may be here before the task is.
+            self.watch_other_paths();
             self.wake();
         }
         effects.long_number
@@ -109,6 +111,18 @@ impl<H: Hook> Handle<H> {
     /// Unique in the process.
     pub(crate) fn number(&self) -> u64 {
         self.0.number
+    }
+
+    /// Packets by the paths that are not in use are to be told from others.
+    pub(crate) fn watch_other_paths(&self) {
+        if let Some(routes) = &self.0.routes {
+            routes.watch(self.with_hook(|hook| hook.other_paths()));
+        }
+    }
+
+    /// The path that the packet with this AEAD tag came by, when that is not the one in use.
+    pub(super) fn came_by(&self, tag: &Tag) -> Option<PathId> {
+        self.0.routes.as_ref()?.came_by(tag)
     }
 
     pub(crate) fn routes(&self) -> Option<&Routes> {

@@ -61,12 +61,16 @@ impl<H: Hook> PacketKey for HookedKey<H> {
         header: &[u8],
         payload: &mut BytesMut,
     ) -> Result<(), CryptoError> {
+        let came_by = payload
+            .last_chunk()
+            .and_then(|tag| self.handle.came_by(tag));
         PacketKey::decrypt(&self.key, number, header, payload)?;
         self.handle.apply(|hook| {
             hook.on_receive(Incoming {
                 number,
                 header,
                 payload,
+                came_by,
             })
         });
         Ok(())

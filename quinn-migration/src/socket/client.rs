@@ -87,6 +87,9 @@ impl AsyncUdpSocket for ClientSocket {
             Poll::Pending => return Poll::Pending,
         };
         self.router.on_received();
+        for (one, buffer) in meta.iter().zip(buffers.iter()).take(count) {
+            self.router.came_by.note(path, buffer, one);
+        }
         if let Some(endpoints) = self.router.endpoints(path) {
             for one in meta
                 .iter_mut()

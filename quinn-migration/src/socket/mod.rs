@@ -4,9 +4,11 @@
 
 mod alias;
 mod batch;
+mod came_by;
 mod client;
 mod hold;
 mod home;
+mod opener;
 mod path_socket;
 mod pool;
 mod router;
@@ -14,8 +16,10 @@ mod server;
 mod set;
 mod shared;
 
+pub(crate) use came_by::Tag;
 pub(crate) use client::ClientSocket;
 pub(crate) use home::{Homes, Resident};
+pub(crate) use opener::Opener;
 pub use path_socket::NewPath;
 pub use pool::{AddressRange, AddressRangeError};
 

@@ -15,6 +15,7 @@ use quinn::udp::Transmit;
 use quinn::{AsyncUdpSocket, Runtime};
 use quinn_proto::ConnectionId;
 
+use super::came_by::{CameBy, Tag};
 use super::hold::Hold;
 use super::set::SocketSet;
 use super::{PathId, PathSockets, Traffic};
@@ -34,6 +35,7 @@ pub(crate) struct Router {
     /// The endpoint's own socket, whose settings new ones take over.
     first: Mutex<UdpSocket>,
     former: Mutex<Vec<Former>>,
+    pub(super) came_by: CameBy,
     table: RwLock<Table>,
     /// Datagrams that wait, by the address and the connection ID that quinn gives them.
     held: Mutex<HashMap<Key, Hold>>,
@@ -84,6 +86,7 @@ impl Router {
             path_sockets,
             first: Mutex::new(first.try_clone()?),
             former: Mutex::default(),
+            came_by: CameBy::default(),
             table: RwLock::default(),
             held: Mutex::default(),
             any_held: AtomicBool::new(false),
@@ -296,6 +299,8 @@ struct Own {
     paths: Vec<PathId>,
     /// Where datagrams are held back.
     held: Option<Key>,
+    /// Paths whose packets the hook is told of.
+    watched: Vec<PathId>,
 }
 
 impl Routes {
@@ -391,11 +396,28 @@ impl Routes {
     pub(crate) fn traffic(&self, path: PathId) -> Traffic {
         self.router.traffic(path)
     }
+
+    /// Packets on these paths are to be told from others, and on no more.
+    pub(crate) fn watch(&self, paths: Vec<PathId>) {
+        let mut own = self.own.lock();
+        let before = std::mem::replace(&mut own.watched, paths);
+        let came_by = &self.router.came_by;
+        if before != own.watched {
+            own.watched.iter().for_each(|path| came_by.watch(*path));
+            before.iter().for_each(|path| came_by.unwatch(*path));
+        }
+    }
+
+    /// The path that the packet with this AEAD tag came by, when it is watched.
+    pub(crate) fn came_by(&self, tag: &Tag) -> Option<PathId> {
+        self.router.came_by.path(tag)
+    }
 }
 
 impl Drop for Routes {
     fn drop(&mut self) {
         self.release(None);
+        self.watch(Vec::new());
         let paths = std::mem::take(&mut self.own.get_mut().paths);
         paths.into_iter().for_each(|path| self.close(path));
         // Those on the endpoint's own path.

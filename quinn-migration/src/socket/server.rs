@@ -11,12 +11,13 @@ use std::task::{Context, Poll};
 
 use parking_lot::Mutex;
 use quinn::udp::{RecvMeta, Transmit};
-use quinn::{AsyncUdpSocket, Runtime, UdpPoller};
+use quinn::{AsyncUdpSocket, UdpPoller};
 
 use super::alias::{HIGHEST, alias, unalias};
 use super::home::{Homes, is_long};
+use super::opener::{Opened, Opener};
 use super::pool::{AddressRange, Pool};
-use super::set::{Direct, SocketSet};
+use super::set::SocketSet;
 use super::shared::{Arrival, Shared};
 use super::{PathId, Traffic, datagrams};
 use crate::policy::canonical;
@@ -25,6 +26,7 @@ use crate::policy::canonical;
 pub(crate) struct ServerSocket {
     /// Kept for its properties only: sending and receiving go through the set.
     first: Properties,
+    opener: Opener,
     sockets: Arc<SocketSet>,
     shared: Shared,
     homes: Arc<Homes>,
@@ -41,22 +43,18 @@ struct Properties {
 }
 
 impl ServerSocket {
-    pub(crate) fn new(
-        first: UdpSocket,
-        runtime: &dyn Runtime,
-        homes: Arc<Homes>,
-    ) -> io::Result<Self> {
-        let direct = Direct::to(&first)?;
-        let first = runtime.wrap_udp_socket(first)?;
+    pub(crate) fn new(first: UdpSocket, opener: Opener, homes: Arc<Homes>) -> io::Result<Self> {
+        let (first, direct) = opener.open(first)?;
         let properties = Properties {
             address: first.local_addr()?,
             receive_segments: first.max_receive_segments(),
             may_fragment: first.may_fragment(),
         };
         let sockets = Arc::new(SocketSet::default());
-        sockets.insert(PathId::FIRST, first, Some(direct));
+        sockets.insert(PathId::FIRST, first, direct);
         Ok(Self {
             first: properties,
+            opener,
             sockets,
             shared: Shared::default(),
             homes,
@@ -88,17 +86,20 @@ impl ServerSocket {
     }
 
     /// `None` when every number is in use.
-    pub(crate) fn add(
-        &self,
-        socket: UdpSocket,
-        runtime: &dyn Runtime,
-    ) -> io::Result<Option<PathId>> {
-        let direct = Direct::to(&socket)?;
+    pub(crate) fn add(&self, socket: UdpSocket) -> io::Result<Option<PathId>> {
+        self.insert(self.opener.open(socket)?)
+    }
+
+    /// The same for a socket of another kind.
+    pub(crate) fn add_socket(&self, socket: Arc<dyn AsyncUdpSocket>) -> io::Result<Option<PathId>> {
+        self.insert((socket, None))
+    }
+
+    fn insert(&self, (socket, direct): Opened) -> io::Result<Option<PathId>> {
         let ip = socket.local_addr()?.ip().to_canonical();
-        let socket = runtime.wrap_udp_socket(socket)?;
         Ok(self.numbered(|id| {
             self.homes.add(id, ip, self.is_alone(ip));
-            self.sockets.insert(id, socket, Some(direct));
+            self.sockets.insert(id, socket, direct);
             id
         }))
     }
@@ -114,18 +115,16 @@ impl ServerSocket {
         &self,
         socket: UdpSocket,
         range: &AddressRange,
-        runtime: &dyn Runtime,
     ) -> io::Result<Option<Arc<Pool>>> {
         let local = socket.local_addr()?;
         if !range.is_of_family(local.ip()) {
             return Err(io::ErrorKind::AddrNotAvailable.into());
         }
         answer_from_any_address(&socket)?;
-        let direct = Direct::to(&socket)?;
-        let socket = runtime.wrap_udp_socket(socket)?;
+        let (socket, direct) = self.opener.open(socket)?;
         Ok(self.numbered(|id| {
             self.shared.add_socket(id);
-            self.sockets.insert(id, socket, Some(direct));
+            self.sockets.insert(id, socket, direct);
             Arc::new(Pool::new(range, id, local))
         }))
     }
@@ -336,4 +335,29 @@ fn answer_from_any_address(socket: &UdpSocket) -> io::Result<()> {
 #[cfg(not(target_os = "linux"))]
 fn answer_from_any_address(_: &UdpSocket) -> io::Result<()> {
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn numbers_come_round_again_and_pass_over_those_in_use() {
+        let bind = |address: &str| UdpSocket::bind(address).unwrap();
+        let first = bind("127.0.0.2:0");
+        let socket = ServerSocket::new(first, Opener::default(), Arc::default()).unwrap();
+        let pool = socket
+            .add_pool(bind("0.0.0.0:0"), &"127.90.0.0/16".parse().unwrap())
+            .unwrap()
+            .unwrap();
+        let added = socket.add(bind("127.0.0.3:0")).unwrap().unwrap();
+        assert_eq!((pool.socket, added), (PathId(1), PathId(2)));
+        *socket.last.lock() = HIGHEST - 1;
+        let draw = || socket.draw(&pool).unwrap();
+        assert_eq!([draw(), draw()], [PathId(HIGHEST), PathId(3)]);
+        assert!(socket.remove(PathId(3)));
+        *socket.last.lock() = 2;
+        assert_eq!(draw(), PathId(3));
+        assert_eq!(socket.address_count(), 4);
+    }
 }

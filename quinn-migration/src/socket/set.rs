@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::io::{self, IoSliceMut};
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr};
 use std::ops::Bound;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -15,9 +15,10 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 
 use parking_lot::{Mutex, RwLock};
-use quinn::udp::{RecvMeta, Transmit, UdpSocketState};
+use quinn::udp::{RecvMeta, Transmit};
 use quinn::{AsyncUdpSocket, UdpPoller};
 
+use super::opener::TokioSocket;
 use super::{PathId, Traffic, batch, datagrams};
 use crate::policy::canonical;
 
@@ -42,7 +43,8 @@ pub(super) struct SocketSet {
 #[derive(Debug)]
 pub(super) struct Member {
     socket: Socket,
-    direct: Option<Direct>,
+    /// The same, when it can be read without a signal.
+    direct: Option<Arc<TokioSocket>>,
     waker: Arc<MemberWaker>,
     sent: AtomicU64,
     received: AtomicU64,
@@ -60,25 +62,6 @@ const FAIR_SHARE: usize = 4;
 const RUN: u64 = 32;
 /// So many of them.
 const ASKED: usize = 2;
-
-/// Another way to a member's socket, which needs no signal.
-#[derive(Debug)]
-pub(super) struct Direct {
-    socket: UdpSocket,
-    state: UdpSocketState,
-}
-
-impl Direct {
-    pub(super) fn to(socket: &UdpSocket) -> io::Result<Self> {
-        let socket = socket.try_clone()?;
-        let state = UdpSocketState::new((&socket).into())?;
-        Ok(Self { socket, state })
-    }
-
-    fn receive(&self, buffers: &mut [IoSliceMut<'_>], meta: &mut [RecvMeta]) -> io::Result<usize> {
-        self.state.recv((&self.socket).into(), buffers, meta)
-    }
-}
 
 /// The members that may have something to receive, in order: those that have just signalled before those that were
 /// read already.
@@ -152,7 +135,7 @@ impl Ready {
 
 impl SocketSet {
     /// Adds a socket.
-    pub(super) fn insert(&self, id: PathId, socket: Socket, direct: Option<Direct>) {
+    pub(super) fn insert(&self, id: PathId, socket: Socket, direct: Option<Arc<TokioSocket>>) {
         self.put(id, socket, direct, Traffic::default());
     }
 
@@ -167,7 +150,7 @@ impl SocketSet {
         }
     }
 
-    fn put(&self, id: PathId, socket: Socket, direct: Option<Direct>, before: Traffic) {
+    fn put(&self, id: PathId, socket: Socket, direct: Option<Arc<TokioSocket>>, before: Traffic) {
         let waker = Arc::new(MemberWaker {
             id,
             ready: Arc::clone(&self.ready),
@@ -365,7 +348,7 @@ impl SocketSet {
             #[cfg(test)]
             self.asked.fetch_add(1, Ordering::Relaxed);
             // An error shows when the socket signals.
-            if let Ok(count) = direct.receive(buffers, meta) {
+            if let Ok(count) = direct.receive_now(buffers, meta) {
                 self.count(member, meta, count);
                 self.ready.requeue(*id);
                 return Some((*id, count));

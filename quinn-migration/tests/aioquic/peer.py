@@ -2,9 +2,14 @@
 
     peer.py server --certificate FILE --key FILE [--retry]
     peer.py client --port PORT --host HOST --authority FILE SCENARIO
+    peer.py moving-server --certificate FILE --key FILE
 
 The server prints its port and answers every stream with what came on it, until its standard input ends. With one byte on
 it, it updates its keys. The client prints what it has seen as one JSON object. It never tells more than what aioquic says.
+
+The client's scenario `follow` and the moving server know draft-saa-ali-quic (draft.py). The moving server prints its ports on
+127.0.0.2 and 127.0.0.3; an `m` on its standard input makes it advertise the address that its client is not on, and a `w`
+makes it print the number of the address that its client is on.
 """
 
 import argparse
@@ -15,6 +20,8 @@ import sys
 
 from aioquic.asyncio import QuicConnectionProtocol, connect, serve
 from aioquic.quic.configuration import QuicConfiguration
+
+import draft
 
 ALPN = ["migration-test"]
 BYTES = 200_000
@@ -69,6 +76,52 @@ async def server(options):
     listening.close()
 
 
+async def moving_server(options):
+    draft.install()
+    configuration = QuicConfiguration(is_client=False, alpn_protocols=ALPN)
+    configuration.load_cert_chain(options.certificate, options.key)
+    protocols = []
+
+    class Protocol(QuicConnectionProtocol):
+        def __init__(self, *arguments, **named):
+            super().__init__(*arguments, **named)
+            protocols.append(self)
+
+    listening, bound = await draft.listen(
+        ["127.0.0.2", "127.0.0.3"],
+        configuration=configuration,
+        create_protocol=Protocol,
+        stream_handler=answer,
+    )
+    print(*(port for _, port in bound), flush=True)
+    loop = asyncio.get_running_loop()
+    while command := await loop.run_in_executor(None, os.read, 0, 1):
+        connection = protocols[-1]._quic
+        on = connection._network_paths[0].addr[-1]
+        if command == b"m":
+            print(connection.advertise(*bound[1 - on]), flush=True)
+            protocols[-1].transmit()
+        elif command == b"u":
+            protocols[-1].request_key_update()
+            print("updated", flush=True)
+        else:
+            print(on, flush=True)
+    listening.close()
+
+
+async def follow(protocol, first, moves):
+    """Goes on until the connection has moved so often; tells where it was. It began at `first`."""
+    connection, addresses = protocol._quic, [first]
+    while len(addresses) <= moves:
+        assert await echo(protocol, 5000)
+        here = "%s:%d" % connection.server_address
+        if addresses[-1:] != [here]:
+            addresses.append(here)
+            if len(addresses) == 2:
+                protocol.request_key_update()
+    return {"addresses": addresses, "echo": await echo(protocol), "frames": len(connection.alternates)}
+
+
 async def echo(protocol, length=BYTES):
     data = os.urandom(length)
     reader, writer = await protocol.create_stream()
@@ -95,8 +148,13 @@ async def client(options):
         )
 
     seen = {}
+    if options.scenario == "follow":
+        draft.install()
     async with connected(configuration()) as protocol:
         seen["echo"] = await echo(protocol)
+        if options.scenario == "follow":
+            first = f"{options.host}:{options.port}"
+            seen = await follow(protocol, first, options.moves)
         if options.scenario == "key-update":
             protocol.request_key_update()
             seen["after"] = await echo(protocol)
@@ -125,13 +183,18 @@ def main():
     one.add_argument("--certificate", required=True)
     one.add_argument("--key", required=True)
     one.add_argument("--retry", action="store_true")
+    one = sides.add_parser("moving-server")
+    one.add_argument("--certificate", required=True)
+    one.add_argument("--key", required=True)
     one = sides.add_parser("client")
+    one.add_argument("--moves", type=int, default=0)
     one.add_argument("--host", required=True)
     one.add_argument("--port", type=int, required=True)
     one.add_argument("--authority", required=True)
-    one.add_argument("scenario", choices=["plain", "key-update", "rebind", "0-rtt"])
+    one.add_argument("scenario", choices=["plain", "key-update", "rebind", "0-rtt", "follow"])
     options = parser.parse_args()
-    asyncio.run(server(options) if options.side == "server" else client(options))
+    sides = {"server": server, "moving-server": moving_server, "client": client}
+    asyncio.run(sides[options.side](options))
 
 
 if __name__ == "__main__":

@@ -13,11 +13,16 @@ use super::adoption::Adoption;
 use super::probe::{Probe, Purpose};
 use super::{ClientHook, Driven, Outgoing, Path, Phase};
 use crate::event::Event;
+use crate::socket::PathId;
 use crate::wire::{Frame, NewConnectionId, PING_FRAME, Reader, ResetToken, overwrite};
 
 /// A path that has worked for this long needs no way back at the price of a connection ID, of which the server may have
 /// few.
 const LONGEST: Duration = Duration::from_secs(10);
+
+/// A server that sees its client on a new path asks the old one whether the client is still there (RFC 9000 section 9.3.3),
+/// and the answer needs the connection ID: one round trip after the first acknowledgement, and a little more.
+const CHALLENGED: Duration = Duration::from_millis(10);
 
 #[derive(Debug)]
 pub(super) struct Kept {
@@ -29,6 +34,8 @@ pub(super) struct Kept {
     /// It, or a later one, was acknowledged.
     proven: bool,
     since: Option<Instant>,
+    /// What the server had to ask on the path that was left it has asked by now.
+    rested: bool,
     /// Packets carry this one in place of the one that quinn uses, which belongs to a dead path.
     in_use: bool,
 }
@@ -36,6 +43,16 @@ pub(super) struct Kept {
 impl Kept {
     pub(super) fn is_for(&self, path: Path) -> bool {
         self.path == path
+    }
+
+    /// The connection ID for a path that was left, while it is not in use again.
+    pub(super) fn id_on(&self, path: PathId) -> Option<ConnectionId> {
+        (self.left() == Some(path)).then_some(self.id)
+    }
+
+    /// The path that was left.
+    pub(super) fn left(&self) -> Option<PathId> {
+        (!self.in_use).then_some(self.path.id)
     }
 
     pub(super) fn is_in_use(&self) -> bool {
@@ -61,6 +78,7 @@ impl ClientHook {
                 first: None,
                 proven: false,
                 since: None,
+                rested: false,
                 in_use: false,
                 ..kept
             });
@@ -74,6 +92,7 @@ impl ClientHook {
             first: None,
             proven: false,
             since: None,
+            rested: false,
             in_use: false,
         });
     }
@@ -89,16 +108,22 @@ impl ClientHook {
     /// What to give back with this packet, because the path in use has worked and there are other ways to leave it.
     pub(super) fn needless(&mut self) -> Option<NewConnectionId> {
         let spares = self.has_enough_spares();
-        let needless = |kept: &mut Kept| spares && !kept.in_use && kept.proven;
+        let needless = |kept: &mut Kept| spares && !kept.in_use && kept.rested;
         Some(self.kept.take_if(needless)?.connection_id())
     }
 
     /// Gives it back when the path in use has worked for long. Answers when to look again.
-    pub(super) fn poll_kept(&mut self, now: Instant) -> Option<Instant> {
+    pub(super) fn poll_kept(&mut self, now: Instant, rtt: Duration) -> Option<Instant> {
         let kept = self.kept.as_mut();
         let kept = kept.filter(|kept| !kept.in_use && kept.proven)?;
-        let until = *kept.since.get_or_insert(now) + LONGEST;
-        if now < until {
+        let since = *kept.since.get_or_insert(now);
+        let challenged = since + rtt.min(LONGEST) + CHALLENGED;
+        kept.rested = now >= challenged;
+        if !kept.rested {
+            return Some(challenged);
+        }
+        let until = since + LONGEST;
+        if now < until && !self.has_enough_spares() {
             return Some(until);
         }
         self.release_kept();

@@ -23,6 +23,7 @@ use bytes::BytesMut;
 use quinn_proto::{ConnectionId, VarInt};
 
 use self::adoption::{Adoption, HeldIds};
+use self::challenges::Answers;
 use self::inbox::Inbox;
 use self::kept::Kept;
 use self::probe::{Filling, Probe};
@@ -78,8 +79,8 @@ pub(crate) struct ClientHook {
     unanswered: VecDeque<Probe>,
     /// The connection ID of the path that was left last, which is not given back yet.
     kept: Option<Kept>,
-    /// Challenges of the server that wait for the end of a validation.
-    challenges: Vec<[u8; 8]>,
+    /// Answers to challenges of the server that came by another path than the one in use.
+    answers: Answers,
     /// Advertisements for when the path in use falls silent.
     alternates: VecDeque<AlternateAddress>,
     /// Connection IDs that went to an earlier path: each goes to one path only (RFC 9000 section 9.5).
@@ -143,7 +144,7 @@ impl ClientHook {
             phase: Phase::Settled,
             unanswered: VecDeque::new(),
             kept: None,
-            challenges: Vec::new(),
+            answers: Answers::default(),
             alternates: VecDeque::new(),
             assigned: Vec::new(),
             watch: Watch::default(),
@@ -251,6 +252,14 @@ impl ClientHook {
         effects: &mut Effects,
     ) -> bool {
         let used = packet.destination();
+        if self.answers.is_queued() {
+            effects.probe_route = self.answers.fill(packet, carrier, contents);
+            effects.long_number = effects.probe_route.is_some();
+            if !effects.long_number {
+                overwrite(packet.payload, carrier.whole.clone(), PING_FRAME);
+            }
+            return effects.long_number;
+        }
         if let Phase::Probing(probe) = &mut self.phase {
             match probe.fill(packet, carrier, contents) {
                 Filling::Challenge(hold) => {
@@ -292,7 +301,7 @@ impl ClientHook {
         effects.route = Some((id, path.unwrap_or(PathId::FIRST)));
     }
 
-    fn on_frame(&mut self, payload: &mut [u8], frame: &Frame) -> bool {
+    fn on_frame(&mut self, payload: &mut [u8], frame: &Frame, came_by: Option<PathId>) -> bool {
         let body = payload.get(frame.body.clone()).unwrap_or_default();
         match frame.kind {
             kind::ACK | kind::ACK_ECN => {
@@ -303,10 +312,7 @@ impl ClientHook {
                 self.is_overtaken()
             }
             kind::PATH_RESPONSE => self.on_path_response(payload, frame),
-            kind::PATH_CHALLENGE => {
-                self.on_path_challenge(payload, frame);
-                false
-            }
+            kind::PATH_CHALLENGE => self.on_path_challenge(payload, frame, came_by),
             kind::HANDSHAKE_DONE => !std::mem::replace(&mut self.confirmed, true),
             other if other == self.codepoints.frame().into_inner() => {
                 self.on_advertisement(payload, frame);
@@ -432,7 +438,7 @@ impl Hook for ClientHook {
         let mut at = 0;
         while let Some(frame) = next_frame(packet.payload, at, self.codepoints.frame()) {
             at = frame.whole.end;
-            effects.wake |= self.on_frame(packet.payload, &frame);
+            effects.wake |= self.on_frame(packet.payload, &frame, packet.came_by);
         }
         effects.release = matches!(self.phase, Phase::Adopting(_));
         effects.wake |= self.report_malformed_rest(packet.payload, at);
@@ -445,6 +451,10 @@ impl Hook for ClientHook {
         // The packet with the answer to a challenge may be late, but it is no duplicate: the challenge is fresh.
         self.inject(held, packet.payload);
         effects
+    }
+
+    fn other_paths(&self) -> Vec<PathId> {
+        self.paths_not_in_use()
     }
 
     fn on_peer_parameters(

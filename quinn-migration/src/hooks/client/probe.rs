@@ -4,6 +4,8 @@
 
 use std::time::{Duration, Instant};
 
+use quinn_proto::ConnectionId;
+
 use super::super::attempts::{Attempts, Step};
 use super::super::carrier::Room;
 use super::super::{LONGEST_EXCHANGE, Outgoing, patience};
@@ -11,7 +13,7 @@ use super::{Contents, Path};
 use crate::wire::{Frame, NewConnectionId, kind, overwrite};
 
 /// Smallest datagram that may carry a challenge (RFC 9000 section 8.2.1), in bytes.
-const SMALLEST_DATAGRAM: usize = 1200;
+pub(super) const SMALLEST_DATAGRAM: usize = 1200;
 /// How long a new path has at least: three times the probe timeout of a path whose RTT is not known (RFC 9000 section
 /// 8.2.4; RFC 9002 section 6.2.2: RTT 333 ms).
 const NEW_PATH_TIME: Duration = Duration::from_secs(3);
@@ -215,16 +217,31 @@ impl Probe {
         let mut challenge = Vec::with_capacity(1 + CHALLENGE_LENGTH);
         challenge.extend(u8::try_from(kind::PATH_CHALLENGE));
         challenge.extend_from_slice(&data);
-        if contents.carriers_alone {
-            // Everything else in it makes the packet more than a probe, and can be dispensed with.
-            packet.payload.fill(0);
-        }
-        // The header last: without the challenge the packet must keep to its path.
-        overwrite(packet.payload, carrier.whole.clone(), &challenge)
-            && packet.set_destination(&self.new.id)
+        write_alone(packet, carrier, contents, &challenge, &self.new.id)
+    }
+
+    /// Whether the next carriers belong to it.
+    pub(super) fn is_queued(&self) -> bool {
+        self.attempts.is_queued()
     }
 
     pub(super) fn is_answered_by(&self, body: &[u8]) -> bool {
         self.challenges.iter().any(|data| data == body)
     }
+}
+
+/// Puts a frame in the place of a carrier, into a packet for the path of this connection ID.
+pub(super) fn write_alone(
+    packet: &mut Outgoing<'_>,
+    carrier: &Frame,
+    contents: &Contents,
+    frame: &[u8],
+    id: &ConnectionId,
+) -> bool {
+    if contents.carriers_alone {
+        // Everything else in it makes the packet more than a probe, and can be dispensed with.
+        packet.payload.fill(0);
+    }
+    // The header last: without the frame the packet must keep to its path.
+    overwrite(packet.payload, carrier.whole.clone(), frame) && packet.set_destination(id)
 }

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use super::super::attempts::Step;
 use super::super::patience;
 use super::super::watch::{Listening, Look};
+use super::challenges::Answers;
 use super::probe::Purpose;
 use super::{ClientHook, Driven, Path, Phase, Probe};
 use crate::event::{Event, Failure};
@@ -79,9 +80,42 @@ impl ClientHook {
     }
 
     pub(crate) fn poll(&mut self, now: Instant, rtt: Duration, sizes: Sizes) -> Action {
+        let queued = matches!(&self.phase, Phase::Probing(probe) if probe.is_queued());
+        let answer = if self.answers.is_empty() || queued || sizes.datagram == 0 {
+            None
+        } else {
+            self.answers.poll(now, rtt)
+        };
+        match answer {
+            Some(Step::Send) => self.send_answer(sizes),
+            Some(Step::Wait(until)) => match self.poll_phase(now, rtt, sizes) {
+                Action::Wait(other) => Action::Wait(other.into_iter().chain([until]).min()),
+                other @ (Action::Report(_)
+                | Action::Open(_)
+                | Action::Close(_)
+                | Action::Send(_)) => other,
+            },
+            Some(Step::GiveUp) | None => self.poll_phase(now, rtt, sizes),
+        }
+    }
+
+    fn send_answer(&mut self, sizes: Sizes) -> Action {
+        let room = Answers::room(sizes, self.overhead);
+        let carriers = self.carriers.filling(room, sizes.datagram);
+        self.answers
+            .on_queued(carriers.as_ref().map_or(0, Vec::len));
+        let Some(carriers) = carriers else {
+            self.answers = Answers::default();
+            return Action::Wait(None);
+        };
+        self.send(Some(carriers))
+    }
+
+    fn poll_phase(&mut self, now: Instant, rtt: Duration, sizes: Sizes) -> Action {
         self.on_overtaken();
         self.drop_past_alternates();
         while let Some(path) = self.closing.pop_front() {
+            self.answers.forget(path);
             if path != PathId::FIRST {
                 return Action::Close(path);
             }
@@ -200,6 +234,9 @@ impl ClientHook {
         // Something came on the path that seemed dead: no reason to leave it.
         let step = if sizes.datagram == 0 || answered {
             Step::GiveUp
+        } else if self.answers.is_queued() {
+            // The carriers that come by next are for an answer.
+            Step::Wait(now + patience(rtt))
         } else {
             probe.poll(now, rtt)
         };
@@ -233,6 +270,7 @@ impl ClientHook {
                 return;
             }
         };
+        self.answers.forget(path.id);
         self.closing.push_back(path.id);
         self.retirement.add(sequence);
         self.report(Event::Failed {
@@ -266,7 +304,7 @@ impl ClientHook {
     }
 
     fn poll_settled(&mut self, now: Instant, rtt: Duration, sizes: Sizes) -> Action {
-        let keep = self.poll_kept(now);
+        let keep = self.poll_kept(now, rtt);
         let retire = match self.retirement.poll(now, rtt) {
             Some(Step::Send) if sizes.datagram > 0 => {
                 let carrier = self.carriers.small();

@@ -80,6 +80,7 @@ impl Bench {
         let mut payload = BytesMut::from(frames);
         let header = [&[0x41], id, &[0, 7]].concat();
         self.hook.on_receive(Incoming {
+            came_by: None,
             number: self.received,
             header: &header,
             payload: &mut payload,

@@ -3,14 +3,14 @@
 use super::*;
 use std::future::poll_fn;
 
-use quinn::{Runtime as _, TokioRuntime};
+use std::net::UdpSocket;
 
-fn bound(address: &str) -> (UdpSocket, Socket, Direct) {
+use super::super::opener::Opener;
+
+fn bound(address: &str) -> (UdpSocket, Socket, Option<Arc<TokioSocket>>) {
     let socket = UdpSocket::bind(address).unwrap();
-    let direct = Direct::to(&socket).unwrap();
-    let wrapped = TokioRuntime
-        .wrap_udp_socket(socket.try_clone().unwrap())
-        .unwrap();
+    let opened = Opener::default().open(socket.try_clone().unwrap());
+    let (wrapped, direct) = opened.unwrap();
     (socket, wrapped, direct)
 }
 
@@ -28,10 +28,10 @@ async fn idle_sockets_are_asked_twice_in_32_packets_however_many_there_are() {
     for idle in [0, 4, 256] {
         let set = SocketSet::default();
         let (busy, wrapped, direct) = bound("127.0.0.2:0");
-        set.insert(PathId::FIRST, wrapped, Some(direct));
+        set.insert(PathId::FIRST, wrapped, direct);
         for number in 1..=idle {
             let (_, wrapped, direct) = bound("127.0.0.3:0");
-            set.insert(PathId(number), wrapped, Some(direct));
+            set.insert(PathId(number), wrapped, direct);
         }
         let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
         let (mut packets, mut calls) = (0, 0);
@@ -102,9 +102,9 @@ async fn an_error_at_receiving_passes_and_a_broken_socket_is_dropped() {
 async fn a_busy_socket_does_not_keep_the_packets_of_another_one_waiting() {
     let set = SocketSet::default();
     let (busy, wrapped, direct) = bound("127.0.0.2:0");
-    set.insert(PathId::FIRST, wrapped, Some(direct));
+    set.insert(PathId::FIRST, wrapped, direct);
     let (other, wrapped, direct) = bound("127.0.0.3:0");
-    set.insert(PathId(1), wrapped, Some(direct));
+    set.insert(PathId(1), wrapped, direct);
     let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
     let send = |to: &UdpSocket| sender.send_to(b"x", to.local_addr().unwrap()).unwrap();
     send(&busy);

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use rustls::pki_types::ServerName;
 
-use super::dialer::Dialer;
+use super::dialer::{Dialer, Preconnected};
 use super::error::ConnectError;
 use super::stream::MigrationStream;
-use super::transport::Dial;
+use super::transport::{Dial, Transport};
 use crate::address::canonical;
 use crate::client::{MigrationClient, Offer};
 
@@ -61,6 +61,11 @@ impl From<Arc<MigrationClient>> for MigrationConnector {
 }
 
 impl MigrationConnector {
+    /// The settings of its connections.
+    pub fn client(&self) -> &MigrationClient {
+        self.dialer.client()
+    }
+
     /// Another way to reach addresses than TCP.
     #[must_use]
     pub fn dialer(mut self, dialer: impl Dial + 'static) -> Self {
@@ -112,9 +117,38 @@ impl MigrationConnector {
         name: ServerName<'static>,
         address: SocketAddr,
     ) -> Result<MigrationStream, ConnectError> {
-        let address = canonical(address);
+        let preconnected = Box::pin(self.dialer.open(canonical(address))).await?;
+        self.begin(name, preconnected).await
+    }
+
+    /// Connects to the server `name` over `io`, which leads to `address`: a connection that the caller has opened, by a name that it
+    /// has resolved, through a proxy, or after `STARTTLS`. It takes the place of `tokio_rustls::TlsConnector::connect`.
+    ///
+    /// Targets that the server names later are dialled as ever ([`dialer`](Self::dialer)). `address` is what a
+    /// [`TargetPolicy`](crate::client::TargetPolicy) compares them with, and where a stream falls back to. Who does not know it
+    /// says the unspecified address with port 0: then the default policy refuses every target.
+    ///
+    /// # Errors
+    ///
+    /// [`ConnectError`] says which step failed.
+    pub async fn connect_over(
+        &self,
+        name: ServerName<'static>,
+        address: SocketAddr,
+        io: impl Transport + 'static,
+    ) -> Result<MigrationStream, ConnectError> {
+        let preconnected = Preconnected::new(canonical(address), Box::new(io));
+        self.begin(name, preconnected).await
+    }
+
+    async fn begin(
+        &self,
+        name: ServerName<'static>,
+        preconnected: Preconnected,
+    ) -> Result<MigrationStream, ConnectError> {
+        let address = preconnected.address();
         // On the heap, and gone when the stream is there: a task stays as large as the largest future that it ever awaited.
-        let conn = Box::pin(self.dialer.connect(&name, address)).await?;
+        let conn = Box::pin(self.dialer.connect(&name, preconnected)).await?;
         let mut stream =
             MigrationStream::new(self.dialer.clone(), self.hand_off, name, address, conn);
         if let Some(patience) = self.follow_offers {

@@ -92,11 +92,7 @@ impl Dialer {
     pub(super) async fn open(&self, address: SocketAddr) -> Result<Preconnected, ConnectError> {
         let dialled = timeout(self.connect_timeout, self.dial.dial(address)).await;
         match dialled.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
-            Ok(io) => Ok(Preconnected {
-                address,
-                io,
-                opened: Instant::now(),
-            }),
+            Ok(io) => Ok(Preconnected::new(address, io)),
             Err(error) => Err(ConnectError::Dial { address, error }),
         }
     }
@@ -165,14 +161,13 @@ impl Dialer {
         }
     }
 
-    /// Connects to `address` and completes a handshake there.
+    /// Completes a first handshake.
     pub(super) async fn connect(
         &self,
         name: &ServerName<'static>,
-        address: SocketAddr,
+        preconnected: Preconnected,
     ) -> Result<ClientConn, ConnectError> {
-        let preconnected = self.open(address).await?;
-        let connection = ClientConnection::new(&self.client, name.clone(), address);
+        let connection = ClientConnection::new(&self.client, name.clone(), preconnected.address);
         self.handshake(preconnected, connection, HandshakeGoal::Written)
             .await
     }
@@ -303,6 +298,14 @@ pub struct Preconnected {
 }
 
 impl Preconnected {
+    pub(super) fn new(address: SocketAddr, io: Box<dyn Transport>) -> Self {
+        Self {
+            address,
+            io,
+            opened: Instant::now(),
+        }
+    }
+
     /// Where it leads.
     pub fn address(&self) -> SocketAddr {
         self.address

@@ -8,6 +8,8 @@ use std::fmt;
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
+#[cfg(unix)]
+use std::os::fd::{AsRawFd, RawFd};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError, Weak};
@@ -338,6 +340,17 @@ where
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.enter(Party::Writer, cx, StreamCore::poll_shutdown)
+    }
+}
+
+/// The transport's descriptor, for options of the socket. It is the stream's: nothing is to be read, written or closed by it.
+#[cfg(unix)]
+impl<IO> AsRawFd for TlsStream<IO>
+where
+    IO: AsyncRead + AsyncWrite + AsRawFd + Unpin,
+{
+    fn as_raw_fd(&self) -> RawFd {
+        self.get_ref().io().as_raw_fd()
     }
 }
 

@@ -5,6 +5,7 @@
 )]
 
 mod alternates;
+mod challenges;
 mod hostile;
 mod moving;
 mod properties;
@@ -111,11 +112,17 @@ impl Bench {
 
     /// A packet that comes on another path than the one in use.
     fn receive_elsewhere(&mut self, payload: &mut BytesMut) -> Effects {
+        self.receive_by(None, payload)
+    }
+
+    /// A packet by a path that is known not to be the one in use.
+    fn receive_by(&mut self, came_by: Option<PathId>, payload: &mut BytesMut) -> Effects {
         self.received += 1;
         self.hook.on_receive(Incoming {
             number: self.received,
             header: &[0x41, 1, 2, 3, 4, 0, 7],
             payload,
+            came_by,
         })
     }
 

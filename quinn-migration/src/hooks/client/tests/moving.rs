@@ -267,32 +267,3 @@ fn an_answer_that_arrives_out_of_order_counts_at_once() {
         "quinn is not told to move"
     );
 }
-
-/// RFC 9000 section 8.2.2: quinn would answer on the path in use.
-#[test]
-fn the_servers_own_challenge_is_answered_when_the_connection_is_on_the_new_path() {
-    for answered in [true, false] {
-        let mut bench = Bench::connected_to(ORIGIN);
-        let offered = offer(1, "198.51.100.1:1");
-        let asked = [&[0x1a], &[7; 8][..]].concat();
-        assert_eq!(bench.receive(&asked), asked, "nothing is validated");
-        bench.receive(&frame(&offered));
-        let data = bench.challenge();
-        let seen = bench.receive(&asked);
-        assert_eq!(seen, [&[0x01], &[0; 8][..]].concat());
-        let after = if answered {
-            let answer = [&[0x1b], &data[..]].concat();
-            let seen = bench.receive(&answer);
-            let adopted = next_frame(&seen, 0, Codepoints::default().frame()).unwrap();
-            assert_eq!(adopted.kind, 0x18, "first quinn goes there");
-            seen[adopted.whole.end..seen.len() - answer.len()].to_vec()
-        } else {
-            bench.receive(&new_connection_id(6, 5));
-            bench.events();
-            let seen = bench.receive(&[0x01]);
-            seen[seen.len() - 10..seen.len() - 1].to_vec()
-        };
-        assert_eq!(after, asked);
-        assert!(!bench.receive(&[0x01]).ends_with(&[7, 0x01]), "once");
-    }
-}

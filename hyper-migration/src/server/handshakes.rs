@@ -1,0 +1,61 @@
+//! How connections become streams: each has its handshake to itself, so that a slow one keeps nobody waiting.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use rustls_migration::tokio::{MigrationAcceptor, TlsStream};
+use tokio::net::{TcpListener, TcpStream};
+
+use super::info::ConnectionInfo;
+
+/// How long to wait after the system had no connection to give, as when it has no file descriptors left.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// The next connection.
+pub(super) async fn next(listener: &TcpListener) -> (TcpStream, SocketAddr) {
+    loop {
+        match listener.accept().await {
+            Ok(connection) => return connection,
+            Err(error) if is_of_one_client(&error) => {}
+            Err(error) => {
+                tracing::error!(%error, "no connection can be accepted");
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+    }
+}
+
+/// That client has gone already; others may come.
+fn is_of_one_client(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionRefused
+    )
+}
+
+/// Makes a stream of a connection, which is the acceptor's from this call on. `None` when that fails.
+pub(super) fn complete(
+    acceptor: &MigrationAcceptor,
+    tcp: TcpStream,
+    peer: SocketAddr,
+) -> impl Future<Output = Option<(TlsStream<TcpStream>, ConnectionInfo)>> + Send + use<> {
+    // It would not be refused to a socket that works.
+    let _ = tcp.set_nodelay(true);
+    let local = tcp.local_addr().ok();
+    let accepting = acceptor.accept_from(tcp, Some(peer), local);
+    async move {
+        match accepting.await {
+            Ok(stream) => {
+                let info = ConnectionInfo::new(stream.handle(), local);
+                Some((stream, info))
+            }
+            Err(error) => {
+                tracing::debug!(%peer, %error, "a handshake failed");
+                None
+            }
+        }
+    }
+}

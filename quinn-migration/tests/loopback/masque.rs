@@ -1,0 +1,176 @@
+//! A tunnel as MASQUE makes it: datagrams in both directions, as many as the path takes, while the connection moves. What is
+//! lost near a move is counted beside what the path loses by itself.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use quinn::{Connection, TransportConfig};
+use quinn_migration::{Alternate, Event, Outcome, PerPathCongestion};
+use tokio::task::JoinHandle;
+
+use crate::support::relay::Relay;
+use crate::support::{Identity, Server, World, client, settled, tireless, until, within};
+
+const RATE: u32 = 20_000_000;
+const DELAY: Duration = Duration::from_millis(10);
+/// One in each packet.
+const SIZE: usize = 1100;
+const MOVES: usize = 20;
+/// Datagrams that a move may cost in one direction, above what the queues in the path have dropped.
+const COST: u64 = 3;
+/// Small, so that a direction is soon saturated and soon empty.
+const BUFFER: usize = 64 * 1024;
+
+/// One direction of the tunnel.
+struct Way {
+    from: Connection,
+    arrived: Arc<AtomicU64>,
+}
+
+impl Way {
+    fn new(from: &Connection, to: &Connection) -> Self {
+        let arrived = Arc::new(AtomicU64::new(0));
+        let (to, count) = (to.clone(), Arc::clone(&arrived));
+        tokio::spawn(async move {
+            while to.read_datagram().await.is_ok() {
+                count.fetch_add(1, Ordering::SeqCst);
+            }
+        });
+        Self {
+            from: from.clone(),
+            arrived,
+        }
+    }
+
+    /// Keeps the buffer full until `stop`; ends with the number of datagrams that went in.
+    fn saturate(&self, stop: &Arc<AtomicBool>) -> JoinHandle<u64> {
+        let (from, stop) = (self.from.clone(), Arc::clone(stop));
+        tokio::spawn(async move {
+            let mut sent = 0;
+            while !stop.load(Ordering::SeqCst) {
+                from.send_datagram_wait(vec![0; SIZE].into()).await.unwrap();
+                sent += 1;
+            }
+            sent
+        })
+    }
+
+    fn is_saturated(&self) -> bool {
+        self.from.datagram_send_buffer_space() < 2 * SIZE
+    }
+
+    fn is_empty(&self) -> bool {
+        self.from.datagram_send_buffer_space() > BUFFER - SIZE
+    }
+
+    fn arrived(&self) -> u64 {
+        self.arrived.load(Ordering::SeqCst)
+    }
+}
+
+fn transport() -> Arc<TransportConfig> {
+    let mut transport = TransportConfig::default();
+    transport
+        .datagram_send_buffer_size(BUFFER)
+        .congestion_controller_factory(Arc::new(PerPathCongestion::default()));
+    Arc::new(transport)
+}
+
+/// A connection through two lines, which begins at the first.
+async fn tunnel() -> (World, [Relay; 2]) {
+    let identity = Identity::new();
+    let server = Server::on(&identity, &["127.0.0.2:0", "127.0.0.3:0"]);
+    let mut config = server.inner.server_config();
+    config.transport_config(transport());
+    server.inner.endpoint().set_server_config(Some(config));
+    let relays = [
+        Relay::start("127.0.1.2:0", server.address(0), DELAY).await,
+        Relay::start("127.0.1.3:0", server.address(1), DELAY).await,
+    ];
+    relays.iter().for_each(|relay| relay.limit(RATE));
+    let client = client(&identity);
+    let mut config = client.client_config();
+    config.transport_config(transport());
+    let to = relays[0].address;
+    let connecting = client.endpoint().connect_with(config, to, "localhost");
+    let (ours, theirs) = tokio::join!(connecting.unwrap(), server.accept());
+    let ours = ours.unwrap();
+    let migrator = client.attach(&ours, tireless()).unwrap();
+    let world = World {
+        server,
+        client,
+        ours,
+        theirs,
+        migrator,
+    };
+    (world, relays)
+}
+
+/// What the queues of both lines have dropped so far, up and down.
+fn dropped(relays: &[Relay; 2]) -> [u64; 2] {
+    let sum = |of: fn(&Relay) -> u32| relays.iter().map(|relay| u64::from(of(relay))).sum();
+    [
+        sum(|relay| relay.up.overflowed.load(Ordering::SeqCst)),
+        sum(|relay| relay.down.overflowed.load(Ordering::SeqCst)),
+    ]
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_saturated_tunnel_loses_hardly_a_datagram_when_it_moves() {
+    let (mut world, relays) = tunnel().await;
+    let ways = [
+        Way::new(&world.ours, &world.theirs),
+        Way::new(&world.theirs, &world.ours),
+    ];
+    for hop in 1..=MOVES {
+        let to = relays[hop % 2].address;
+        let before = dropped(&relays);
+        let arrived = ways.each_ref().map(Way::arrived);
+        let stop = Arc::new(AtomicBool::new(false));
+        let senders = ways.each_ref().map(|way| way.saturate(&stop));
+        until("both directions are saturated", || {
+            ways.iter().all(Way::is_saturated)
+        })
+        .await;
+        let advertised = world.advertise(Alternate::forwarded(to)).await.unwrap();
+        let event = settled(&mut world.migrator).await;
+        assert!(
+            matches!(event, Event::Migrated { to: reached, .. } if reached == to),
+            "{hop}: {event:?}"
+        );
+        assert_eq!(within(advertised.outcome()).await.unwrap(), Outcome::Moved);
+        let reached = ways.each_ref().map(|way| way.arrived() + 200);
+        until("the tunnel is in use on the new path", || {
+            ways.iter()
+                .zip(reached)
+                .all(|(way, goal)| way.arrived() > goal)
+        })
+        .await;
+        stop.store(true, Ordering::SeqCst);
+        let mut sent = [0; 2];
+        for (sent, sender) in sent.iter_mut().zip(senders) {
+            *sent = within(sender).await.unwrap();
+        }
+        let lines = relays.iter().flat_map(|relay| [&relay.up, &relay.down]);
+        let lines: Vec<_> = lines.collect();
+        until("everything has arrived or is lost", || {
+            ways.iter().all(Way::is_empty) && lines.iter().all(|line| line.is_idle())
+        })
+        .await;
+        // Behind the last of them on the path.
+        world.echo().await;
+        for (way, (direction, name)) in ways.iter().zip(["up", "down"].into_iter().enumerate()) {
+            let missing = || sent[direction] - (way.arrived() - arrived[direction]);
+            let own = || dropped(&relays)[direction] - before[direction];
+            let (a, b) = if direction == 0 {(&world.ours, &world.theirs)} else {(&world.theirs, &world.ours)};
+            eprintln!("{hop} {name} sent {} missing {} own {}", sent[direction], missing(), own());
+            eprintln!("   tx {} rx {} lost {} lines {:?}", a.stats().frame_tx.datagram, b.stats().frame_rx.datagram, a.stats().path.lost_packets, lines.iter().map(|l| (l.passed.load(Ordering::SeqCst), l.overflowed.load(Ordering::SeqCst))).collect::<Vec<_>>());
+            eprintln!("   udp tx {} rx {}", a.stats().udp_tx.datagrams, b.stats().udp_rx.datagrams);
+            until(&format!("move {hop}, {name}: {COST} lost at most"), || {
+                missing() <= own() + COST
+            })
+            .await;
+        }
+    }
+}
