@@ -1,9 +1,9 @@
-//! Both ends of `tools/censor`: a download from a server whose addresses are blocked, each a second after its first packet.
-//! The first address alone stays open.
+//! Both ends of `tools/censor`: a download from a server whose addresses are blocked, each a while after its first packet.
 //!
-//! `censored server DIRECTORY ADDRESS...` and `censored client DIRECTORY ADDRESS BYTES PATHS`. Whenever the client is at the
-//! first address, the server sends it to one that has not been used. The client ends with status 0 when at least so many
-//! bytes have come, so many paths have died under it, and every byte was right.
+//! `censored MODE server DIRECTORY ADDRESS...` and `censored MODE client DIRECTORY ADDRESS BYTES PATHS`. With MODE `home` the first
+//! address stays open, and whenever the client is there, the server sends it to one that has not been used. With `all` that one is
+//! blocked too; the server tells the next address in time, and the client goes there when its path is silent. The client ends
+//! with status 0 when at least so many bytes have come, so many paths have died under it, and every byte was right.
 #![allow(
     clippy::print_stdout,
     clippy::wildcard_enum_match_arm,
@@ -18,7 +18,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
 use quinn::Connection;
-use quinn_migration::{AddressId, Event, MigrationClient, MigrationServer, Policy};
+use quinn_migration::{
+    AddressId, AdvertiseError, Event, FollowPolicy, MigrationClient, MigrationServer, Policy,
+};
 use rustls::pki_types::PrivatePkcs8KeyDer;
 
 const CHUNK: usize = 16 * 1024;
@@ -30,16 +32,19 @@ async fn main() -> anyhow::Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match *arguments {
-        ["server", directory, ref addresses @ ..] => server(Path::new(directory), addresses).await,
-        ["client", directory, server, bytes, paths] => {
-            let directory = Path::new(directory);
-            client(directory, server.parse()?, bytes.parse()?, paths.parse()?).await
+        [mode, "server", directory, ref addresses @ ..] => {
+            server(mode == "all", Path::new(directory), addresses).await
+        }
+        [mode, "client", directory, server, bytes, paths] => {
+            let (directory, server) = (Path::new(directory), server.parse()?);
+            let goal = (bytes.parse()?, paths.parse()?);
+            client(mode == "all", directory, server, goal).await
         }
         _ => anyhow::bail!("see tools/censor"),
     }
 }
 
-async fn server(directory: &Path, addresses: &[&str]) -> anyhow::Result<()> {
+async fn server(all: bool, directory: &Path, addresses: &[&str]) -> anyhow::Result<()> {
     let made = rcgen::generate_simple_self_signed(["localhost".to_owned()])?;
     let key = PrivatePkcs8KeyDer::from(made.signing_key.serialize_der());
     let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -58,25 +63,34 @@ async fn server(directory: &Path, addresses: &[&str]) -> anyhow::Result<()> {
     let connection = incoming.context("the endpoint is closed")?.await?;
     let sending = tokio::spawn(send(connection.clone()));
     tokio::select! {
-        ended = supply(&server, &connection, unused) => ended?,
+        ended = supply(all, &server, &connection, unused) => ended?,
         _ = connection.closed() => {}
     }
     sending.await?
 }
 
-/// Sends the client to one address after the other, each time when it has come back from the one before.
+/// Tells the client one address after the other: when it has come back from the one before or, when `all` are blocked, when it
+/// has gone to that.
 async fn supply(
+    all: bool,
     server: &MigrationServer,
     connection: &Connection,
     unused: Vec<AddressId>,
 ) -> anyhow::Result<()> {
     for next in unused {
-        while server.client_of(connection).server != AddressId::FIRST {
+        while !all && server.client_of(connection).server != AddressId::FIRST {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        match server.advertise(connection, next).await {
-            Ok(advertised) => drop(advertised.outcome().await?),
-            Err(error) => println!("server: {error}"),
+        let advertised = loop {
+            match server.advertise(connection, next).await {
+                Ok(advertised) => break advertised,
+                Err(AdvertiseError::Closed(_)) => return Ok(()),
+                Err(error) => println!("server: {error}"),
+            }
+        };
+        // The client closes the connection when it has had enough.
+        if advertised.outcome().await.is_err() {
+            return Ok(());
         }
     }
     std::future::pending().await
@@ -94,7 +108,6 @@ async fn send(connection: Connection) -> anyhow::Result<()> {
     let (mut chunk, mut position) = ([0; CHUNK], 0);
     loop {
         fill(&mut chunk, position);
-        // The client closes the connection when it has had enough.
         if stream.write_all(&chunk).await.is_err() {
             return Ok(());
         }
@@ -103,10 +116,10 @@ async fn send(connection: Connection) -> anyhow::Result<()> {
 }
 
 async fn client(
+    all: bool,
     directory: &Path,
     server: SocketAddr,
-    bytes: u64,
-    paths: u64,
+    (bytes, paths): (u64, u64),
 ) -> anyhow::Result<()> {
     let mut roots = rustls::RootCertStore::empty();
     roots.add(std::fs::read(directory.join(CERTIFICATE))?.into())?;
@@ -123,6 +136,9 @@ async fn client(
         .context("connecting")?;
     let mut policy = Policy::default();
     policy.moves = u32::MAX;
+    if all {
+        policy.follow = FollowPolicy::OnSilence;
+    }
     let mut migrator = client.attach(&connection, policy)?;
     let died = Arc::new(AtomicU64::new(0));
     let (counter, start) = (Arc::clone(&died), Instant::now());
@@ -130,12 +146,12 @@ async fn client(
         while let Some(event) = migrator.next().await {
             let at = start.elapsed().as_secs_f32();
             match event {
-                Event::Migrated { to, .. } => println!("{at:6.2} s: went to {to}"),
-                Event::FellBack { from, .. } => {
+                Event::Migrated { to, .. } if !all => println!("{at:6.2} s: went to {to}"),
+                Event::FellBack { from, to, .. } | Event::Migrated { from, to, .. } => {
                     let number = counter.fetch_add(1, Ordering::SeqCst) + 1;
-                    println!("{at:6.2} s: {from} is blocked, came back ({number})");
+                    println!("{at:6.2} s: {from} is blocked, now at {to} ({number})");
                 }
-                Event::Advertised { .. } | Event::Validating { .. } => {}
+                Event::Advertised { .. } | Event::Validating { .. } | Event::Kept { .. } => {}
                 other => println!("{at:6.2} s: {other:?}"),
             }
         }
