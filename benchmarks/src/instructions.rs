@@ -1,4 +1,4 @@
-//! Counts instructions: this program runs itself under callgrind, with N and with 2 N units of work.
+//! Stats instructions: this program runs itself under callgrind, with N and with 2 N units of work.
 //!
 //! Only the difference counts, so what a process needs to start is left out.
 
@@ -16,7 +16,7 @@ use crate::report::{Comparison, Report, Spread};
 const ITERATIONS: u32 = 100;
 const QUICK_ITERATIONS: u32 = 1;
 
-/// Counts each case for both sides. Callgrind's files stay in `keep`, if it is given.
+/// Stats each case for both sides. Callgrind's files stay in `keep`, if it is given.
 pub(crate) fn count(
     cases: &[Case],
     suite: Suite,

@@ -61,7 +61,7 @@ struct Options {
 enum Command {
     /// Compares wall-clock time; the default.
     Time,
-    /// Counts instructions under valgrind, which other load on the machine does not change.
+    /// Stats instructions under valgrind, which other load on the machine does not change.
     Instructions {
         /// Keep callgrind's files in this directory, for callgrind_annotate.
         #[arg(long)]

@@ -16,7 +16,7 @@ use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{CipherSuite, ClientConfig, HandshakeKind, RootCertStore, ServerConfig};
 use rustls_migration::client::{ClientConnection, MigrationClient, NoWider, Offer};
-use rustls_migration::server::{Accepting, Arrival, MigrationServer, ServerConnection};
+use rustls_migration::server::{Arrival, HelloAcceptor, MigrationServer, ServerConnection};
 use rustls_migration::{Connection, TicketKeys, provider};
 use serde::Serialize;
 use time::{Duration, OffsetDateTime};
@@ -247,7 +247,7 @@ impl Service {
         let node = |here: SocketAddr, there: SocketAddr| {
             let config = self.server_config(provider::wrap(self.stock_provider()), early_data)?;
             let server = MigrationServer::builder(config, "bench", self.ticket_keys.clone())
-                .answers_for([here])
+                .own_addresses([here])
                 .target(there)
                 .nonce_store(store.clone())
                 .build()?;
@@ -428,7 +428,7 @@ impl Server for MigratingServer {
     fn accept(&mut self, flight: &[u8]) -> Result<Self::Connection, BenchError> {
         std::mem::swap(&mut self.next, &mut self.after_next);
         let (address, server) = &self.after_next;
-        let mut accepting = Accepting::new(Arc::clone(server), None, Some(*address));
+        let mut accepting = HelloAcceptor::new(Arc::clone(server), None, Some(*address));
         require(accepting.push(flight), "the hello is not in one flight")?;
         let claimed = accepting.examine()?;
         let answer = match claimed.claim() {

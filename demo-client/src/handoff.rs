@@ -195,7 +195,7 @@ impl Service {
                 .iter()
                 .skip(usize::try_from(index).unwrap_or(usize::MAX));
             let (own, next) = (after.next().copied(), after.next().copied());
-            let settings = self.settings()?.answers_for(own);
+            let settings = self.settings()?.own_addresses(own);
             let (settings, migrate_after, exchanges) = match (options.mode, next) {
                 (Mode::Immediate, Some(next)) => (settings.target(next), Some(share), None),
                 (Mode::Immediate, None) => (settings, None, None),

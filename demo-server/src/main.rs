@@ -59,11 +59,11 @@ async fn serve(options: &Options) -> Result<(), Failure> {
         listeners.push((bound, listener));
     }
     let bound = || listeners.iter().map(|(address, _)| *address);
-    settings = match options.answers_for.is_empty() {
-        true => settings.answers_for(bound()),
-        false => settings.answers_for(options.answers_for.iter().copied()),
+    settings = match options.own_addresses.is_empty() {
+        true => settings.own_addresses(bound()),
+        false => settings.own_addresses(options.own_addresses.iter().copied()),
     };
-    if options.answers_for.is_empty() && bound().any(|address| address.ip().is_unspecified()) {
+    if options.own_addresses.is_empty() && bound().any(|address| address.ip().is_unspecified()) {
         tracing::warn!("no token names an unspecified address: say --answers-for to be moved to");
     }
     let server = settings

@@ -73,7 +73,7 @@ pub struct Options {
 
     /// Address in tokens with which clients arrive here [default: the addresses listened on]. Can be repeated.
     #[arg(long, value_name = "ADDR")]
-    pub answers_for: Vec<SocketAddr>,
+    pub own_addresses: Vec<SocketAddr>,
 
     /// Move each client once this many bytes of its answer have been sent.
     #[arg(long, value_name = "BYTES", requires = "migrate_to")]

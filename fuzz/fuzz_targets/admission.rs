@@ -9,7 +9,7 @@ use migration_fuzz::World;
 use migration_token::{ClaimOutcome, CommitOutcome, MigrationToken, StoreError};
 use rustls_migration::Connection;
 use rustls_migration::fuzzing::token_in;
-use rustls_migration::server::{Accepting, Arrival};
+use rustls_migration::server::{HelloAcceptor, Arrival};
 use time::OffsetDateTime;
 
 static WORLD: LazyLock<World> = LazyLock::new(World::new);
@@ -106,7 +106,7 @@ fuzz_target!(|script: &[u8]| {
     let mut hello = world.hello.clone();
     while script.change(&mut hello).is_some() {}
 
-    let mut accepting = Accepting::new(Arc::clone(&world.b), None, None);
+    let mut accepting = HelloAcceptor::new(Arc::clone(&world.b), None, None);
     if !accepting.push(&flight(&hello, fragment)) {
         return;
     }

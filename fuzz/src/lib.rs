@@ -11,7 +11,7 @@ use rustls::pki_types::{PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use rustls_migration::client::{ClientConnection, MigrationClient, NoWider};
 use rustls_migration::fuzzing::{Session, token_in};
-use rustls_migration::server::{Accepting, MigrationServer, ServerConnection};
+use rustls_migration::server::{HelloAcceptor, MigrationServer, ServerConnection};
 use rustls_migration::{Connection, TicketKeys, provider};
 use time::{Duration, OffsetDateTime};
 
@@ -44,7 +44,7 @@ impl World {
         let node = |here: SocketAddr| {
             let since = OffsetDateTime::now_utc() - Duration::DAY;
             let server = MigrationServer::builder(server_config.clone(), "fuzz", keys.clone())
-                .answers_for([here])
+                .own_addresses([here])
                 .target(b)
                 .token_lifetime(std::time::Duration::from_secs(7 * 24 * 3600))
                 .nonce_store(Arc::new(MemoryNonceStore::new(8, since)));
@@ -70,7 +70,7 @@ impl World {
         let len = 5 + usize::from(u16::from_be_bytes([flight[3], flight[4]]));
         let hello = flight[5..len].to_vec();
         let b_server = node(b);
-        let mut accepting = Accepting::new(Arc::clone(&b_server), None, Some(b));
+        let mut accepting = HelloAcceptor::new(Arc::clone(&b_server), None, Some(b));
         assert!(accepting.push(&flight));
         let claim = accepting
             .examine()
@@ -130,7 +130,7 @@ pub fn accept(
     flight: &[u8],
     answer: Option<ClaimOutcome>,
 ) -> Option<ServerConnection> {
-    let mut accepting = Accepting::new(Arc::clone(server), None, Some(here));
+    let mut accepting = HelloAcceptor::new(Arc::clone(server), None, Some(here));
     if !accepting.push(flight) {
         return None;
     }

@@ -35,7 +35,7 @@ async fn main() -> Result<(), Error> {
         .with_single_cert(chain, key)?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     let server = MigrationServer::builder(config, "hello", TicketKeys::load("ticket-keys")?)
-        .answers_for([listen]);
+        .own_addresses([listen]);
     let acceptor = MigrationAcceptor::from(server.build()?);
     let listener = tokio::net::TcpListener::bind(listen).await?;
 

@@ -6,7 +6,7 @@
 //! that TLS session. The server at B checks it and spends its nonce in a [`NonceStore`].
 //!
 //! This crate knows no TLS library, no socket and no wall clock: secrets, randomness and the time come in as
-//! arguments. Stores measure their own age with a [`Monotonic`] clock. Only the store of the feature `redis` opens sockets, with
+//! arguments. Stores measure their own age with a [`Monotonic`] clock. Only the store of the feature `nonce-store-redis` opens sockets, with
 //! tokio. The wire format and the labels are those of `docs/protocol.md`, sections 2 and 8.
 //!
 //! ```
@@ -38,9 +38,9 @@ pub use nonce::{
     BoxFuture, Claim, ClaimId, ClaimOutcome, CommitOutcome, MemoryId, MemoryNonceStore, Monotonic,
     NonceKey, NonceStore, StoreError, SystemMonotonic,
 };
-#[cfg(feature = "redb")]
+#[cfg(feature = "nonce-store-file")]
 pub use nonce::{FileNonceStore, FileStoreError};
-#[cfg(feature = "redis")]
+#[cfg(feature = "nonce-store-redis")]
 pub use nonce::{RedisNonceStore, RedisNonceStoreBuilder, RedisStoreError};
 pub use token::{
     DecodeError, InvalidToken, MAX_OPAQUE_LEN, MIN_NONCE_LEN, MIN_SESSION_ID_LEN,

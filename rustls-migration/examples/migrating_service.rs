@@ -23,7 +23,7 @@ async fn main() -> Result<(), Error> {
         .with_single_cert(chain, key)?;
     let keys = TicketKeys::load("ticket-keys")?;
     let server = MigrationServer::builder(config, "echo", keys)
-        .answers_for(["192.0.2.1:443".parse()?])
+        .own_addresses(["192.0.2.1:443".parse()?])
         .target("192.0.2.2:443".parse()?);
     let acceptor = MigrationAcceptor::from(server.build()?);
 

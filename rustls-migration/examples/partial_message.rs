@@ -96,7 +96,7 @@ async fn main() -> Result<(), Error> {
         .with_no_client_auth()
         .with_single_cert(chain, key)?;
     let server = MigrationServer::builder(config, "lines", TicketKeys::load("ticket-keys")?)
-        .answers_for(["192.0.2.1:443".parse()?])
+        .own_addresses(["192.0.2.1:443".parse()?])
         .target("192.0.2.2:443".parse()?);
     let acceptor = MigrationAcceptor::from(server.build()?);
     let listener = TcpListener::bind("192.0.2.1:443").await?;

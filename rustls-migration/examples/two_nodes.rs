@@ -34,7 +34,8 @@ pub(crate) async fn main() -> Result<(), Error> {
             .with_single_cert(vec![certificate.clone()], key)?;
         let listener = TcpListener::bind(ip).await?;
         let address = listener.local_addr()?;
-        let server = MigrationServer::builder(config, "echo", keys.clone()).answers_for([address]);
+        let server =
+            MigrationServer::builder(config, "echo", keys.clone()).own_addresses([address]);
         let acceptor =
             MigrationAcceptor::from(server.clock_skew(std::time::Duration::ZERO).build()?);
         tokio::spawn(echo(acceptor.clone(), listener));

@@ -13,8 +13,8 @@ use rustls::crypto::SecureRandom;
 use zeroize::Zeroizing;
 
 use crate::codepoints::Codepoints;
+use crate::key_schedule::binder;
 use crate::provider;
-use crate::schedule::binder;
 use crate::ticket::{OrdinarySession, Seal, SealedSession, TicketKeys};
 use crate::wire::hello::{self, ClientHello};
 use crate::wire::record::{HelloProgress, HelloReader, HelloSplicer};

@@ -23,7 +23,7 @@
 //!     .with_single_cert(chain, key)?;
 //! let keys = TicketKeys::load("ticket-keys")?; // the same file on every node
 //! let server = MigrationServer::builder(config, "files", keys)
-//!     .answers_for(["192.0.2.1:443".parse()?]) // clients arrive here
+//!     .own_addresses(["192.0.2.1:443".parse()?]) // clients arrive here
 //!     .target("192.0.2.2:443".parse()?); // and may be sent there
 //! let acceptor = MigrationAcceptor::from(server.build()?);
 //!
@@ -100,9 +100,9 @@ mod connection;
 mod error;
 #[cfg(fuzzing)]
 pub mod fuzzing;
+mod key_schedule;
 mod move_kind;
 pub mod provider;
-mod schedule;
 pub mod server;
 mod ticket;
 #[cfg(feature = "tokio")]

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use migration_token::{ClaimOutcome, CommitOutcome};
 use rustls_migration::Connection;
 use rustls_migration::client::{ClientConnection, MigrationClient, Offer};
-use rustls_migration::server::{Accepting, MigrationServer, ServerConnection};
+use rustls_migration::server::{HelloAcceptor, MigrationServer, ServerConnection};
 
 use crate::server_name;
 
@@ -57,7 +57,7 @@ impl Joined {
         here: SocketAddr,
     ) -> Self {
         let flight = sent(&mut client);
-        let mut accepting = Accepting::new(Arc::clone(server), None, Some(here));
+        let mut accepting = HelloAcceptor::new(Arc::clone(server), None, Some(here));
         assert!(accepting.push(&flight), "a hello in one flight");
         let claimed = accepting.examine().unwrap();
         let answer = claimed.claim().map(|_| Ok(ClaimOutcome::First));

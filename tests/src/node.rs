@@ -71,7 +71,7 @@ impl Node {
         F: Fn(ServerStream) -> S + Send + Sync + 'static,
         S: Future<Output = io::Result<()>> + Send + 'static,
     {
-        self.serve_as_is(settings.answers_for([self.address]), serve)
+        self.serve_as_is(settings.own_addresses([self.address]), serve)
     }
 
     /// Serves with just the given settings.

@@ -125,7 +125,7 @@ impl Setting {
 
     /// The settings of B.
     pub fn node(&self) -> MigrationServerBuilder {
-        self.service.node().answers_for([self.b])
+        self.service.node().own_addresses([self.b])
     }
 
     pub fn store(&self) -> MemoryNonceStore {

@@ -126,6 +126,8 @@ pub struct AtNode {
     /// How far it was when it came here.
     pub arrived: Option<Progress>,
     pub reached: Progress,
+    /// Up to where it has tried to write. A write or flush that failed may have sent all of it.
+    pub tried: usize,
     pub handed_over: Option<Progress>,
     pub ended: bool,
     pub error: Option<io::Error>,
@@ -256,6 +258,7 @@ impl Nodes {
                 }
                 () = sleep(pause), if budget > 0 => {
                     let piece = Content::FromServer.piece(progress.sent, len.min(budget));
+                    self.log().nodes[here].tried = progress.sent + piece.len();
                     progress.sent += stream.write(&piece).await?;
                     stream.flush().await?;
                 }
@@ -286,6 +289,7 @@ impl Nodes {
         } else {
             let left = self.script.pushed + progress.received - progress.sent;
             let rest = Content::FromServer.piece(progress.sent, left);
+            self.log().nodes[here].tried = progress.sent + left;
             stream.write_all(&rest).await?;
             progress.sent += left;
             let mut log = self.log();

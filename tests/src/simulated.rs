@@ -77,7 +77,7 @@ impl Pair {
         F: Fn(TlsStream<End>) -> S + Send + Sync + 'static,
         S: Future<Output = io::Result<()>> + Send + 'static,
     {
-        let settings = settings.answers_for([address]);
+        let settings = settings.own_addresses([address]);
         let acceptor = MigrationAcceptor::from(settings.build().unwrap());
         let (accepting, serve) = (acceptor.clone(), Arc::new(serve));
         let mut incoming = self.network.listen(address);

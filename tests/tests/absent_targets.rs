@@ -17,7 +17,7 @@ const AWAY: [Duration; 2] = [Duration::from_millis(500), Duration::from_secs(3)]
 
 fn acceptors(service: &Service) -> [MigrationAcceptor; 2] {
     PLACES.map(|at| {
-        let settings = service.node().answers_for([at]);
+        let settings = service.node().own_addresses([at]);
         MigrationAcceptor::from(settings.build().unwrap())
     })
 }

@@ -76,7 +76,7 @@ async fn a_target_is_the_same_however_it_is_spelled() {
         let service = Service::default();
         let ((at_a, a), (at_b, b)) = (listener().await, listener().await);
         serve(at_a, service.node().target(named(b)));
-        let mut arrivals = serve(at_b, service.node().answers_for([answered(b)]));
+        let mut arrivals = serve(at_b, service.node().own_addresses([answered(b)]));
         let connector = service.connector();
         let mut stream = connector.connect(server_name(), v4(a)).await.unwrap();
         echoed(&mut stream, b"at A").await;
@@ -100,7 +100,7 @@ async fn an_offer_names_its_target_in_the_one_form() {
         stream.migrate_to(mapped(b), Some(b"state")).await.unwrap();
         echo(stream).await
     });
-    serve(at_b, service.node().answers_for([v4(b)]));
+    serve(at_b, service.node().own_addresses([v4(b)]));
     let connector = service.connector();
     let mut stream = connector.connect(server_name(), v4(a)).await.unwrap();
     echoed(&mut stream, b"at A").await;

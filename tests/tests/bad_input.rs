@@ -141,7 +141,7 @@ async fn a_wrong_binder_is_a_decrypt_error() {
     let mut hello = unspent_flight(&service, node.address()).await;
     *hello.last_mut().unwrap() ^= 1;
     assert_eq!(alert(&present(node.address(), &hello).await), DECRYPT_ERROR);
-    let counts = acceptor.counts();
+    let counts = acceptor.stats();
     assert_eq!((counts.bad_binders(), counts.migrated()), (1, 0));
 }
 
@@ -195,7 +195,7 @@ async fn a_session_of_tls12_does_not_pass_for_the_one_of_the_token() {
     present(node.address(), &hello).await;
     node.arrival().await;
     node.accepted().await.arrival.unwrap_err();
-    let counts = acceptor.counts();
+    let counts = acceptor.stats();
     assert_eq!(
         (counts.migrated(), counts.declined(Verdict::NotResumed)),
         (0, 1)
@@ -292,7 +292,7 @@ async fn a_copied_hello_costs_the_early_data_and_never_the_session() {
     let answer = present(b.address(), &flight).await;
     assert!(!resumes(&answer), "a spent token resumed a session");
     assert!(b.accepted().await.arrival.is_err());
-    let counts = at_b.counts();
+    let counts = at_b.stats();
     assert_eq!(
         (counts.migrated(), counts.migrated_with_early_data()),
         (2, 1)

@@ -11,7 +11,7 @@ use migration_tests::{Node, Service, TestClock, server_name};
 use rustls::HandshakeKind;
 use rustls_migration::Codepoints;
 use rustls_migration::client::{
-    MigrationClient, MigrationLimit, OfferError, TargetPolicy, TargetRefused,
+    InvalidOfferError, MigrationClient, MigrationLimit, TargetPolicy, TargetRefused,
 };
 use rustls_migration::tokio::{
     ConnectError, DepartureOverdue, EarlyDataOutcome, Event, MigrateError, MigrationConnector,
@@ -38,7 +38,7 @@ async fn offered_to(
 }
 
 /// The stream refuses the server's token for this reason, says so once, and goes on.
-async fn refuses(mut stream: MigrationStream, why: OfferError) {
+async fn refuses(mut stream: MigrationStream, why: InvalidOfferError) {
     let mut events = stream.events();
     echoed(&mut stream, b"hello").await;
     match events.try_next() {
@@ -55,10 +55,14 @@ async fn a_target_outside_the_policy_is_refused() {
     let service = Service::default();
     let target = "10.0.0.1:443".parse().unwrap();
     let (stream, _a) = offered(&service, target).await;
-    refuses(stream, OfferError::Target(TargetRefused::Narrower)).await;
+    refuses(stream, InvalidOfferError::Target(TargetRefused::Narrower)).await;
     let target = "169.254.1.1:443".parse().unwrap();
     let (stream, _a) = offered(&service, target).await;
-    refuses(stream, OfferError::Target(TargetRefused::NotConnectable)).await;
+    refuses(
+        stream,
+        InvalidOfferError::Target(TargetRefused::NotConnectable),
+    )
+    .await;
 }
 
 #[tokio::test]
@@ -70,7 +74,7 @@ async fn another_port_is_followed_only_by_a_client_that_allows_it() {
     bystander.set_nonblocking(true).unwrap();
     let elsewhere = bystander.local_addr().unwrap();
     let (stream, _a) = offered_to(&connector, &service, elsewhere).await;
-    refuses(stream, OfferError::Target(TargetRefused::OtherPort)).await;
+    refuses(stream, InvalidOfferError::Target(TargetRefused::OtherPort)).await;
     let visit = bystander.accept().unwrap_err();
     assert_eq!(visit.kind(), std::io::ErrorKind::WouldBlock);
 
@@ -103,7 +107,11 @@ async fn an_application_can_bring_its_own_policy() {
     let connector = client.target_policy(Nowhere).build().unwrap().into();
     let target = "127.0.0.3:443".parse().unwrap();
     let (stream, _a) = offered_to(&connector, &service, target).await;
-    refuses(stream, OfferError::Target(TargetRefused::ByApplication)).await;
+    refuses(
+        stream,
+        InvalidOfferError::Target(TargetRefused::ByApplication),
+    )
+    .await;
 }
 
 /// A client whose clock is its own.
@@ -174,7 +182,10 @@ async fn refuses_malformed(mut stream: MigrationStream) {
     echoed(&mut stream, b"hello").await;
     let event = events.try_next();
     assert!(
-        matches!(event, Some(Event::OfferRefused(OfferError::Malformed(_)))),
+        matches!(
+            event,
+            Some(Event::OfferRefused(InvalidOfferError::Malformed(_)))
+        ),
         "{event:?}"
     );
     echoed(&mut stream, b"goes on").await;

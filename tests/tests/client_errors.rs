@@ -38,7 +38,7 @@ async fn stranded() -> MigrationStream {
     let [at_a, at_b] = PLACES;
     let mut to_a = network.listen(at_a);
     let mut to_b = network.listen(at_b);
-    let settings = service.node().answers_for([at_a]);
+    let settings = service.node().own_addresses([at_a]);
     let acceptor = MigrationAcceptor::from(settings.build().unwrap());
     let gone = network.clone();
     tokio::spawn(async move {
@@ -85,7 +85,7 @@ async fn the_longest_times_are_times() {
     let [at_a, at_b] = PLACES;
     let (mut to_a, mut to_b) = (network.listen(at_a), network.listen(at_b));
     let acceptors = PLACES.map(|at| {
-        let settings = service.node().answers_for([at]);
+        let settings = service.node().own_addresses([at]);
         MigrationAcceptor::from(settings.build().unwrap())
     });
     let [acceptor_a, acceptor_b] = acceptors;

@@ -91,7 +91,7 @@ async fn a_commit_that_nobody_waits_for_any_more_is_finished_and_leaves_its_plac
         let setting = Setting::new();
         let store = Arc::new(HeldStore::of_commits(setting.store()));
         let settings = setting.node().nonce_store(store.clone());
-        let at_b = acceptor(settings.max_store_questions(1));
+        let at_b = acceptor(settings.max_nonce_store_requests(1));
         let (mut peer, io) = setting.moved(b"early").await;
         let flight = peer.send().await;
         let mut stream = at_b.accept(io).await.unwrap();
@@ -129,7 +129,7 @@ async fn who_requires_the_handshake_sees_early_data_when_its_sender_is_known() {
     assert!(!accepted.is_finished(), "the token has not been spent");
     store.answer();
     let mut stream = accepted.await.unwrap().unwrap();
-    assert_eq!(at_b.counts().committed(), 1);
+    assert_eq!(at_b.stats().committed(), 1);
     assert!(!stream.get_ref().tls().is_handshaking());
     let mut all = [0; 10];
     stream.read_exact(&mut all).await.unwrap();
@@ -152,6 +152,6 @@ async fn a_copied_first_flight_never_reaches_who_requires_the_handshake() {
     assert_eq!(&read, b"early and more");
     let refused = copied.await.unwrap().unwrap_err();
     assert!(refused.get_ref().unwrap().is::<HandshakeTimeout>());
-    let counts = at_b.counts();
+    let counts = at_b.stats();
     assert_eq!((counts.committed(), counts.handshakes_timed_out()), (1, 1));
 }

@@ -245,7 +245,7 @@ async fn a_client_for_whom_there_is_no_offer_cannot_be_told_and_its_application_
     let keys = setting.service.keys.clone().seal_limit(0);
     let config = setting.service.server_config();
     let node = setting.service.node_of(config, "files", keys);
-    let at_b = acceptor(node.answers_for([setting.b]));
+    let at_b = acceptor(node.own_addresses([setting.b]));
     let (peer, io) = setting.fresh();
     let client = Watched::start(peer, b"hello");
     let stream = at_b.accept(io).await.unwrap();

@@ -28,7 +28,7 @@ struct Corked {
 async fn corked(mode: HandOff) -> Corked {
     let (service, network) = (Service::default(), Direct::default());
     let acceptor = |at| {
-        let settings = service.node().answers_for([at]);
+        let settings = service.node().own_addresses([at]);
         let settings = settings.departure_deadline(Duration::from_secs(3600));
         MigrationAcceptor::from(settings.build().unwrap())
     };

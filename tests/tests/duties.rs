@@ -223,13 +223,13 @@ async fn commits(path: Path) {
     let application = Application::start(path, stream);
     let client = Watched::start(client, b"later");
     sleep(Duration::from_secs(1)).await;
-    assert_eq!(at_b.counts().committed(), 1, "{path:?}");
+    assert_eq!(at_b.stats().committed(), 1, "{path:?}");
     let copy = answer_to_a_copy(&at_b, &flight).await;
     assert_eq!(copy, Arrival::Declined(Verdict::Replayed), "{path:?}");
     assert!(application.failure().is_none());
     // The handshake's time is over for this one, and its client is served.
     sleep(Duration::from_secs(60)).await;
-    assert_eq!(at_b.counts().handshakes_timed_out(), 0, "{path:?}");
+    assert_eq!(at_b.stats().handshakes_timed_out(), 0, "{path:?}");
     let ended_itself = matches!(path, Path::Shutdown);
     let told_to_go = matches!(path, Path::Notify | Path::MigrateTo);
     let gone = ended_itself || told_to_go;
@@ -262,7 +262,7 @@ async fn handshake_time(path: Path) {
     racer.read_to_end(&mut said).await.unwrap();
     sleep(Duration::from_secs(1)).await;
     assert_found::<HandshakeTimeout>(path, &application);
-    let counts = at_b.counts();
+    let counts = at_b.stats();
     assert_eq!(
         (counts.handshakes_timed_out(), counts.committed()),
         (1, 0),

@@ -50,7 +50,7 @@ impl World {
             .map(|i| format!("127.0.0.{}:443", i + 2).parse().unwrap())
             .collect();
         let acceptor = |address: &SocketAddr| {
-            let settings = service.node().answers_for([*address]);
+            let settings = service.node().own_addresses([*address]);
             let server: MigrationServer = settings.build().unwrap();
             MigrationAcceptor::from(server)
         };
@@ -119,7 +119,7 @@ struct Outcome {
     delivered: Vec<Delivered>,
 }
 
-/// Counts of what cases came to, so that a test can tell that it tested something.
+/// Stats of what cases came to, so that a test can tell that it tested something.
 #[derive(Debug, Default)]
 struct Tally {
     complete: AtomicUsize,
@@ -158,13 +158,13 @@ fn judge(case: &Case, outcome: &Outcome) -> Result<(), String> {
     require(outcome.log.violations.is_empty(), "a node saw a violation")?;
     let nodes = &outcome.log.nodes;
     let received = nodes.iter().map(|node| node.reached.received).max();
-    let sent = nodes.iter().map(|node| node.reached.sent).max();
+    let tried = nodes.iter().map(|node| node.tried).max();
     require(
         received <= Some(client.written),
         "read more than was written",
     )?;
     require(
-        Some(client.read) <= sent,
+        Some(client.read) <= tried,
         "the client read more than was written",
     )?;
     let script = &case.script;
@@ -411,11 +411,11 @@ fn changes_its_mind(after: Duration, status: DepartureStatus) {
             let mut stream = acceptor.accept(incoming.recv().await.unwrap()).await?;
             stream.migrate_to(target, Some(&[])).await?;
             sleep(after).await;
-            let offers = acceptor.counts().offers();
+            let offers = acceptor.stats().offers();
             stream.migrate_to(target, Some(&[])).await?;
             assert_eq!(stream.handle().status(), status);
             if status == DepartureStatus::Left {
-                assert_eq!(acceptor.counts().offers(), offers);
+                assert_eq!(acceptor.stats().offers(), offers);
                 stream.withdraw_state();
             }
             stream.write_all(b"goodbye").await?;

@@ -27,7 +27,7 @@ impl World {
         let service = Service::default();
         let addresses = ["127.0.0.2:443", "127.0.0.3:443"].map(|at| at.parse().unwrap());
         let acceptor = |address: &SocketAddr| {
-            let settings = service.node().answers_for([*address]);
+            let settings = service.node().own_addresses([*address]);
             MigrationAcceptor::from(settings.build().unwrap())
         };
         Self {

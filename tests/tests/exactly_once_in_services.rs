@@ -115,7 +115,7 @@ impl World {
             .map(|(i, address)| {
                 let settings = self.service.node_with(config.clone());
                 let settings = settings.departure_deadline(case.departure_deadline);
-                let server = settings.answers_for([*address]).build().unwrap();
+                let server = settings.own_addresses([*address]).build().unwrap();
                 let incoming = network.listen(*address);
                 let node = Arc::clone(&nodes);
                 tokio::spawn(node.serve(i, MigrationAcceptor::from(server), incoming))

@@ -205,7 +205,7 @@ async fn every_client_lands_whatever_happens_to_the_store() {
     let longest = *tally.longest.lock().unwrap();
     // A claim and a commit.
     assert!(longest < 2 * LIMIT + SCHEDULING, "{longest:?}");
-    let counts = acceptor.counts();
+    let counts = acceptor.stats();
     let closed = tally.closed.load(Ordering::SeqCst) as u64;
     assert_eq!(counts.commits_lost() + counts.commits_failed(), closed);
     assert_eq!(counts.committed(), tally.moved() as u64);

@@ -8,7 +8,7 @@ use migration_tests::{Service, server_name};
 use migration_token::ClaimOutcome;
 use rustls::crypto::ring::{default_provider, kx_group};
 use rustls_migration::client::{ClientConnection, MigrationClient};
-use rustls_migration::server::{Accepting, Arrival, MigrationServer};
+use rustls_migration::server::{Arrival, HelloAcceptor, MigrationServer};
 
 fn places() -> [SocketAddr; 2] {
     ["127.0.0.2:443", "127.0.0.3:443"].map(|place| place.parse().unwrap())
@@ -21,7 +21,7 @@ fn client(service: &Service, max_fragment_size: Option<usize>) -> Arc<MigrationC
 }
 
 fn node(service: &Service, here: SocketAddr) -> Arc<MigrationServer> {
-    Arc::new(service.node().answers_for([here]).build().unwrap())
+    Arc::new(service.node().own_addresses([here]).build().unwrap())
 }
 
 /// The lengths of the hello's records, headers included.
@@ -58,7 +58,7 @@ fn a_hello_leaves_in_records_of_the_configured_size_and_is_understood() {
         let flight = sent(&mut next);
         let lens = record_lens(&flight);
         assert!(lens.iter().all(|len| *len <= most), "{size:?}: {lens:?}");
-        let mut at_b = Accepting::new(node(&service, at_b), None, Some(at_b));
+        let mut at_b = HelloAcceptor::new(node(&service, at_b), None, Some(at_b));
         assert!(at_b.push(&flight));
         let at_b = at_b.examine().unwrap();
         let at_b = at_b.accept(Some(Ok(ClaimOutcome::First))).unwrap();
@@ -85,7 +85,7 @@ fn a_client_with_small_fragments_moves_through_a_retry() {
     let mut provider = (*service.provider).clone();
     provider.kx_groups = vec![kx_group::SECP384R1];
     let config = service.server_config_with(Arc::new(provider));
-    let b = service.node_with(config).answers_for([at_b]).build();
+    let b = service.node_with(config).own_addresses([at_b]).build();
     let there = Joined::resume(&client, &Arc::new(b.unwrap()), offer);
     assert!(matches!(
         there.server.arrival(),

@@ -226,7 +226,7 @@ async fn overlap_goes_over_when_the_application_says_so() {
 async fn impatient(service: &Service, closed: Arc<Notify>) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.3:0").await.unwrap();
     let target = listener.local_addr().unwrap();
-    let settings = service.node().answers_for([target]);
+    let settings = service.node().own_addresses([target]);
     let acceptor = MigrationAcceptor::from(settings.build().unwrap());
     tokio::spawn(async move {
         drop(listener.accept().await.unwrap());

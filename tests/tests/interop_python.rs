@@ -284,7 +284,7 @@ async fn each_dishonest_hello_gets_its_verdict_and_a_full_handshake() {
         // Its line arrived once, after the handshake.
         assert_eq!(report.leg("b", "received_prefix"), "two\n", "{change}");
     }
-    let counts = nodes.at_b.counts();
+    let counts = nodes.at_b.stats();
     for (verdict, times) in [
         (Verdict::NoPsk, 1),
         (Verdict::Malformed, 2),

@@ -7,7 +7,7 @@ use migration_tests::node::{ServerStream, echo};
 use migration_tests::{Node, Service, server_name};
 use rustls::HandshakeKind;
 use rustls_migration::Clock as _;
-use rustls_migration::server::{Arrival, OfferFailure};
+use rustls_migration::server::{Arrival, OfferError};
 use rustls_migration::tokio::{EarlyDataOutcome, MigrationStream};
 use time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -101,11 +101,11 @@ async fn the_newest_offer_counts() {
 }
 
 /// The failure inside an error of `migrate_to`.
-fn failure(error: std::io::Error) -> OfferFailure {
+fn failure(error: std::io::Error) -> OfferError {
     *error
         .get_ref()
         .unwrap()
-        .downcast_ref::<OfferFailure>()
+        .downcast_ref::<OfferError>()
         .unwrap()
 }
 
@@ -117,7 +117,7 @@ async fn a_state_that_is_too_long_is_an_error_and_the_connection_goes_on() {
     a.serve(service.node(), move |mut stream| async move {
         let too_long = stream.migrate_to(target, Some(&[0; 8193])).await;
         let refused = failure(too_long.unwrap_err());
-        assert_eq!(refused, OfferFailure::StateTooLong { len: 8193 });
+        assert_eq!(refused, OfferError::StateTooLong { len: 8193 });
         stream.offer(target, Some(&[0; 8192])).await?;
         stream.write_all(b"all as it should be").await?;
         echo(stream).await
@@ -191,7 +191,7 @@ async fn a_client_that_was_told_to_move_gets_another_target_only_with_another_no
     a.serve(service.node(), move |mut stream| async move {
         stream.migrate_to(elsewhere, Some(&[])).await?;
         let alone = stream.offer(target, Some(&[])).await;
-        assert_eq!(failure(alone.unwrap_err()), OfferFailure::UnderWay);
+        assert_eq!(failure(alone.unwrap_err()), OfferError::UnderWay);
         stream.migrate_to(target, Some(&[])).await?;
         stream.write_all(b"goes on").await?;
         echo(stream).await

@@ -39,7 +39,7 @@ async fn after_early_data_the_rest_of_the_handshake_has_ten_seconds_too() {
     assert_timed_out(stream.read(&mut buf).await, began);
     // It stays so, and counts once.
     assert_timed_out(stream.handshake().await, began);
-    let counts = at_b.counts();
+    let counts = at_b.stats();
     assert_eq!((counts.handshakes_timed_out(), counts.committed()), (1, 0));
 }
 
@@ -59,7 +59,7 @@ async fn a_client_that_was_in_time_is_not_dropped_because_the_application_was_la
     sleep(Duration::from_secs(3600)).await;
     stream.write_all(b"still here").await.unwrap();
     assert_eq!(peer.hear().await, b"still here");
-    assert_eq!(at_b.counts().handshakes_timed_out(), 0);
+    assert_eq!(at_b.stats().handshakes_timed_out(), 0);
 }
 
 #[tokio::test(start_paused = true)]
@@ -116,7 +116,7 @@ async fn more_handshakes_than_may_be_under_way_wait_for_so_long() {
     let accepted = accepting(&at_b, io);
     fourth.say(b"hello").await;
     accepted.await.unwrap().unwrap();
-    assert_eq!(at_b.counts().handshakes_timed_out(), 2);
+    assert_eq!(at_b.stats().handshakes_timed_out(), 2);
 }
 
 #[tokio::test(start_paused = true)]
@@ -124,7 +124,7 @@ async fn a_commit_does_not_wait_for_claims() {
     let setting = Setting::new();
     let store = Arc::new(HeldStore::new(setting.store()));
     let settings = setting.node().nonce_store(store.clone());
-    let at_b = acceptor(settings.max_store_questions(1));
+    let at_b = acceptor(settings.max_nonce_store_requests(1));
     store.answer();
     let (mut first, io) = setting.moved(b"early").await;
     first.send().await;
@@ -139,7 +139,7 @@ async fn a_commit_does_not_wait_for_claims() {
     let (done, ()) = tokio::join!(stream.handshake(), first.say(b"later"));
     done.unwrap();
     assert_eq!(began.elapsed(), Duration::ZERO);
-    let counts = at_b.counts();
+    let counts = at_b.stats();
     assert_eq!((counts.committed(), counts.commits_failed()), (1, 0));
     store.answer();
     assert!(matches!(
@@ -156,7 +156,7 @@ async fn more_early_data_than_a_node_takes_ends_the_handshake() {
     let setting = Setting::new();
     let mut config = setting.service.server_config();
     config.max_early_data_size = 1000;
-    let at_b = acceptor(setting.service.node_with(config).answers_for([setting.b]));
+    let at_b = acceptor(setting.service.node_with(config).own_addresses([setting.b]));
     for (len, taken) in [(1000, true), (1001, false)] {
         let early_data = vec![7; len];
         let (mut peer, io) = setting.moved(&early_data).await;
@@ -173,6 +173,6 @@ async fn more_early_data_than_a_node_takes_ends_the_handshake() {
         assert_eq!(refused.kind(), io::ErrorKind::InvalidData);
         let why = format!("{refused:?}");
         assert!(why.contains("TooMuchEarlyDataReceived"), "{why}");
-        assert_eq!(at_b.counts().migrated(), 2);
+        assert_eq!(at_b.stats().migrated(), 2);
     }
 }

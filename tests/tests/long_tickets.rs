@@ -7,7 +7,7 @@ use migration_tests::Service;
 use migration_tests::memory::Joined;
 use rcgen::PKCS_ECDSA_P256_SHA256;
 use rustls_migration::client::MigrationClient;
-use rustls_migration::server::{Arrival, MigrationServer, OfferFailure};
+use rustls_migration::server::{Arrival, MigrationServer, OfferError};
 
 fn places() -> [SocketAddr; 2] {
     ["127.0.0.2:443", "127.0.0.3:443"].map(|place| place.parse().unwrap())
@@ -15,7 +15,7 @@ fn places() -> [SocketAddr; 2] {
 
 fn node(service: &Service, here: SocketAddr) -> Arc<MigrationServer> {
     let server = service.node_with(service.server_config_for_members());
-    Arc::new(server.answers_for([here]).build().unwrap())
+    Arc::new(server.own_addresses([here]).build().unwrap())
 }
 
 /// A client with so many bytes of certificates at the most, which its session keeps, and how many they are.
@@ -56,7 +56,7 @@ fn a_ticket_that_no_client_would_take_is_not_sent() {
     let (client, _) = client_with_chain(&service, 20_000);
     let mut here = Joined::new(&client, &node(&service, at_a), at_a);
     let too_long = here.server.offer(at_b, Some(&[7; 8192]));
-    let Err(OfferFailure::TicketTooLong { len }) = too_long else {
+    let Err(OfferError::TicketTooLong { len }) = too_long else {
         panic!("{too_long:?}");
     };
     assert!((24_577..40_000).contains(&len), "{len}");

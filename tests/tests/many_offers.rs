@@ -8,7 +8,7 @@ use migration_tests::memory::Joined;
 use rcgen::PKCS_ECDSA_P256_SHA256;
 use rustls::HandshakeKind;
 use rustls_migration::client::MigrationClient;
-use rustls_migration::server::{Arrival, MigrationServer, OfferFailure};
+use rustls_migration::server::{Arrival, MigrationServer, OfferError};
 use time::Duration;
 
 fn places() -> [SocketAddr; 2] {
@@ -51,7 +51,7 @@ fn a_thousand_offers_of_one_connection_are_all_followed_and_leave_nothing_behind
             .build()
             .unwrap(),
     );
-    let node = |here| Arc::new(service.node().answers_for([here]).build().unwrap());
+    let node = |here| Arc::new(service.node().own_addresses([here]).build().unwrap());
     let (a, b): (Arc<MigrationServer>, Arc<MigrationServer>) = (node(at_a), node(at_b));
     let mut here = Joined::new(&client, &a, at_a);
     a_thousand_times_in_flat_memory(|turn| {
@@ -85,12 +85,12 @@ fn a_client_with_40_kb_of_certificates_is_refused_each_offer_with_its_reason_and
         .unwrap();
     let client = Arc::new(service.client_with(config).build().unwrap());
     let settings = service.node_with(service.server_config_for_members());
-    let settings = settings.answers_for([at_a]).target(at_b);
+    let settings = settings.own_addresses([at_a]).target(at_b);
     let mut here = Joined::new(&client, &Arc::new(settings.build().unwrap()), at_a);
     assert!(here.client.offer().is_none(), "nothing fits");
     a_thousand_times_in_flat_memory(|turn| {
         let refused = here.server.offer(at_b, Some(&state_of(turn)));
-        let Err(OfferFailure::TicketTooLong { len }) = refused else {
+        let Err(OfferError::TicketTooLong { len }) = refused else {
             panic!("{refused:?}");
         };
         assert!(len > 38_000, "{len}");
@@ -111,7 +111,7 @@ fn moves_after(service: &Service, waited: Duration) {
             .build()
             .unwrap(),
     );
-    let node = |here| Arc::new(service.node().answers_for([here]).build().unwrap());
+    let node = |here| Arc::new(service.node().own_addresses([here]).build().unwrap());
     let mut here = Joined::new(&client, &node(at_a), at_a);
     service.clock.advance(waited);
     here.server.offer(at_b, None).unwrap();

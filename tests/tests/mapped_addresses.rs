@@ -34,7 +34,7 @@ fn a_policy_an_update_and_an_offer_have_the_one_form() {
         address("[::ffff:127.0.0.3]:443"),
     );
     let [a, b] = [at_a, at_b].map(|here| {
-        let node = service.node().answers_for([here]).target(at_b);
+        let node = service.node().own_addresses([here]).target(at_b);
         Arc::new(node.build().unwrap())
     });
     let asked = Asked::default();
@@ -67,7 +67,7 @@ async fn a_stream_is_where_its_server_is() {
     };
     let target = mapped(&b);
     a.serve_echo(service.node().target(target));
-    b.serve_echo(service.node().answers_for([target]));
+    b.serve_echo(service.node().own_addresses([target]));
     let connector: MigrationConnector = service.connector();
     let mut stream = connector.connect(server_name(), mapped(&a)).await.unwrap();
     assert_eq!(stream.peer_addr(), a.address());

@@ -38,7 +38,7 @@ fn serve(service: &Service, network: &Direct, target: Target) -> Heard {
             _ => service.keys.clone(),
         };
         let settings = service.node_of(service.server_config(), "files", keys);
-        let mut acceptor = MigrationAcceptor::from(settings.answers_for([at]).build().unwrap());
+        let mut acceptor = MigrationAcceptor::from(settings.own_addresses([at]).build().unwrap());
         if matches!(target, Target::Careful) {
             acceptor = acceptor.require_handshake();
         }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use migration_tests::memory::Joined;
 use migration_tests::{Service, server_name};
 use rustls_migration::client::{
-    ClientConnection, ConnectError, MigrationClient, OfferError, Update,
+    ClientConnection, ConnectError, InvalidOfferError, MigrationClient, Update,
 };
 use rustls_migration::server::{Arrival, MigrationServer};
 use rustls_migration::{Codepoints, Connection as _, MoveKind};
@@ -21,7 +21,7 @@ fn places() -> [SocketAddr; 2] {
 fn nodes(service: &Service) -> [Arc<MigrationServer>; 2] {
     let [_, at_b] = places();
     places().map(|here| {
-        let server = service.node().answers_for([here]).target(at_b);
+        let server = service.node().own_addresses([here]).target(at_b);
         Arc::new(server.build().unwrap())
     })
 }
@@ -135,7 +135,7 @@ fn a_malformed_mark_is_no_offer_and_the_connection_goes_on() {
     let mut joined = Joined::new(&client, &a, at_a);
     joined.server.offer(at_b, None).unwrap();
     joined.exchange();
-    let refused = Update::OfferRefused(OfferError::MalformedStream);
+    let refused = Update::OfferRefused(InvalidOfferError::MalformedStream);
     assert_eq!(updates(&mut joined.client), [refused, refused]);
     assert!(joined.client.offer().is_none());
 

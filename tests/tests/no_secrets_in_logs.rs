@@ -17,7 +17,7 @@ use migration_tests::hello::{extension, ticket};
 use migration_tests::node::{ServerStream, echo};
 use migration_tests::{FailingStore, Node, RecordingDialer, Service, TestClock, server_name};
 use migration_token::MigrationToken;
-use rustls_migration::server::{Accepting, MigrationServerBuilder};
+use rustls_migration::server::{HelloAcceptor, MigrationServerBuilder};
 use rustls_migration::{Codepoints, TicketKeys};
 use time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -160,7 +160,7 @@ async fn handed_off(
     while let Some(event) = events.try_next() {
         log.note(&event);
     }
-    log.note(&(&acceptor, acceptor.counts(), service.connector()));
+    log.note(&(&acceptor, acceptor.stats(), service.connector()));
     log.note(&b.accepted().await);
 
     let sent = dialer.last().sent;
@@ -175,8 +175,8 @@ async fn handed_off(
         let _ = tcp.read_to_end(&mut Vec::new()).await;
         log.note(&b.accepted().await);
     }
-    let server = service.node().answers_for([b.address()]).build().unwrap();
-    let mut accepting = Accepting::new(Arc::new(server), None, None);
+    let server = service.node().own_addresses([b.address()]).build().unwrap();
+    let mut accepting = HelloAcceptor::new(Arc::new(server), None, None);
     accepting.push(&sent);
     log.note(&accepting);
     let claimed = accepting.examine().unwrap();
@@ -234,7 +234,7 @@ async fn no_secret_of_any_hand_off_shows_in_a_log_or_a_debug_form() {
         "Replayed",
         "StoreUnavailable",
         "could not be committed",
-        "Accepting",
+        "HelloAcceptor",
     ] {
         assert!(text.contains(verdict), "{verdict} is not in the log");
     }

@@ -18,7 +18,7 @@ async fn a_token_that_one_server_accepted_the_other_one_refuses() {
     let service = Service::default();
     let (mut a, mut b) = (Node::bind("127.0.0.2").await, Node::bind("127.0.0.3").await);
     let at_b = b.address();
-    let beside = settings(&service).answers_for([at_b]).build().unwrap();
+    let beside = settings(&service).own_addresses([at_b]).build().unwrap();
     let beside = MigrationAcceptor::from(beside);
     b.serve(settings(&service), echo);
     a.serve(settings(&service).target(at_b), echo);

@@ -132,9 +132,9 @@ async fn all_clients_that_reconnect_resume_at_any_node_with_early_data_accepted_
     assert!(seen.iter().all(|seen| *seen == Visit::ResumedWithEarlyData));
     let sum = |count: fn(&MigrationAcceptor) -> u64| acceptors.iter().map(count).sum::<u64>();
     let clients = u64::try_from(clients).unwrap();
-    assert_eq!(sum(|node| node.counts().resumed()), clients);
-    assert_eq!(sum(|node| node.counts().resumed_with_early_data()), clients);
-    assert_eq!(sum(|node| node.counts().fresh()), 2 * clients);
+    assert_eq!(sum(|node| node.stats().resumed()), clients);
+    assert_eq!(sum(|node| node.stats().resumed_with_early_data()), clients);
+    assert_eq!(sum(|node| node.stats().fresh()), 2 * clients);
     println!("{clients} stock clients reconnected, all with early data: {rate:.0} a second");
 }
 
@@ -305,7 +305,7 @@ async fn a_ticket_that_is_used_again_resumes_without_early_data() {
         client.until("a line").await;
         client.finish().await;
     }
-    let resumed = acceptors.map(|node| node.counts().resumed());
+    let resumed = acceptors.map(|node| node.stats().resumed());
     assert_eq!(resumed, [0, 2, 1]);
 }
 
@@ -392,7 +392,7 @@ async fn a_store_that_cannot_answer_costs_early_data_and_no_more() {
         let config = client_of(&service);
         assert_eq!(visit(&config, &nodes[0]).await, Visit::Full);
         assert_eq!(visit(&config, &nodes[1]).await, Visit::Resumed, "{store:?}");
-        assert_eq!(acceptors[1].counts().resumed_with_early_data(), 0);
+        assert_eq!(acceptors[1].stats().resumed_with_early_data(), 0);
     }
 }
 

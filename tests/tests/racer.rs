@@ -175,7 +175,7 @@ async fn a_victim_that_is_held_up_until_its_token_has_expired_lands_in_full() {
     let racer = Racer::bind("127.0.0.3").await;
     let (mut a, mut b) = (Node::bind("127.0.0.2").await, Node::bind("127.0.0.4").await);
     a.serve_echo(service.node().target(racer.address()));
-    let at_b = b.serve(service.node().answers_for([racer.address()]), echo);
+    let at_b = b.serve(service.node().own_addresses([racer.address()]), echo);
     let connector = service.connector();
     let mut stream = connector.connect(server_name(), a.address()).await.unwrap();
     echoed(&mut stream, b"at A").await;
@@ -197,7 +197,7 @@ async fn a_victim_that_is_held_up_until_its_token_has_expired_lands_in_full() {
     early.go_on().await;
     late.go_on().await;
     b.accepted().await.arrival.unwrap_err();
-    let counts = at_b.counts();
+    let counts = at_b.stats();
     assert_eq!(counts.declined(Verdict::Expired), 2);
     assert_eq!((counts.migrated(), counts.committed()), (1, 0));
 }

@@ -26,7 +26,7 @@ async fn ready() -> Ready {
     let service = Service::default();
     let network = Direct::default();
     let acceptor = |at| {
-        let settings = service.node().answers_for([at]);
+        let settings = service.node().own_addresses([at]);
         MigrationAcceptor::from(settings.build().unwrap())
     };
     let [at_a, at_b] = PLACES;

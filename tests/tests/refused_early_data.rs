@@ -62,21 +62,21 @@ fn clock_off(setting: &Setting) -> (MigrationServerBuilder, Arrival) {
     age.advance(Duration::DAY);
     let node = setting.service.node_with(config).clock(ahead);
     let node = node.nonce_store(Arc::new(store));
-    (node.answers_for([setting.b]), migrated())
+    (node.own_addresses([setting.b]), migrated())
 }
 
 fn other_alpn(setting: &Setting) -> (MigrationServerBuilder, Arrival) {
     let mut config = setting.service.server_config();
     config.alpn_protocols = vec![b"other".to_vec()];
     let node = setting.service.node_with(config);
-    (node.answers_for([setting.b]), migrated())
+    (node.own_addresses([setting.b]), migrated())
 }
 
 fn early_data_off(setting: &Setting) -> (MigrationServerBuilder, Arrival) {
     let mut config = setting.service.server_config();
     config.max_early_data_size = 0;
     let node = setting.service.node_with(config);
-    (node.answers_for([setting.b]), migrated())
+    (node.own_addresses([setting.b]), migrated())
 }
 
 fn retry(setting: &Setting) -> (MigrationServerBuilder, Arrival) {
@@ -85,7 +85,7 @@ fn retry(setting: &Setting) -> (MigrationServerBuilder, Arrival) {
         provider.kx_groups = vec![last];
     });
     let node = setting.service.node_with(config);
-    (node.answers_for([setting.b]), migrated())
+    (node.own_addresses([setting.b]), migrated())
 }
 
 fn not_resumed(setting: &Setting, suite: &str) -> (MigrationServerBuilder, Arrival) {
@@ -93,7 +93,7 @@ fn not_resumed(setting: &Setting, suite: &str) -> (MigrationServerBuilder, Arriv
         let suites = &mut provider.cipher_suites;
         suites.retain(|found| format!("{:?}", found.suite()) == suite);
     });
-    let node = setting.service.node_with(config).answers_for([setting.b]);
+    let node = setting.service.node_with(config).own_addresses([setting.b]);
     (node, Arrival::Declined(Verdict::NotResumed))
 }
 
@@ -130,7 +130,7 @@ fn young_store(setting: &Setting) -> (MigrationServerBuilder, Arrival) {
 fn wrong_scope(setting: &Setting) -> (MigrationServerBuilder, Arrival) {
     let service = &setting.service;
     let node = service.node_of(service.server_config(), "other", service.keys.clone());
-    let node = node.answers_for([setting.b]);
+    let node = node.own_addresses([setting.b]);
     (node, Arrival::Declined(Verdict::WrongScope))
 }
 
@@ -138,7 +138,7 @@ fn unknown_ticket(setting: &Setting) -> (MigrationServerBuilder, Arrival) {
     let service = &setting.service;
     let other = TicketKeys::generate(service.provider.secure_random).unwrap();
     let node = service.node_of(service.server_config(), "files", other);
-    let node = node.answers_for([setting.b]);
+    let node = node.own_addresses([setting.b]);
     (node, Arrival::Declined(Verdict::UnknownTicket))
 }
 
@@ -185,7 +185,7 @@ async fn refused(refusal: Refusal) {
             landing.await;
             assert_eq!(b.arrival().await, arrival, "{size} bytes, {shape:?}");
         }
-        assert_eq!(at_b.counts().migrated_with_early_data(), 0);
+        assert_eq!(at_b.stats().migrated_with_early_data(), 0);
     }
 }
 
@@ -197,7 +197,7 @@ async fn a_copy_that_comes_first_costs_the_client_nothing_but_its_0_rtt() {
         let mut b = Node::bind("127.0.0.3").await;
         let config = setting.service.server_config();
         let node = setting.service.node_with(config);
-        let at_b = b.serve_as_is(node.answers_for([setting.b]), echo);
+        let at_b = b.serve_as_is(node.own_addresses([setting.b]), echo);
         for size in SIZES.into_iter().filter(|size| *size > 0) {
             let early_data = stock::bytes(size);
             let (mut peer, _) = setting.moved(&early_data).await;
@@ -214,7 +214,7 @@ async fn a_copy_that_comes_first_costs_the_client_nothing_but_its_0_rtt() {
             assert_eq!(b.arrival().await, migrated(), "{size} bytes, {shape:?}");
             copy.go_on().await;
         }
-        let counts = at_b.counts();
+        let counts = at_b.stats();
         assert_eq!((counts.committed(), counts.commits_lost()), (7, 0));
     }
 }

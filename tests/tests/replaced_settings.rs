@@ -15,7 +15,7 @@ fn with_alpn(service: &Service, node: &Node) -> MigrationServer {
     let mut config = service.server_config();
     config.alpn_protocols = vec![b"new".to_vec()];
     let settings = service.node_with(config);
-    settings.answers_for([node.address()]).build().unwrap()
+    settings.own_addresses([node.address()]).build().unwrap()
 }
 
 #[tokio::test]
@@ -45,7 +45,7 @@ async fn new_connections_get_new_settings_and_one_drain_reaches_all() {
     assert_eq!(new.get_ref().1.alpn_protocol(), Some(b"new".as_slice()));
     echoed(&mut old, b"goes on").await;
     assert_eq!(acceptor.connections(), 2);
-    assert_eq!(acceptor.counts().fresh(), 2);
+    assert_eq!(acceptor.stats().fresh(), 2);
 
     let plan = DrainPlan::to([(b.address(), 1)]).spread_over(std::time::Duration::ZERO);
     let drain = acceptor.drain(plan);
@@ -83,7 +83,7 @@ async fn a_token_that_was_spent_before_is_spent_after() {
         .unwrap();
     let start = at_b.start(copied_io, None, None).await.unwrap();
     assert_eq!(*start.arrival(), Arrival::Declined(Verdict::Replayed));
-    let counts = at_b.counts();
+    let counts = at_b.stats();
     assert_eq!(
         (counts.committed(), counts.declined(Verdict::Replayed)),
         (1, 1)

@@ -11,7 +11,7 @@ use migration_tests::peer::{Peer, Setting, acceptor};
 use migration_tests::watched::{Pace, Watched, WhenTold};
 use rustls_migration::Connection as _;
 use rustls_migration::MoveKind;
-use rustls_migration::server::{MigrationServerBuilder, NotifyError, OfferFailure};
+use rustls_migration::server::{MigrationServerBuilder, NotifyError, OfferError};
 use rustls_migration::tokio::{
     DepartureOverdue, DepartureStatus, DrainPlan, MigrationAcceptor, TlsStream,
 };
@@ -35,7 +35,7 @@ fn assert_overdue<T: std::fmt::Debug>(result: io::Result<T>) {
 }
 
 /// The failure inside an error.
-fn failure<T: std::fmt::Debug>(result: io::Result<T>) -> OfferFailure {
+fn failure<T: std::fmt::Debug>(result: io::Result<T>) -> OfferError {
     let error = result.unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
     *error.get_ref().unwrap().downcast_ref().unwrap()
@@ -255,13 +255,13 @@ async fn a_hand_over_that_failed_is_an_error_each_time_and_never_a_clean_end() {
         let setting = Setting::new();
         let at_b = acceptor(sealing(&setting, 1));
         let (peer, mut stream) = left(&setting, &at_b).await;
-        assert_eq!(failure(stream.shutdown().await), OfferFailure::SealLimit);
+        assert_eq!(failure(stream.shutdown().await), OfferError::SealLimit);
         if overdue {
             let drain = at_b.drain(plan(Duration::ZERO));
             assert_eq!(drain.finished().await.progress.forced, 1);
             assert_overdue(stream.write(b"more").await);
         }
-        assert_eq!(failure(stream.shutdown().await), OfferFailure::SealLimit);
+        assert_eq!(failure(stream.shutdown().await), OfferError::SealLimit);
         drop(stream);
         let cut = (Err(io::ErrorKind::UnexpectedEof), false);
         assert_eq!(end_of(peer).await, cut);
@@ -273,7 +273,7 @@ fn sealing(setting: &Setting, offers: u64) -> MigrationServerBuilder {
     let keys = setting.service.keys.clone().seal_limit(offers);
     let config = setting.service.server_config();
     let node = setting.service.node_of(config, "files", keys);
-    node.answers_for([setting.b])
+    node.own_addresses([setting.b])
 }
 
 #[tokio::test(start_paused = true)]
@@ -297,7 +297,7 @@ async fn a_state_that_is_too_long_is_an_error_where_it_is_set_and_the_former_one
     let setting = Setting::new();
     let at_b = acceptor(setting.node());
     let (peer, mut stream) = left(&setting, &at_b).await;
-    let too_long = OfferFailure::StateTooLong { len: 8193 };
+    let too_long = OfferError::StateTooLong { len: 8193 };
     stream.set_state(&[1; 8192]).unwrap();
     assert_eq!(stream.set_state(&[2; 8193]), Err(too_long));
     assert_eq!(stream.handle().set_state(&[2; 8193]), Err(too_long));
@@ -313,7 +313,7 @@ async fn an_offer_after_a_notice_is_refused() {
     stream.notify().await.unwrap();
     for state in [None, Some(&b"stale"[..])] {
         let refused = stream.offer(elsewhere(), state).await;
-        assert_eq!(failure(refused), OfferFailure::UnderWay);
+        assert_eq!(failure(refused), OfferError::UnderWay);
     }
 }
 
@@ -368,7 +368,7 @@ async fn a_move_that_failed_leaves_consent_as_it_was() {
     let at_b = acceptor(sealing(&setting, 2));
     let (mut peer, mut stream) = joined(&setting, &at_b, PIPE).await;
     let too_long = stream.migrate_to(elsewhere(), Some(&[0; 8193])).await;
-    assert_eq!(failure(too_long), OfferFailure::StateTooLong { len: 8193 });
+    assert_eq!(failure(too_long), OfferError::StateTooLong { len: 8193 });
     stream
         .migrate_to(elsewhere(), Some(b"state"))
         .await
@@ -378,12 +378,12 @@ async fn a_move_that_failed_leaves_consent_as_it_was() {
         .await
         .unwrap();
     let empty = stream.migrate_to(elsewhere(), None).await;
-    assert_eq!(failure(empty), OfferFailure::SealLimit);
+    assert_eq!(failure(empty), OfferError::SealLimit);
     peer.connection.send_close_notify();
     peer.send().await;
     assert_eq!(stream.read(&mut [0; 1]).await.unwrap(), 0);
     // The client was told to go on with the stream, so it must not take this for its end.
-    assert_eq!(failure(stream.shutdown().await), OfferFailure::SealLimit);
+    assert_eq!(failure(stream.shutdown().await), OfferError::SealLimit);
 }
 
 #[tokio::test(start_paused = true)]
@@ -395,5 +395,5 @@ async fn a_client_that_has_left_is_not_told_again() {
     let why = again.get_ref().unwrap().downcast_ref();
     assert_eq!(why, Some(&NotifyError::Closed));
     let again = stream.migrate_to(elsewhere(), None).await;
-    assert_eq!(failure(again), OfferFailure::Closed);
+    assert_eq!(failure(again), OfferError::Closed);
 }

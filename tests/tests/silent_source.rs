@@ -51,7 +51,7 @@ async fn connect(mode: HandOff, source: Source) -> MigrationStream {
     let [a, b] = ["127.0.0.2:443", "127.0.0.3:443"].map(|address| address.parse().unwrap());
     for here in [a, b] {
         let acceptor: MigrationAcceptor =
-            service.node().answers_for([here]).build().unwrap().into();
+            service.node().own_addresses([here]).build().unwrap().into();
         let mut incoming = network.listen(here);
         tokio::spawn(async move {
             while let Some(io) = incoming.recv().await {

@@ -107,7 +107,7 @@ impl World {
             .map(|address| address.parse().unwrap())
             .to_vec();
         let acceptor = |address: &SocketAddr| {
-            let settings = service.node().answers_for([*address]);
+            let settings = service.node().own_addresses([*address]);
             MigrationAcceptor::from(settings.build().unwrap())
         };
         Self {

@@ -131,7 +131,7 @@ async fn storm(name: &str, store: Arc<dyn NonceStore>) {
     }
     let took = began.elapsed();
     let summary = drain.finished().await;
-    let counts = at_b.counts();
+    let counts = at_b.stats();
     println!(
         "{name}: {} told in {all_told:?}, all moved in {took:?}, {:.0}/s; {} with early data, {} committed",
         told.notified,

@@ -54,7 +54,7 @@ async fn a_claim_waits_for_its_turn_as_long_as_the_store_answers_others() {
     let setting = Setting::new();
     let store = Arc::new(HeldStore::new(setting.store()));
     let settings = setting.node().nonce_store(store.clone());
-    let at_b = acceptor(settings.max_store_questions(1));
+    let at_b = acceptor(settings.max_nonce_store_requests(1));
     let mut clients = Vec::new();
     for _ in 0..6 {
         clients.push(presented(&setting, &at_b).await);
@@ -81,7 +81,7 @@ async fn a_store_that_answers_nobody_refuses_everybody_within_its_timeout() {
     let setting = Setting::new();
     let store = Arc::new(HeldStore::new(setting.store()));
     let settings = setting.node().nonce_store(store);
-    let at_b = acceptor(settings.max_store_questions(1));
+    let at_b = acceptor(settings.max_nonce_store_requests(1));
     let began = Instant::now();
     let (_first, one) = presented(&setting, &at_b).await;
     let (_second, two) = presented(&setting, &at_b).await;
@@ -184,7 +184,7 @@ async fn a_hand_over_waits_for_a_store_that_fails_for_a_while() {
         panic!("{arrival:?}");
     };
     assert_eq!(state.unwrap().as_slice(), b"state");
-    assert_eq!(acceptor.counts().committed(), 1);
+    assert_eq!(acceptor.stats().committed(), 1);
 }
 
 #[tokio::test(start_paused = true)]
@@ -203,7 +203,7 @@ async fn a_client_that_says_nothing_takes_no_place_and_is_no_handshake() {
     assert_timed_out(silent.await.unwrap());
     let patience = Duration::from_secs(30);
     assert!((patience..patience + Duration::from_millis(5)).contains(&began.elapsed()));
-    let counts = at_b.counts();
+    let counts = at_b.stats();
     assert_eq!((counts.silent(), counts.handshakes_timed_out()), (1, 0));
 }
 
@@ -220,7 +220,7 @@ async fn the_time_for_a_handshake_runs_from_the_hello() {
     assert_timed_out(accepted.await.unwrap());
     let over = began.elapsed() - Duration::from_secs(10);
     assert!(over < Duration::from_millis(5), "{over:?}");
-    assert_eq!(at_b.counts().handshakes_timed_out(), 1);
+    assert_eq!(at_b.stats().handshakes_timed_out(), 1);
 }
 
 #[tokio::test(start_paused = true)]

@@ -8,7 +8,7 @@ use migration_tests::node::{ServerStream, echo};
 use migration_tests::{Node, Service, server_name};
 use rustls::HandshakeKind;
 use rustls_migration::TicketKeys;
-use rustls_migration::server::{Arrival, OfferFailure, Verdict};
+use rustls_migration::server::{Arrival, OfferError, Verdict};
 use rustls_migration::tokio::MigrationStream;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -97,10 +97,10 @@ async fn a_node_that_has_not_reloaded_opens_what_one_that_has_seals() {
 }
 
 /// What came of an attempt to move the client.
-async fn failure(stream: &mut ServerStream) -> Option<OfferFailure> {
+async fn failure(stream: &mut ServerStream) -> Option<OfferError> {
     let target = "127.0.0.3:443".parse().unwrap();
     let error = stream.migrate_to(target, Some(&[])).await.err()?;
-    let failure = error.get_ref().unwrap().downcast_ref::<OfferFailure>();
+    let failure = error.get_ref().unwrap().downcast_ref::<OfferError>();
     Some(*failure.unwrap())
 }
 
@@ -132,14 +132,14 @@ async fn past_the_seal_limit_no_offer_is_made_until_a_reload_and_connections_go_
     let mut first = first.connect(server_name(), a.address()).await.unwrap();
     first.write_all(b"go").await.unwrap();
     let failed = refusals.recv().await.unwrap();
-    assert_eq!(failed, Some(OfferFailure::SealLimit));
+    assert_eq!(failed, Some(OfferError::SealLimit));
     assert_eq!(keys.seals_left(), 0, "the handshake took the only one");
 
     // A handshake without a seal is a handshake without a token.
     let mut second = second.connect(server_name(), a.address()).await.unwrap();
     second.write_all(b"go").await.unwrap();
     let failed = refusals.recv().await.unwrap();
-    assert_eq!(failed, Some(OfferFailure::SealLimit));
+    assert_eq!(failed, Some(OfferError::SealLimit));
     assert!(second.offer().is_none());
 
     file.rotate(1);

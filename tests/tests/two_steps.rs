@@ -8,7 +8,7 @@ use migration_tests::peer::{Peer, Setting, acceptor};
 use migration_tests::{AnswerLosingStore, FailingStore};
 use migration_token::{Claim, ClaimOutcome, CommitOutcome, NonceKey, NonceStore as _, StoreError};
 use rustls_migration::Clock as _;
-use rustls_migration::server::{Accepting, Arrival, Claimed, MigrationServer, Verdict};
+use rustls_migration::server::{Arrival, ExaminedHello, HelloAcceptor, MigrationServer, Verdict};
 use rustls_migration::tokio::{MigrationAcceptor, TlsStream};
 use time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
@@ -44,7 +44,7 @@ async fn a_claim_whose_answer_was_lost_costs_the_early_data_and_the_session_and_
 
     // The claim that nobody waits for any more is still the first.
     assert!(is_migrated(&answer_to_a_copy(&at_b, &flight).await, false));
-    let counts = at_b.counts();
+    let counts = at_b.stats();
     assert_eq!(
         (counts.migrated_with_early_data(), counts.committed()),
         (0, 0)
@@ -101,7 +101,7 @@ async fn a_commit_whose_answer_was_lost_ends_the_connection_before_it_gets_data_
         let error = read.expect_err("the commit is not answered").kind();
         assert_eq!(error, io::ErrorKind::ConnectionAborted, "{then:?}");
         assert_eq!(
-            (at_b.counts().commits_failed(), at_b.counts().committed()),
+            (at_b.stats().commits_failed(), at_b.stats().committed()),
             (1, 0)
         );
         assert_eq!(
@@ -126,8 +126,8 @@ async fn a_connection_that_lost_its_token_to_another_gets_no_successor_of_it() {
     assert_eq!(rest, b"", "nothing after the handshake");
 }
 
-fn examined(server: &Arc<MigrationServer>, flight: &[u8]) -> Claimed {
-    let mut accepting = Accepting::new(Arc::clone(server), None, None);
+fn examined(server: &Arc<MigrationServer>, flight: &[u8]) -> ExaminedHello {
+    let mut accepting = HelloAcceptor::new(Arc::clone(server), None, None);
     assert!(accepting.push(flight));
     accepting.examine().unwrap()
 }

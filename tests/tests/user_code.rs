@@ -163,7 +163,7 @@ impl Life {
 
     fn node(&self, here: SocketAddr, target: SocketAddr) -> Arc<MigrationServer> {
         let server = self.service.node_with(self.server_config());
-        let server = server.answers_for([here]).target(target).build();
+        let server = server.own_addresses([here]).target(target).build();
         Arc::new(server.unwrap())
     }
 

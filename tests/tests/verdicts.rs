@@ -47,7 +47,7 @@ async fn refused_by(
 
 /// Checks that a node counted these refusals and nothing else.
 fn assert_counted(acceptor: &MigrationAcceptor, refusals: &[&Arrival]) {
-    let counts = acceptor.counts();
+    let counts = acceptor.stats();
     for verdict in Verdict::ALL {
         let these = |arrival: &&&Arrival| ***arrival == declined(verdict);
         let expected = refusals.iter().filter(these).count();
@@ -390,7 +390,7 @@ async fn a_connection_whose_commit_is_lost_or_fails_is_closed_before_it_gets_dat
         assert!(read.is_err(), "{read:?}");
         let refused = node_b.accepted().await.arrival.unwrap_err();
         assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionAborted);
-        let counts = at_b.counts();
+        let counts = at_b.stats();
         assert_eq!(
             (counts.commits_lost(), counts.commits_failed()),
             lost_and_failed
@@ -410,7 +410,7 @@ async fn a_store_that_fails_for_a_moment_costs_no_client_its_connection() {
     let (mut stream, _) = moved(&service, &RecordingDialer::default(), &node_a).await;
     expect(&mut stream, b"first at B").await;
     echoed(&mut stream, b"more at B").await;
-    let counts = at_b.counts();
+    let counts = at_b.stats();
     assert_eq!((counts.committed(), counts.commits_failed()), (1, 0));
 }
 
@@ -425,12 +425,12 @@ async fn clients_that_are_new_and_clients_that_are_moved_are_counted_with_their_
     expect(&mut stream, b"first at B").await;
     // What is sent now is read after the commit.
     echoed(&mut stream, b"more at B").await;
-    let counts = at_a.counts();
+    let counts = at_a.stats();
     assert_eq!(
         (counts.fresh(), counts.offers(), counts.migrated()),
         (1, 1, 0)
     );
-    let counts = at_b.counts();
+    let counts = at_b.stats();
     assert_eq!(
         (counts.fresh(), counts.offers(), counts.migrated()),
         (0, 0, 1)

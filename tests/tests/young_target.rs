@@ -65,10 +65,7 @@ async fn early_data_counts_when_it_comes() {
         let mut read = vec![0; early_data.len() + 6];
         stream.read_exact(&mut read).await.unwrap();
         assert_eq!(read, [early_data, b" later"].concat());
-        assert_eq!(at_b.counts().migrated_with_early_data(), counted);
+        assert_eq!(at_b.stats().migrated_with_early_data(), counted);
     }
-    assert_eq!(
-        (at_b.counts().migrated(), at_b.counts().committed()),
-        (2, 2)
-    );
+    assert_eq!((at_b.stats().migrated(), at_b.stats().committed()), (2, 2));
 }

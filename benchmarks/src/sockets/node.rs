@@ -104,7 +104,7 @@ async fn serve_migrating(service: &Service, node: &Node) -> Result<(), BenchErro
     let here = listener.local_addr()?;
     let config = service.server_config(provider::wrap(service.stock_provider()), true)?;
     let server = MigrationServer::builder(config, "bench", service.ticket_keys())
-        .answers_for([here])
+        .own_addresses([here])
         .clock_skew(Duration::ZERO)
         .nonce_store(nonce_store(&node.store, &node.folder).await?);
     let acceptor = MigrationAcceptor::from(server.build()?);

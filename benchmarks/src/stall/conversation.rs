@@ -88,7 +88,7 @@ fn node(
     here: SocketAddr,
 ) -> Result<MigrationAcceptor, BenchError> {
     let server = MigrationServer::builder(config, "bench", service.ticket_keys())
-        .answers_for([here])
+        .own_addresses([here])
         .nonce_store(Service::nonce_store())
         .build()?;
     Ok(server.into())

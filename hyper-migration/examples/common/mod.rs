@@ -28,7 +28,7 @@ pub(crate) async fn node() -> Result<(TcpListener, MigrationAcceptor), Error> {
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     let listen = address()?;
     let server = MigrationServer::builder(config, "example", TicketKeys::load("ticket-keys")?)
-        .answers_for([listen])
+        .own_addresses([listen])
         .target(address()?);
     let acceptor = MigrationAcceptor::from(server.build()?);
     Ok((TcpListener::bind(listen).await?, acceptor))

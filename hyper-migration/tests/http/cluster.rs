@@ -99,7 +99,7 @@ impl HttpNode {
             Some(protocol) => protocol.alpn(),
             None => [Protocol::H2.alpn(), Protocol::H1.alpn()].concat(),
         };
-        let settings = service.node_with(config).answers_for([address]);
+        let settings = service.node_with(config).own_addresses([address]);
         Self {
             address,
             acceptor: MigrationAcceptor::from(settings.build().unwrap()),

@@ -84,7 +84,7 @@ impl Drained {
         let ending = Arc::clone(&end);
         let node = match migrates {
             true => {
-                let settings = service.node_with(config).answers_for([address]);
+                let settings = service.node_with(config).own_addresses([address]);
                 let acceptor = MigrationAcceptor::from(settings.build().unwrap());
                 tokio::spawn(drain(listener, acceptor, router, ending))
             }

@@ -76,7 +76,7 @@ async fn no_event_is_lost_or_repeated_by_a_client_that_is_moved_in_the_middle() 
             moved += drained.moved;
         }
         let answers: u64 = reading.join_all().await.into_iter().sum();
-        let resumed = a.acceptor.counts().migrated() + b.acceptor.counts().migrated();
+        let resumed = a.acceptor.stats().migrated() + b.acceptor.stats().migrated();
         println!(
             "{protocol:?}: {sessions} readers, {moved} moves, {answers} answers, {resumed} resumed"
         );

@@ -235,7 +235,7 @@ async fn unary_calls_do_not_fail_and_streams_reopen_at_the_target_under_drains()
         assert!(calls > 0);
         assert_eq!(reopened, DRAINS);
     }
-    let migrated = a.acceptor.counts().migrated() + b.acceptor.counts().migrated();
+    let migrated = a.acceptor.stats().migrated() + b.acceptor.stats().migrated();
     assert_eq!(migrated, 8 * u64::try_from(DRAINS).unwrap());
 }
 

@@ -113,7 +113,7 @@ async fn http_sees_no_byte_of_a_stream_that_arrives_in_its_middle() {
     let said = String::from_utf8(said).unwrap();
     assert!(!said.contains("taken for HTTP"), "{said}");
     assert!(ended.is_err(), "{ended:?}, {said}");
-    assert_eq!(b.acceptor.counts().migrated(), 1);
+    assert_eq!(b.acceptor.stats().migrated(), 1);
 }
 
 #[tokio::test]

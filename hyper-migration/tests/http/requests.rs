@@ -150,7 +150,7 @@ async fn an_idle_connection_is_not_used_again_when_it_has_been_told() {
         assert_eq!(ask(&client, "/where").await, "B, moved");
         let drained = drain.finished().await.progress;
         assert_eq!((drained.forced, drained.moved), (0, 1));
-        assert_eq!(b.acceptor.counts().migrated(), 1);
+        assert_eq!(b.acceptor.stats().migrated(), 1);
     }
 }
 
@@ -268,14 +268,14 @@ async fn a_request_that_is_said_to_be_safe_leaves_with_the_hello_and_the_pool_go
     a.acceptor.drain(plan(b.address)).finished().await;
     let answer = connector.send_early(request("/where?early")).await.unwrap();
     assert_eq!(text(answer).await, "B, moved");
-    assert_eq!(b.acceptor.counts().migrated_with_early_data(), 1);
+    assert_eq!(b.acceptor.stats().migrated_with_early_data(), 1);
     // The name still leads to A.
     assert_eq!(ask(&client, "/where").await, "B, fresh");
     // What is not marked leaves after the handshake.
     let drain = b.acceptor.drain(plan(a.address));
     drain.finished().await;
     assert_eq!(ask(&client, "/where").await, "A, moved");
-    assert_eq!(a.acceptor.counts().migrated_with_early_data(), 0);
+    assert_eq!(a.acceptor.stats().migrated_with_early_data(), 0);
 }
 
 #[tokio::test]

@@ -294,7 +294,7 @@ async fn migrating(protocol: Protocol, pace: Pace) -> Outcome {
         name.leads_to(addresses.clone());
     }
     clients.join_all().await;
-    let resumed = nodes.iter().map(|node| node.acceptor.counts().migrated());
+    let resumed = nodes.iter().map(|node| node.acceptor.stats().migrated());
     let resumed = usize::try_from(resumed.sum::<u64>()).unwrap();
     Outcome::of(&tally, &executed, told, resumed)
 }

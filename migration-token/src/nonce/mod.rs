@@ -9,12 +9,12 @@
 mod birth;
 #[cfg(test)]
 mod contract;
-#[cfg(feature = "redb")]
+#[cfg(feature = "nonce-store-file")]
 mod file;
 mod memory;
 mod memory_id;
 mod monotonic;
-#[cfg(feature = "redis")]
+#[cfg(feature = "nonce-store-redis")]
 mod redis;
 
 use std::fmt;
@@ -24,12 +24,12 @@ use std::pin::Pin;
 use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
 
-#[cfg(feature = "redb")]
+#[cfg(feature = "nonce-store-file")]
 pub use file::{FileNonceStore, FileStoreError};
 pub use memory::MemoryNonceStore;
 pub use memory_id::MemoryId;
 pub use monotonic::{Monotonic, SystemMonotonic};
-#[cfg(feature = "redis")]
+#[cfg(feature = "nonce-store-redis")]
 pub use redis::{RedisNonceStore, RedisNonceStoreBuilder, RedisStoreError};
 
 /// A boxed future, so that stores can be used as trait objects.

@@ -13,14 +13,14 @@ use migration_token::{TokenKey, VerifyError};
 use rustls::pki_types::ServerName;
 use rustls::{HandshakeKind, ProtocolVersion};
 
-use super::link::ClientLink;
+use super::hook::ClientHook;
 use super::offer::{Arrived, ReceivedTicket};
-use super::{MigrationClient, Offer, OfferError};
+use super::{InvalidOfferError, MigrationClient, Offer};
 use crate::address::canonical;
 use crate::connection::{BUFFER_LIMIT, Connection};
+use crate::key_schedule::SuiteCrypto;
 use crate::move_kind::MoveKind;
-use crate::provider::link::{Link as _, Scope};
-use crate::schedule::SuiteCrypto;
+use crate::provider::hook::{ConnectionHook as _, Scope};
 use crate::wire::record::HelloSplicer;
 
 /// How many updates wait to be taken; past that the oldest are forgotten.
@@ -38,7 +38,7 @@ pub enum Update {
         kind: MoveKind,
     },
     /// It sent a token that is no offer.
-    OfferRefused(OfferError),
+    OfferRefused(InvalidOfferError),
     /// It asks the client to move now.
     Notified,
 }
@@ -46,7 +46,7 @@ pub enum Update {
 /// A client's TLS connection that can be moved. It mirrors [`rustls::ClientConnection`], which it wraps.
 pub struct ClientConnection {
     tls: rustls::ClientConnection,
-    link: Arc<ClientLink>,
+    hook: Arc<ClientHook>,
     scope: Scope,
     client: Arc<MigrationClient>,
     server: SocketAddr,
@@ -61,7 +61,7 @@ pub struct ClientConnection {
     token_key: Option<TokenKey>,
     notices: u64,
     /// What the last offer was that came after this side had been closed, and after how many notices.
-    last_word: Option<(u64, Result<MoveKind, OfferError>)>,
+    last_word: Option<(u64, Result<MoveKind, InvalidOfferError>)>,
     updates: VecDeque<Update>,
     closed: bool,
 }
@@ -91,8 +91,8 @@ impl ClientConnection {
         name: ServerName<'static>,
         server: SocketAddr,
     ) -> Result<Self, ConnectError> {
-        let link = ClientLink::new(client.codepoints, None).ok_or(ConnectError::TokenTooLong)?;
-        Self::with_link(client, name, server, link)
+        let hook = ClientHook::new(client.codepoints, None).ok_or(ConnectError::TokenTooLong)?;
+        Self::with_hook(client, name, server, hook)
     }
 
     /// A connection that takes up the offer's session at its target.
@@ -116,10 +116,10 @@ impl ClientConnection {
         }
         let time = offer.tls_time(now);
         let (session, token) = offer.into_parts();
-        let link = ClientLink::new(client.codepoints, Some((session, token.encode())))
-            .map(|link| link.at(time))
+        let hook = ClientHook::new(client.codepoints, Some((session, token.encode())))
+            .map(|hook| hook.at(time))
             .ok_or(ConnectError::TokenTooLong)?;
-        let mut connection = Self::with_link(client, name, target, link)?;
+        let mut connection = Self::with_hook(client, name, target, hook)?;
         if let Some(mut writer) = connection.tls.early_data() {
             connection.early_data.sent = writer.write(early_data).unwrap_or(0);
         }
@@ -156,21 +156,21 @@ impl ClientConnection {
         self.early_data.sent > 0 || self.early_data.finished
     }
 
-    fn with_link(
+    fn with_hook(
         client: &Arc<MigrationClient>,
         name: ServerName<'static>,
         server: SocketAddr,
-        link: ClientLink,
+        hook: ClientHook,
     ) -> Result<Self, ConnectError> {
-        let link = Arc::new(link);
+        let hook = Arc::new(hook);
         let config = Arc::clone(&client.config);
         let splicer = HelloSplicer::new(config.max_fragment_size);
-        let mut scope = Scope::new(&link);
+        let mut scope = Scope::new(&hook);
         let tls = scope.enter(|| rustls::ClientConnection::new(config, name));
         let tls = tls.map_err(ConnectError::Tls)?;
         Ok(Self {
             tls,
-            link,
+            hook,
             scope,
             client: Arc::clone(client),
             server: canonical(server),
@@ -201,7 +201,7 @@ impl ClientConnection {
     /// Whether the server has handed the stream over: an offer of kind [`MoveKind::Stream`] that came when this side had
     /// been closed, and that no `migrate_notify` followed (`docs/protocol.md` section 4). An error when it is an offer that
     /// is not accepted.
-    pub fn handed_over(&self) -> Option<Result<(), OfferError>> {
+    pub fn handed_over(&self) -> Option<Result<(), InvalidOfferError>> {
         let (notices, offer) = self.last_word?;
         if notices == 0 || notices != self.notices {
             return None;
@@ -236,10 +236,10 @@ impl ClientConnection {
 
     /// Verifies the offers that have come.
     fn take_offers(&mut self) {
-        if !self.link.take_news() {
+        if !self.hook.take_news() {
             return;
         }
-        while let Some(received) = self.link.take_received() {
+        while let Some(received) = self.hook.take_received() {
             let notices = received.notices;
             let verified = self.verify(received);
             if self.closed {
@@ -256,14 +256,14 @@ impl ClientConnection {
             };
             self.push_update(update);
         }
-        if self.notices < self.link.notices() {
-            self.notices = self.link.notices();
+        if self.notices < self.hook.notices() {
+            self.notices = self.hook.notices();
             self.push_update(Update::Notified);
         }
     }
 
     /// Verifies one offer. The token's key is derived for the first one.
-    fn verify(&mut self, received: ReceivedTicket) -> Result<Offer, OfferError> {
+    fn verify(&mut self, received: ReceivedTicket) -> Result<Offer, InvalidOfferError> {
         let arrived = Arrived {
             at: self.client.clock.instant(),
             tls_time: self.client.config.time_provider.current_time(),
@@ -274,7 +274,7 @@ impl ClientConnection {
         let key = match self.token_key.take() {
             Some(key) => key,
             None => {
-                let secret = self.link.take_secret().ok_or(VerifyError::OtherSession)?;
+                let secret = self.hook.take_secret().ok_or(VerifyError::OtherSession)?;
                 TokenKey::derive_with(&crypto, &secret).map_err(|_| VerifyError::OtherSession)?
             }
         };
@@ -329,7 +329,7 @@ impl ClientConnection {
         }
         let retry = self.tls.protocol_version() == Some(ProtocolVersion::TLSv1_3);
         let hello_expected = !self.hello_sent || retry;
-        let extensions = self.link.hello_extensions();
+        let extensions = self.hook.hello_extensions();
         let (spliced, found) = self.splicer.rewrite(&records, hello_expected, extensions);
         self.hello_sent |= found;
         self.outgoing.extend(spliced);

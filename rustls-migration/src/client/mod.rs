@@ -3,10 +3,10 @@
 //! Nothing here does I/O of its own; [`crate::tokio`] does.
 
 mod connection;
-mod identity;
-mod link;
+mod hook;
 mod offer;
 mod policy;
+mod tls12_client_auth;
 
 use std::fmt;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection as RustlsConnection};
 
 pub use self::connection::{ClientConnection, ConnectError, Update};
-pub use self::offer::{Offer, OfferError};
+pub use self::offer::{InvalidOfferError, Offer};
 pub use self::policy::{LoopGuard, MigrationLimit, NoWider, TargetPolicy, TargetRefused};
 use crate::clock::{Clock, SystemClock};
 use crate::codepoints::Codepoints;
@@ -152,13 +152,13 @@ impl MigrationClientBuilder {
             .session_store
             .unwrap_or_else(|| Arc::new(ClientSessionMemoryCache::new(DEFAULT_SESSIONS)));
         let store = Arc::new(UserCode(store));
-        config.resumption = Resumption::store(Arc::new(link::LinkedStore(store)))
+        config.resumption = Resumption::store(Arc::new(hook::HookedStore(store)))
             .tls12_resumption(self.tls12_resumption);
         let resolver = Arc::new(UserCode(config.client_auth_cert_resolver));
-        config.client_auth_cert_resolver = Arc::new(identity::LinkedResolver(resolver));
+        config.client_auth_cert_resolver = Arc::new(tls12_client_auth::HookedResolver(resolver));
         config.key_log = Arc::new(UserCode(config.key_log));
         let time = Arc::new(UserCode(config.time_provider));
-        config.time_provider = Arc::new(link::LinkedTime(time));
+        config.time_provider = Arc::new(hook::HookedTime(time));
         refuse_ech(&config)?;
         Ok(MigrationClient {
             config: Arc::new(config),

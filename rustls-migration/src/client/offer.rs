@@ -14,8 +14,8 @@ use rustls::pki_types::UnixTime;
 use super::policy::{TargetPolicy, TargetRefused};
 use crate::address::canonical;
 use crate::codepoints::Codepoints;
+use crate::key_schedule::SuiteCrypto;
 use crate::move_kind::MoveKind;
-use crate::schedule::SuiteCrypto;
 use crate::wire::ticket::{MAX_OFFERED_TICKET_LEN, NewSessionTicket};
 
 /// A token and its ticket, as received.
@@ -60,20 +60,20 @@ impl ReceivedToken {
     }
 
     /// What it says, when it is well formed.
-    fn read(&self) -> Result<(MigrationToken, MoveKind), OfferError> {
+    fn read(&self) -> Result<(MigrationToken, MoveKind), InvalidOfferError> {
         if self.ticket_len > MAX_OFFERED_TICKET_LEN {
-            return Err(OfferError::TicketTooLong {
+            return Err(InvalidOfferError::TicketTooLong {
                 len: self.ticket_len,
             });
         }
         if self.lifetime_secs == 0 {
-            return Err(OfferError::NoLifetime);
+            return Err(InvalidOfferError::NoLifetime);
         }
         let token = MigrationToken::decode(&self.encoded)?;
         let kind = match self.stream.as_deref() {
             None => MoveKind::Connection,
             Some([]) => MoveKind::Stream,
-            Some(_) => return Err(OfferError::MalformedStream),
+            Some(_) => return Err(InvalidOfferError::MalformedStream),
         };
         Ok((token, kind))
     }
@@ -101,7 +101,7 @@ impl Offer {
         current: SocketAddr,
         policy: &dyn TargetPolicy,
         arrived: Arrived,
-    ) -> Result<Self, OfferError> {
+    ) -> Result<Self, InvalidOfferError> {
         let (token, kind) = received.token.read()?;
         token_key.verify_with(crypto, &token)?;
         policy.allow(current, canonical(token.target_address()))?;
@@ -169,7 +169,7 @@ impl fmt::Debug for Offer {
 /// Why a server's token is no offer. It is dropped and the connection goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub enum OfferError {
+pub enum InvalidOfferError {
     /// The token is malformed. The server is at fault.
     #[error("the server's token is malformed")]
     Malformed(#[from] DecodeError),
@@ -208,7 +208,7 @@ mod tests {
                 None => "none",
                 Some(Ok((_, MoveKind::Connection))) => "connection",
                 Some(Ok((_, MoveKind::Stream))) => "stream",
-                Some(Err(OfferError::MalformedStream)) => "malformed",
+                Some(Err(InvalidOfferError::MalformedStream)) => "malformed",
                 Some(Err(_)) => "another fault",
             };
             assert_eq!(vector["kind"], found, "{}", vector["name"]);
@@ -224,7 +224,7 @@ mod tests {
             ticket.lifetime_secs = lifetime_secs;
             let token = ReceivedToken::of(&ticket, Codepoints::default()).unwrap();
             match life {
-                None => assert_eq!(token.read().err(), Some(OfferError::NoLifetime)),
+                None => assert_eq!(token.read().err(), Some(InvalidOfferError::NoLifetime)),
                 Some(life) => assert_eq!(token.life(), Duration::from_secs(life)),
             }
         }
@@ -237,7 +237,10 @@ mod tests {
         let ticket = NewSessionTicket::read(&message).unwrap();
         for (len, expected) in [
             (24_576, None),
-            (24_577, Some(OfferError::TicketTooLong { len: 24_577 })),
+            (
+                24_577,
+                Some(InvalidOfferError::TicketTooLong { len: 24_577 }),
+            ),
         ] {
             let mut token = ReceivedToken::of(&ticket, Codepoints::default()).unwrap();
             token.ticket_len = len;

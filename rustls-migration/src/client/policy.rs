@@ -106,7 +106,7 @@ impl MigrationLimit {
     }
 }
 
-/// Counts one stream's migrations against a [`MigrationLimit`]. The streams of this crate have their own; who
+/// Stats one stream's migrations against a [`MigrationLimit`]. The streams of this crate have their own; who
 /// drives connections otherwise keeps one for each.
 #[derive(Clone, Debug, Default)]
 pub struct LoopGuard(MoveLimiter);

@@ -1,4 +1,4 @@
-//! Record protection: the link may change the type of what is encrypted and hide what was decrypted.
+//! Record protection: the hook may change the type of what is encrypted and hide what was decrypted.
 //!
 //! Sequence numbers stay rustls' own, since every record goes through exactly once.
 
@@ -11,15 +11,15 @@ use rustls::crypto::cipher::{
 use rustls::{ConnectionTrafficSecrets, ContentType, Error, ProtocolVersion};
 use zeroize::Zeroizing;
 
-use super::link::{Link, current};
+use super::hook::{ConnectionHook, current};
 
-pub(super) struct LinkedAead(pub(super) &'static dyn Tls13AeadAlgorithm);
+pub(super) struct HookedAead(pub(super) &'static dyn Tls13AeadAlgorithm);
 
-impl Tls13AeadAlgorithm for LinkedAead {
+impl Tls13AeadAlgorithm for HookedAead {
     fn encrypter(&self, key: AeadKey, iv: Iv) -> Box<dyn MessageEncrypter> {
         let encrypter = self.0.encrypter(key, iv);
         match current() {
-            Some(link) => Box::new(LinkedEncrypter { encrypter, link }),
+            Some(hook) => Box::new(HookedEncrypter { encrypter, hook }),
             None => encrypter,
         }
     }
@@ -27,13 +27,13 @@ impl Tls13AeadAlgorithm for LinkedAead {
     fn decrypter(&self, key: AeadKey, iv: Iv) -> Box<dyn MessageDecrypter> {
         let decrypter = self.0.decrypter(key, iv);
         match current() {
-            Some(link) if link.wants_decrypter() => {
+            Some(hook) if hook.wants_decrypter() => {
                 let shared = SharedDecrypter(Arc::new(Mutex::new(decrypter)));
-                link.share_decrypter(shared.clone());
+                hook.share_decrypter(shared.clone());
                 let decrypter = Box::new(shared);
-                Box::new(LinkedDecrypter { decrypter, link })
+                Box::new(HookedDecrypter { decrypter, hook })
             }
-            Some(link) => Box::new(LinkedDecrypter { decrypter, link }),
+            Some(hook) => Box::new(HookedDecrypter { decrypter, hook }),
             None => decrypter,
         }
     }
@@ -51,18 +51,18 @@ impl Tls13AeadAlgorithm for LinkedAead {
     }
 }
 
-struct LinkedEncrypter {
+struct HookedEncrypter {
     encrypter: Box<dyn MessageEncrypter>,
-    link: Arc<dyn Link>,
+    hook: Arc<dyn ConnectionHook>,
 }
 
-impl MessageEncrypter for LinkedEncrypter {
+impl MessageEncrypter for HookedEncrypter {
     fn encrypt(
         &mut self,
         mut msg: OutboundPlainMessage<'_>,
         seq: u64,
     ) -> Result<OutboundOpaqueMessage, Error> {
-        msg.typ = self.link.outbound_type(msg.typ, msg.payload.len());
+        msg.typ = self.hook.outbound_type(msg.typ, msg.payload.len());
         self.encrypter.encrypt(msg, seq)
     }
 
@@ -71,12 +71,12 @@ impl MessageEncrypter for LinkedEncrypter {
     }
 }
 
-struct LinkedDecrypter {
+struct HookedDecrypter {
     decrypter: Box<dyn MessageDecrypter>,
-    link: Arc<dyn Link>,
+    hook: Arc<dyn ConnectionHook>,
 }
 
-impl MessageDecrypter for LinkedDecrypter {
+impl MessageDecrypter for HookedDecrypter {
     fn decrypt<'a>(
         &mut self,
         msg: InboundOpaqueMessage<'a>,
@@ -84,7 +84,7 @@ impl MessageDecrypter for LinkedDecrypter {
     ) -> Result<InboundPlainMessage<'a>, Error> {
         let plain = self.decrypter.decrypt(msg, seq)?;
         if plain.typ == ContentType::ApplicationData
-            || !self.link.hide_inbound(plain.typ, plain.payload)
+            || !self.hook.hide_inbound(plain.typ, plain.payload)
         {
             return Ok(plain);
         }
@@ -97,7 +97,7 @@ impl MessageDecrypter for LinkedDecrypter {
     }
 }
 
-/// A decrypter that rustls and the link have together.
+/// A decrypter that rustls and the hook have together.
 #[derive(Clone)]
 pub(crate) struct SharedDecrypter(Arc<Mutex<Box<dyn MessageDecrypter>>>);
 

@@ -1,5 +1,5 @@
 //! The transcript hash: it sees each ClientHello as rustls made it, and hashes it as the wire carries it. It tells the
-//! link when a certificate is about to be verified.
+//! hook when a certificate is about to be verified.
 //!
 //! It never changes any other message. A hello is long when it has a ticket in it, and is hashed up to four times: for the
 //! binder, for its check, for early data and for the transcript. Each time goes on from the one before, as far as the bytes
@@ -11,22 +11,22 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustls::crypto::hash::{Context, Hash, HashAlgorithm, Output};
 
-use super::link::{Link, current};
+use super::hook::{ConnectionHook, current};
 use crate::wire::hello::splice_all;
 use crate::wire::{CLIENT_HELLO, next_message};
 
 /// The handshake type that stands for the first hello after a HelloRetryRequest (RFC 8446 section 4.4.1).
 const MESSAGE_HASH: u8 = 254;
 
-pub(super) struct LinkedHash(pub(super) &'static dyn Hash);
+pub(super) struct HookedHash(pub(super) &'static dyn Hash);
 
-impl Hash for LinkedHash {
+impl Hash for HookedHash {
     fn start(&self) -> Box<dyn Context> {
         let context = self.0.start();
         match current() {
-            Some(link) => Box::new(LinkedContext {
+            Some(hook) => Box::new(HookedContext {
                 context,
-                link,
+                hook,
                 algorithm: self.0.algorithm(),
                 is_empty: true,
             }),
@@ -47,15 +47,15 @@ impl Hash for LinkedHash {
     }
 }
 
-struct LinkedContext {
+struct HookedContext {
     context: Box<dyn Context>,
-    link: Arc<dyn Link>,
+    hook: Arc<dyn ConnectionHook>,
     algorithm: HashAlgorithm,
     /// Whether nothing has been hashed.
     is_empty: bool,
 }
 
-impl Context for LinkedContext {
+impl Context for HookedContext {
     fn fork_finish(&self) -> Output {
         self.context.fork_finish()
     }
@@ -63,7 +63,7 @@ impl Context for LinkedContext {
     fn fork(&self) -> Box<dyn Context> {
         Box::new(Self {
             context: self.context.fork(),
-            link: Arc::clone(&self.link),
+            hook: Arc::clone(&self.hook),
             ..*self
         })
     }
@@ -76,8 +76,8 @@ impl Context for LinkedContext {
         let Some(first) = data.first().copied() else {
             return;
         };
-        self.link.verifying().note_message(data);
-        let extensions = self.link.hello_extensions();
+        self.hook.verifying().note_message(data);
+        let extensions = self.hook.hello_extensions();
         let on_the_wire = match first {
             CLIENT_HELLO | MESSAGE_HASH if !extensions.is_empty() => {
                 Cow::Owned(splice_all(data, extensions))
@@ -86,7 +86,7 @@ impl Context for LinkedContext {
         };
         let begins_with_hello = self.is_empty && first == CLIENT_HELLO;
         self.is_empty = false;
-        match self.link.hashed_hello().filter(|_| begins_with_hello) {
+        match self.hook.hashed_hello().filter(|_| begins_with_hello) {
             Some(hashed) => hashed.update(self.algorithm, &mut self.context, &on_the_wire),
             None => self.context.update(&on_the_wire),
         }

@@ -1,4 +1,4 @@
-//! The key schedule: it passes everything on and tells the link the `resumption_master_secret`, and tickets' keys.
+//! The key schedule: it passes everything on and tells the hook the `resumption_master_secret`, and tickets' keys.
 //!
 //! No other secret of a connection is looked at.
 
@@ -9,16 +9,16 @@ use rustls::crypto::ActiveKeyExchange;
 use rustls::crypto::hmac::Tag;
 use rustls::crypto::tls13::{Hkdf, HkdfExpander, OkmBlock, OutputLengthError};
 
-use super::link::{Link, current_if};
+use super::hook::{ConnectionHook, current_if};
 
-pub(super) struct LinkedHkdf(pub(super) &'static dyn Hkdf);
+pub(super) struct HookedHkdf(pub(super) &'static dyn Hkdf);
 
-impl Hkdf for LinkedHkdf {
+impl Hkdf for HookedHkdf {
     /// With a salt this is the master secret, which the `resumption_master_secret` is expanded from.
     fn extract_from_zero_ikm(&self, salt: Option<&[u8]>) -> Box<dyn HkdfExpander> {
         let expander = self.0.extract_from_zero_ikm(salt);
         match current_if(|_| salt.is_some()) {
-            Some(link) => Box::new(LinkedExpander { expander, link }),
+            Some(hook) => Box::new(HookedExpander { expander, hook }),
             None => expander,
         }
     }
@@ -40,8 +40,8 @@ impl Hkdf for LinkedHkdf {
     /// Tickets' keys are expanded from a block.
     fn expander_for_okm(&self, okm: &OkmBlock) -> Box<dyn HkdfExpander> {
         let expander = self.0.expander_for_okm(okm);
-        match current_if(|link| link.wants_ticket_key()) {
-            Some(link) => Box::new(LinkedExpander { expander, link }),
+        match current_if(|hook| hook.wants_ticket_key()) {
+            Some(hook) => Box::new(HookedExpander { expander, hook }),
             None => expander,
         }
     }
@@ -51,12 +51,12 @@ impl Hkdf for LinkedHkdf {
     }
 }
 
-struct LinkedExpander {
+struct HookedExpander {
     expander: Box<dyn HkdfExpander>,
-    link: Arc<dyn Link>,
+    hook: Arc<dyn ConnectionHook>,
 }
 
-impl HkdfExpander for LinkedExpander {
+impl HkdfExpander for HookedExpander {
     fn expand_slice(&self, info: &[&[u8]], output: &mut [u8]) -> Result<(), OutputLengthError> {
         self.expander.expand_slice(info, output)
     }
@@ -65,9 +65,9 @@ impl HkdfExpander for LinkedExpander {
         let block = self.expander.expand_block(info);
         match info {
             [_, _, PREFIX, b"res master", _, _] => {
-                self.link.resumption_master_secret(block.as_ref());
+                self.hook.resumption_master_secret(block.as_ref());
             }
-            [_, _, PREFIX, b"resumption", _, nonce] => self.link.ticket_key(nonce, block.as_ref()),
+            [_, _, PREFIX, b"resumption", _, nonce] => self.hook.ticket_key(nonce, block.as_ref()),
             _ => {}
         }
         block

@@ -6,7 +6,7 @@
 mod aead;
 mod hash;
 mod hkdf;
-pub(crate) mod link;
+pub(crate) mod hook;
 #[cfg(test)]
 #[cfg(feature = "ring")]
 mod quic;
@@ -21,7 +21,7 @@ use rustls::{CipherSuiteCommon, SupportedCipherSuite, Tls12CipherSuite, Tls13Cip
 
 pub(crate) use self::aead::SharedDecrypter;
 pub(crate) use self::hash::{Hashed, HashedHello};
-use self::link::{Link, Verifying, scope};
+use self::hook::{ConnectionHook, Verifying, scope};
 
 /// rustls' ring provider, wrapped.
 #[cfg(feature = "ring")]
@@ -82,8 +82,8 @@ fn wrap_suite(base: SupportedCipherSuite) -> SupportedCipherSuite {
         SupportedCipherSuite::Tls13(base) => {
             SupportedCipherSuite::Tls13(Box::leak(Box::new(Tls13CipherSuite {
                 common: wrap_common(&base.common),
-                hkdf_provider: Box::leak(Box::new(hkdf::LinkedHkdf(base.hkdf_provider))),
-                aead_alg: Box::leak(Box::new(aead::LinkedAead(base.aead_alg))),
+                hkdf_provider: Box::leak(Box::new(hkdf::HookedHkdf(base.hkdf_provider))),
+                aead_alg: Box::leak(Box::new(aead::HookedAead(base.aead_alg))),
                 quic: base.quic,
             })))
         }
@@ -95,7 +95,7 @@ fn wrap_suite(base: SupportedCipherSuite) -> SupportedCipherSuite {
 fn wrap_common(base: &CipherSuiteCommon) -> CipherSuiteCommon {
     CipherSuiteCommon {
         suite: base.suite,
-        hash_provider: Box::leak(Box::new(hash::LinkedHash(base.hash_provider))),
+        hash_provider: Box::leak(Box::new(hash::HookedHash(base.hash_provider))),
         confidentiality_limit: base.confidentiality_limit,
     }
 }
@@ -114,7 +114,7 @@ fn is_same(a: SupportedCipherSuite, b: SupportedCipherSuite) -> bool {
 pub(crate) fn is_wrapped(provider: &CryptoProvider) -> bool {
     #[derive(Default)]
     struct Probe(AtomicBool, Verifying);
-    impl Link for Probe {
+    impl ConnectionHook for Probe {
         fn verifying(&self) -> &Verifying {
             &self.1
         }

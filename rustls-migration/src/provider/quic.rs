@@ -9,7 +9,7 @@ use rustls::quic::{ClientConnection, Connection, ServerConnection, Version};
 use rustls::version::TLS13;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 
-use super::link::{Link, Verifying, scope};
+use super::hook::{ConnectionHook, Verifying, scope};
 use super::ring;
 use crate::codepoints::Codepoints;
 use crate::wire::hello::{ClientHello, splice};
@@ -28,7 +28,7 @@ struct Side {
     verifying: Verifying,
 }
 
-impl Link for Side {
+impl ConnectionHook for Side {
     fn hello_extensions(&self) -> &[u8] {
         &self.extensions
     }
@@ -44,18 +44,18 @@ impl Link for Side {
 
 struct End {
     tls: Connection,
-    link: Arc<Side>,
+    hook: Arc<Side>,
 }
 
 impl End {
     fn new(extensions: Vec<u8>, make: impl FnOnce() -> Connection) -> Self {
-        let link = Arc::new(Side {
+        let hook = Arc::new(Side {
             extensions,
             ..Side::default()
         });
         Self {
-            tls: scope(&link, make),
-            link,
+            tls: scope(&hook, make),
+            hook,
         }
     }
 
@@ -64,7 +64,7 @@ impl End {
         let mut levels = Vec::new();
         loop {
             let (mut out, tls) = (Vec::new(), &mut self.tls);
-            let changed = scope(&self.link, || tls.write_hs(&mut out)).is_some();
+            let changed = scope(&self.hook, || tls.write_hs(&mut out)).is_some();
             if !out.is_empty() {
                 levels.push(self.rewritten(&out));
             }
@@ -78,7 +78,7 @@ impl End {
         let mut out = Vec::new();
         while let Some((message, tail)) = next_message(messages) {
             out.extend(match message[0] {
-                1 => splice(message, &self.link.extensions).unwrap(),
+                1 => splice(message, &self.hook.extensions).unwrap(),
                 4 => with_token(message),
                 _ => message.to_vec(),
             });
@@ -91,12 +91,12 @@ impl End {
     fn read(&mut self, levels: &[Vec<u8>]) {
         for messages in levels {
             let tls = &mut self.tls;
-            scope(&self.link, || tls.read_hs(messages)).unwrap();
+            scope(&self.hook, || tls.read_hs(messages)).unwrap();
         }
     }
 
     fn secret(&self) -> Vec<u8> {
-        self.link.secret.lock().unwrap().clone()
+        self.hook.secret.lock().unwrap().clone()
     }
 
     fn exported(&self) -> [u8; 32] {

@@ -1,4 +1,4 @@
-//! The user's objects in a configuration, called without a link: what they do with TLS is their own.
+//! The user's objects in a configuration, called without a hook: what they do with TLS is their own.
 //!
 //! Each is wrapped once, when the configuration is built: rustls compares them by their address before it resumes.
 
@@ -14,7 +14,7 @@ use rustls::sign::{CertifiedKey, Signer, SigningKey};
 use rustls::time_provider::TimeProvider;
 use rustls::{Error, KeyLog, NamedGroup, SignatureAlgorithm, SignatureScheme};
 
-use super::link::without_scope;
+use super::hook::without_scope;
 
 /// An object of the user's.
 pub(crate) struct UserCode<T: ?Sized>(pub(crate) Arc<T>);

@@ -24,8 +24,8 @@ use super::{MigrationServer, Verdict};
 #[cfg(feature = "tokio")]
 use crate::MoveKind;
 use crate::address::as_in_token;
+use crate::key_schedule::{SuiteCrypto, binder_is_valid};
 use crate::provider::Hashed;
-use crate::schedule::{SuiteCrypto, binder_is_valid};
 use crate::ticket::SealedSession;
 use crate::wire::hello::ClientHello;
 
@@ -252,7 +252,7 @@ fn check(
         return Err(Verdict::NotIssued);
     }
     if !server
-        .answers_for
+        .own_addresses
         .contains(&as_in_token(token.target_address()))
     {
         return Err(Verdict::WrongTarget);

@@ -9,13 +9,13 @@ use rustls::crypto::hash::{Hash, HashAlgorithm};
 use rustls::server::StoresServerSessions;
 use rustls::{ServerConfig, SupportedCipherSuite};
 
+use super::hook::{HookedStorage, Wanted};
 use super::issue::MAX_EARLY_DATA_SIZE;
-use super::link::{LinkedStorage, Wanted};
 use crate::provider::user_code::UserCode;
 use crate::wire::hello::TicketRequest;
 
 /// The configurations that a connection may get, by its hello.
-pub(super) struct Configs {
+pub(super) struct ConfigSet {
     /// For hellos without a token.
     pub(super) ordinary: Arc<ServerConfig>,
     /// For an admitted session with early data.
@@ -30,14 +30,14 @@ pub(super) struct Configs {
     pub(super) sha256: Option<&'static dyn Hash>,
 }
 
-impl Configs {
+impl ConfigSet {
     pub(super) fn new(mut config: ServerConfig) -> Self {
         let storage: Arc<dyn StoresServerSessions> = Arc::new(UserCode(config.session_storage));
         config.cert_resolver = Arc::new(UserCode(config.cert_resolver));
         config.key_log = Arc::new(UserCode(config.key_log));
         config.time_provider = Arc::new(UserCode(config.time_provider));
         let keeps_sessions = storage.can_cache();
-        config.session_storage = Arc::new(LinkedStorage(Arc::clone(&storage)));
+        config.session_storage = Arc::new(HookedStorage(Arc::clone(&storage)));
         let mut no_early_data = config.clone();
         no_early_data.max_early_data_size = 0;
         let mut early_data = config.clone();

@@ -10,16 +10,16 @@ use std::sync::Arc;
 use migration_token::{Claim, CommitOutcome, StoreError};
 use rustls::{ContentType, HandshakeKind, PeerMisbehaved, ServerConfig};
 
-use super::accepting::AcceptError;
 use super::admission::{Admitted, may_go_on};
-use super::link::ServerLink;
-use super::offer_error::{NotifyError, OfferFailure};
+use super::hello_acceptor::AcceptError;
+use super::hook::ServerHook;
+use super::offer_error::{NotifyError, OfferError};
 use super::refused::{EarlyDataFilter, Next};
 use super::{Arrival, MigrationServer, Verdict};
 #[cfg(feature = "tokio")]
 use crate::MoveKind;
 use crate::connection::{BUFFER_LIMIT, Connection};
-use crate::provider::link::Scope;
+use crate::provider::hook::Scope;
 
 /// What admission decided.
 pub(super) enum Admission {
@@ -33,7 +33,7 @@ pub struct ServerConnection {
     tls: rustls::ServerConnection,
     server: Arc<MigrationServer>,
     peer: Option<SocketAddr>,
-    pub(super) link: Arc<ServerLink>,
+    pub(super) hook: Arc<ServerHook>,
     scope: Scope,
     arrival: Arrival,
     /// Whether the arrival is final.
@@ -68,7 +68,7 @@ impl ServerConnection {
         server: Arc<MigrationServer>,
         peer: Option<SocketAddr>,
         config: Arc<ServerConfig>,
-        link: ServerLink,
+        hook: ServerHook,
         admission: Admission,
     ) -> Result<Self, AcceptError> {
         let (arrival, admitted) = match admission {
@@ -82,19 +82,19 @@ impl ServerConnection {
                 Some(admitted),
             ),
         };
-        let filter = link
+        let filter = hook
             .early_data_offered()
             .then(|| EarlyDataFilter::new(server.configs.ordinary.max_early_data_size));
-        let link = Arc::new(link);
+        let hook = Arc::new(hook);
         let half_rtt = config.send_half_rtt_data;
-        let mut scope = Scope::new(&link);
+        let mut scope = Scope::new(&hook);
         let tls = scope.enter(|| rustls::ServerConnection::new(config));
         let tls = tls.map_err(AcceptError::Tls)?;
         Ok(Self {
             tls,
             server,
             peer,
-            link,
+            hook,
             scope,
             arrival,
             settled: false,
@@ -147,7 +147,7 @@ impl ServerConnection {
         self.server.counters.arrived(&self.arrival, self.peer);
     }
 
-    /// Counts a client that has resumed an ordinary session.
+    /// Stats a client that has resumed an ordinary session.
     fn count_resumption(&mut self) {
         let resumed = self.tls.handshake_kind() == Some(HandshakeKind::Resumed);
         if resumed && matches!(self.arrival, Arrival::Fresh) {
@@ -156,7 +156,7 @@ impl ServerConnection {
         }
     }
 
-    /// Counts a client that migrated and whose first early data has come.
+    /// Stats a client that migrated and whose first early data has come.
     fn count_early_data(&mut self) {
         let migrated = matches!(self.arrival, Arrival::Migrated { .. });
         if migrated && !self.early_data.is_empty() && !self.early_data_counted {
@@ -248,7 +248,7 @@ impl ServerConnection {
         if self.closed {
             return Err(NotifyError::Closed);
         }
-        let description = self.link.notify_alert().ok_or(NotifyError::NoToken)?;
+        let description = self.hook.notify_alert().ok_or(NotifyError::NoToken)?;
         if self.notices >= MAX_NOTICES {
             return Ok(());
         }
@@ -267,23 +267,23 @@ impl ServerConnection {
     ///
     /// # Errors
     ///
-    /// [`OfferFailure`]; nothing was sent then, and the connection goes on.
-    pub fn offer(&mut self, target: SocketAddr, state: Option<&[u8]>) -> Result<(), OfferFailure> {
+    /// [`OfferError`]; nothing was sent then, and the connection goes on.
+    pub fn offer(&mut self, target: SocketAddr, state: Option<&[u8]>) -> Result<(), OfferError> {
         if self.tls.is_handshaking() {
-            return Err(OfferFailure::Handshaking);
+            return Err(OfferError::Handshaking);
         }
         if self.closed {
-            return Err(OfferFailure::Closed);
+            return Err(OfferError::Closed);
         }
-        let ticket = self.link.offer(target, state)?;
+        let ticket = self.hook.offer(target, state)?;
         self.notices = 0;
         self.write_as(ContentType::Handshake, &ticket)
-            .map_err(|_| OfferFailure::Closed)
+            .map_err(|_| OfferError::Closed)
     }
 
     /// Where the token leads that the client got at the handshake, if it got one.
     pub fn target_at_handshake(&self) -> Option<SocketAddr> {
-        self.link.target_at_handshake()
+        self.hook.target_at_handshake()
     }
 
     /// Lets rustls process what it has read.
@@ -295,7 +295,7 @@ impl ServerConnection {
                 .map(|_| ());
         }
         if let Some(kind) = self.tls.handshake_kind() {
-            self.link.answered(kind == HandshakeKind::Resumed);
+            self.hook.answered(kind == HandshakeKind::Resumed);
         }
         let processed = self.scope.enter(|| self.tls.process_new_packets());
         if let Some(mut early_data) = self.tls.early_data() {
@@ -307,7 +307,7 @@ impl ServerConnection {
         if !self.tls.is_handshaking() {
             self.count_resumption();
             // The client does without them, as without any offer.
-            let _ = self.write_as(ContentType::Handshake, &self.link.take_tickets());
+            let _ = self.write_as(ContentType::Handshake, &self.hook.take_tickets());
         }
         processed.map(|_| ())
     }
@@ -328,11 +328,11 @@ impl ServerConnection {
         Ok(())
     }
 
-    /// Writes records of a type that rustls does not write by itself: as application data, which the link retags.
+    /// Writes records of a type that rustls does not write by itself: as application data, which the hook retags.
     fn write_as(&mut self, kind: ContentType, mut payload: &[u8]) -> io::Result<()> {
         // What is begun must be written whole, so the buffer's limit must not cut it.
         self.tls.set_buffer_limit(None);
-        self.link.retag(kind, payload.len());
+        self.hook.retag(kind, payload.len());
         let mut written = Ok(());
         while !payload.is_empty() && written.is_ok() {
             written = self
@@ -340,7 +340,7 @@ impl ServerConnection {
                 .enter(|| self.tls.writer().write(payload))
                 .map(|len| payload = payload.get(len..).unwrap_or_default());
         }
-        self.link.retag(kind, 0);
+        self.hook.retag(kind, 0);
         self.tls.set_buffer_limit(Some(BUFFER_LIMIT));
         written
     }
@@ -370,7 +370,7 @@ impl Connection for ServerConnection {
                 Next::Receive => break,
                 Next::Record(record) => {
                     self.give(record)?;
-                    if !filter.goes_on(&mut self.tls, &self.link) {
+                    if !filter.goes_on(&mut self.tls, &self.hook) {
                         return self.give(&filter.into_rest());
                     }
                 }

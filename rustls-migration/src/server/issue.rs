@@ -11,11 +11,9 @@ use time::{Duration, OffsetDateTime};
 use zeroize::Zeroizing;
 
 use super::template::{Template, TicketKey};
-use super::{MigrationServer, OfferFailure};
-use crate::schedule::{SuiteCrypto, ticket_psk};
-use crate::ticket::{
-    EarlyDataGrant, OrdinarySession, Seal, SealFailure, SealedSession, TicketKeys,
-};
+use super::{MigrationServer, OfferError};
+use crate::key_schedule::{SuiteCrypto, ticket_psk};
+use crate::ticket::{EarlyDataGrant, OrdinarySession, Seal, SealError, SealedSession, TicketKeys};
 use crate::wire::ticket::{MAX_OFFERED_TICKET_LEN, OfferedTicket};
 
 /// Early data that a ticket with a token offers at most, in bytes (`docs/protocol.md` section 3).
@@ -53,7 +51,7 @@ pub(super) struct Ticket<'a> {
 impl Issuer {
     /// The NewSessionTicket to send now, with a token for `target`; with `state` for the stream to go on there.
     ///
-    /// [`OfferFailure::SealLimit`], [`OfferFailure::TicketTooLong`], or [`OfferFailure::Failed`] when the random source
+    /// [`OfferError::SealLimit`], [`OfferError::TicketTooLong`], or [`OfferError::Failed`] when the random source
     /// failed.
     pub(super) fn issue(
         &self,
@@ -61,12 +59,12 @@ impl Issuer {
         ticket: Ticket<'_>,
         target: SocketAddr,
         state: Option<&[u8]>,
-    ) -> Result<Vec<u8>, OfferFailure> {
+    ) -> Result<Vec<u8>, OfferError> {
         let server = &self.server;
         let (nonce, age_add) = (ticket.nonce, ticket.age_add);
         let (session, token) = self
             .sign(token_key, ticket, (target, state))
-            .ok_or(OfferFailure::Failed)?;
+            .ok_or(OfferError::Failed)?;
         let sealed = self.seal(&session, Seal::Offer)?;
         let offered = OfferedTicket {
             lifetime_secs: whole_seconds(server.token_lifetime)?,
@@ -77,7 +75,7 @@ impl Issuer {
             stream_extension: state.map(|_| server.codepoints.migration_stream),
             max_early_data_size: server.max_early_data_size(),
         };
-        offered.encode().ok_or(OfferFailure::Failed)
+        offered.encode().ok_or(OfferError::Failed)
     }
 
     /// The NewSessionTicket of an ordinary session, whose key and nonce these are. It offers early data if there is a memory that
@@ -88,10 +86,10 @@ impl Issuer {
         &self,
         session: &[u8],
         key: Option<&TicketKey>,
-    ) -> Result<Vec<u8>, OfferFailure> {
+    ) -> Result<Vec<u8>, OfferError> {
         let server = &self.server;
         let template = self.template(session, key)?;
-        let ticket = template.ticket(key.ok_or(OfferFailure::UnknownSession)?);
+        let ticket = template.ticket(key.ok_or(OfferError::UnknownSession)?);
         let max_early_data_size = server.configs.ordinary.max_early_data_size;
         let memory = server.nonce_store.memory_id();
         let early_data = memory
@@ -103,12 +101,12 @@ impl Issuer {
             });
         let grants = early_data.is_some();
         let ordinary = OrdinarySession {
-            issued_at_ms: unix_milliseconds(server.clock.now()).ok_or(OfferFailure::Failed)?,
+            issued_at_ms: unix_milliseconds(server.clock.now()).ok_or(OfferError::Failed)?,
             scope: self.scope,
             early_data,
             session: ticket.session,
         };
-        let plaintext = ordinary.encode().ok_or(OfferFailure::Failed)?;
+        let plaintext = ordinary.encode().ok_or(OfferError::Failed)?;
         let sealed = self.seal(&plaintext, Seal::Session)?;
         let offered = OfferedTicket {
             lifetime_secs: whole_seconds(server.session_lifetime)?,
@@ -119,20 +117,20 @@ impl Issuer {
             stream_extension: None,
             max_early_data_size: if grants { max_early_data_size } else { 0 },
         };
-        offered.encode().ok_or(OfferFailure::Failed)
+        offered.encode().ok_or(OfferError::Failed)
     }
 
     /// Seals a ticket that clients take.
-    fn seal(&self, plaintext: &[u8], kind: Seal) -> Result<Vec<u8>, OfferFailure> {
+    fn seal(&self, plaintext: &[u8], kind: Seal) -> Result<Vec<u8>, OfferError> {
         let len = TicketKeys::sealed_len(plaintext.len());
         if len > MAX_OFFERED_TICKET_LEN {
-            return Err(OfferFailure::TicketTooLong { len });
+            return Err(OfferError::TicketTooLong { len });
         }
         let (keys, random) = (&self.server.ticket_keys, self.server.random());
         keys.seal(plaintext, kind, random)
             .map_err(|failure| match failure {
-                SealFailure::Limit => OfferFailure::SealLimit,
-                SealFailure::Failed => OfferFailure::Failed,
+                SealError::Limit => OfferError::SealLimit,
+                SealError::Failed => OfferError::Failed,
             })
     }
 
@@ -169,27 +167,27 @@ impl Issuer {
         &self,
         session: &[u8],
         key: Option<&TicketKey>,
-    ) -> Result<Template, OfferFailure> {
+    ) -> Result<Template, OfferError> {
         let len = TicketKeys::sealed_len(session.len());
         if len > MAX_OFFERED_TICKET_LEN {
-            return Err(OfferFailure::TicketTooLong { len });
+            return Err(OfferError::TicketTooLong { len });
         }
-        let now = self.server.tls_time().ok_or(OfferFailure::Failed)?;
+        let now = self.server.tls_time().ok_or(OfferError::Failed)?;
         let session = Zeroizing::new(session.to_vec());
         key.and_then(|key| Template::new(session, &key.psk, now))
-            .ok_or(OfferFailure::UnknownSession)
+            .ok_or(OfferError::UnknownSession)
     }
 
     /// What signs the tokens of a connection.
     pub(super) fn token_key(
         &self,
         resumption_master_secret: &[u8],
-    ) -> Result<TokenKey, OfferFailure> {
+    ) -> Result<TokenKey, OfferError> {
         TokenHash::from_output_len(resumption_master_secret.len())
             .and_then(|hash| self.server.suite_of(hash))
             .and_then(SuiteCrypto::new)
             .and_then(|crypto| TokenKey::derive_with(&crypto, resumption_master_secret).ok())
-            .ok_or(OfferFailure::Failed)
+            .ok_or(OfferError::Failed)
     }
 
     /// As [`issue`](Self::issue), of a ticket of its own that is made from `template`.
@@ -200,23 +198,23 @@ impl Issuer {
         nonce: u64,
         target: SocketAddr,
         state: Option<&[u8]>,
-    ) -> Result<Vec<u8>, OfferFailure> {
+    ) -> Result<Vec<u8>, OfferError> {
         let server = &self.server;
         let nonce = nonce.to_be_bytes();
         let suite = server.suite_of(token_key.hash());
-        let suite = suite.ok_or(OfferFailure::Failed)?;
+        let suite = suite.ok_or(OfferError::Failed)?;
         let psk = ticket_psk(suite, resumption_master_secret, &nonce);
         let mut age_add = [0; size_of::<u32>()];
         let filled = server.random().fill(&mut age_add);
-        filled.map_err(|_| OfferFailure::Failed)?;
+        filled.map_err(|_| OfferError::Failed)?;
         let age_add = u32::from_be_bytes(age_add);
-        let now = server.tls_time().ok_or(OfferFailure::Failed)?;
+        let now = server.tls_time().ok_or(OfferError::Failed)?;
         let session = template.with(&psk, now, age_add);
         let ticket = Ticket {
             nonce: &nonce,
             age_add,
             psk: &psk,
-            session: session.ok_or(OfferFailure::UnknownSession)?,
+            session: session.ok_or(OfferError::UnknownSession)?,
         };
         self.issue(token_key, ticket, target, state)
     }
@@ -227,6 +225,6 @@ fn unix_milliseconds(moment: OffsetDateTime) -> Option<u64> {
 }
 
 /// A `ticket_lifetime`.
-fn whole_seconds(lifetime: Duration) -> Result<u32, OfferFailure> {
-    u32::try_from(lifetime.whole_seconds()).map_err(|_| OfferFailure::Failed)
+fn whole_seconds(lifetime: Duration) -> Result<u32, OfferError> {
+    u32::try_from(lifetime.whole_seconds()).map_err(|_| OfferError::Failed)
 }

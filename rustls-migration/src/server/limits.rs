@@ -14,7 +14,7 @@ pub(super) struct Limits {
     max_hello_memory: usize,
     max_handshakes: usize,
     nonce_store_timeout: Duration,
-    max_store_questions: usize,
+    max_nonce_store_requests: usize,
 }
 
 impl Default for Limits {
@@ -25,7 +25,7 @@ impl Default for Limits {
             max_hello_memory: 64 << 20,
             max_handshakes: 16_384,
             nonce_store_timeout: Duration::from_secs(1),
-            max_store_questions: 1024,
+            max_nonce_store_requests: 1024,
         }
     }
 }
@@ -90,8 +90,8 @@ impl MigrationServerBuilder {
     /// How many claims of one acceptor and its clones may be before the nonce store at once, and how many commits, by
     /// default 1,024 of each. More of them wait for their turn.
     #[must_use]
-    pub fn max_store_questions(mut self, questions: usize) -> Self {
-        self.limits.max_store_questions = questions;
+    pub fn max_nonce_store_requests(mut self, questions: usize) -> Self {
+        self.limits.max_nonce_store_requests = questions;
         self
     }
 }
@@ -123,7 +123,7 @@ impl MigrationServer {
     }
 
     /// How many questions to the nonce store may be under way at once.
-    pub fn max_store_questions(&self) -> usize {
-        self.limits.max_store_questions
+    pub fn max_nonce_store_requests(&self) -> usize {
+        self.limits.max_nonce_store_requests
     }
 }

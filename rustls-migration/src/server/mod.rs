@@ -2,15 +2,14 @@
 //!
 //! Nothing here does I/O of its own; [`crate::tokio`] does.
 
-mod accepting;
 mod admission;
 mod configs;
 mod connection;
-mod counts;
 mod default_store;
+mod hello_acceptor;
+mod hook;
 mod issue;
 mod limits;
-mod link;
 mod offer_error;
 #[cfg(feature = "tokio")]
 mod readiness;
@@ -19,6 +18,7 @@ mod resumption;
 #[cfg(test)]
 #[cfg(feature = "ring")]
 mod rustls_habits;
+mod stats;
 mod template;
 mod verdict;
 
@@ -36,16 +36,16 @@ use rustls::{ServerConfig, SupportedCipherSuite, Tls13CipherSuite};
 use sha2::{Digest as _, Sha256};
 use time::OffsetDateTime;
 
-pub use self::accepting::{AcceptError, Accepting, Claimed};
 pub use self::admission::Admitted;
-use self::configs::Configs;
+use self::configs::ConfigSet;
 pub use self::connection::ServerConnection;
-use self::counts::Counters;
-pub use self::counts::Counts;
+pub use self::hello_acceptor::{AcceptError, ExaminedHello, HelloAcceptor};
 #[cfg(feature = "tokio")]
 pub(crate) use self::issue::MAX_STATE_LEN;
 use self::limits::Limits;
-pub use self::offer_error::{NotifyError, OfferFailure};
+pub use self::offer_error::{NotifyError, OfferError};
+use self::stats::Counters;
+pub use self::stats::Stats;
 pub use self::verdict::{Arrival, Verdict};
 use crate::address::as_in_token;
 use crate::clock::{Clock, SystemClock};
@@ -73,10 +73,10 @@ type ChooseTarget = dyn Fn(&Incoming<'_>) -> Option<SocketAddr> + Send + Sync;
 ///
 /// Clients that do not support migration are served as by the configuration alone.
 pub struct MigrationServer {
-    configs: Configs,
+    configs: ConfigSet,
     service: String,
     ticket_keys: TicketKeys,
-    answers_for: HashSet<SocketAddr>,
+    own_addresses: HashSet<SocketAddr>,
     nonce_store: Arc<dyn NonceStore>,
     limits: Limits,
     choose_target: Option<Box<ChooseTarget>>,
@@ -104,7 +104,7 @@ impl MigrationServer {
             config,
             service: service.into(),
             ticket_keys,
-            answers_for: HashSet::new(),
+            own_addresses: HashSet::new(),
             nonce_store: None,
             limits: Limits::default(),
             choose_target: None,
@@ -118,7 +118,7 @@ impl MigrationServer {
     }
 
     /// What became of arrivals so far.
-    pub fn counts(&self) -> Counts {
+    pub fn stats(&self) -> Stats {
         self.counters.snapshot()
     }
 
@@ -199,7 +199,7 @@ impl fmt::Debug for MigrationServer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("MigrationServer")
             .field("service", &self.service)
-            .field("answers_for", &self.answers_for)
+            .field("own_addresses", &self.own_addresses)
             .field("nonce_store", &self.nonce_store)
             .finish_non_exhaustive()
     }
@@ -223,12 +223,12 @@ impl fmt::Debug for MigrationServer {
 /// | early data of an ordinary resumption | the configuration's | the handshake is aborted with `unexpected_message` |
 /// | early data that is refused, of any client | 16,384 records, or as many as `max_early_data_size` if that is more, with 23 bytes for each of them | the handshake is aborted |
 /// | time for an answer of the nonce store, [`nonce_store_timeout`](Self::nonce_store_timeout) | 1 s | the token is refused as `StoreUnavailable`; a client that was admitted is closed |
-/// | claims before the nonce store, and commits, [`max_store_questions`](Self::max_store_questions) | 1,024 of each | more wait, as long as the store answers others |
+/// | claims before the nonce store, and commits, [`max_nonce_store_requests`](Self::max_nonce_store_requests) | 1,024 of each | more wait, as long as the store answers others |
 /// | time for a notified client to leave, [`departure_deadline`](Self::departure_deadline) | 10 s | calls fail with `TimedOut` |
 /// | notices to a client without data or an offer between them | 8 | the client is not told again |
-/// | state in an offer | 8,192 bytes | `OfferFailure::StateTooLong` |
-/// | offers under one ticket key, and ordinary tickets, [`TicketKeys::seal_limit`] | 2^32 of each | `OfferFailure::SealLimit`; no ticket |
-/// | a ticket, with a client's certificates in it | 24,576 bytes | `OfferFailure::TicketTooLong`; no ticket |
+/// | state in an offer | 8,192 bytes | `OfferError::StateTooLong` |
+/// | offers under one ticket key, and ordinary tickets, [`TicketKeys::seal_limit`] | 2^32 of each | `OfferError::SealLimit`; no ticket |
+/// | a ticket, with a client's certificates in it | 24,576 bytes | `OfferError::TicketTooLong`; no ticket |
 ///
 /// A client whose token is refused lands by a full handshake, but for a stream that is handed over
 /// ([`HandOff::Drain`](crate::tokio::HandOff)): its state was in the token's ticket, so it ends with an error.
@@ -236,7 +236,7 @@ pub struct MigrationServerBuilder {
     config: ServerConfig,
     service: String,
     ticket_keys: TicketKeys,
-    answers_for: HashSet<SocketAddr>,
+    own_addresses: HashSet<SocketAddr>,
     nonce_store: Option<Arc<dyn NonceStore>>,
     limits: Limits,
     choose_target: Option<Box<ChooseTarget>>,
@@ -254,8 +254,8 @@ impl MigrationServerBuilder {
     /// to this node. None by default, which refuses every token. IPv4 addresses that are mapped into IPv6 count as what they
     /// are.
     #[must_use]
-    pub fn answers_for(mut self, addresses: impl IntoIterator<Item = SocketAddr>) -> Self {
-        self.answers_for
+    pub fn own_addresses(mut self, addresses: impl IntoIterator<Item = SocketAddr>) -> Self {
+        self.own_addresses
             .extend(addresses.into_iter().map(as_in_token));
         self
     }
@@ -361,15 +361,15 @@ impl MigrationServerBuilder {
                 match own_clock {
                     // A store goes by one clock, so this one is not to be shared.
                     true => Arc::new(MemoryNonceStore::new(capacity, clock.now())),
-                    false => default_store::shared(&self.answers_for, capacity, clock.now())?,
+                    false => default_store::shared(&self.own_addresses, capacity, clock.now())?,
                 }
             }
         };
         Ok(MigrationServer {
-            configs: Configs::new(self.config),
+            configs: ConfigSet::new(self.config),
             service: self.service,
             ticket_keys: self.ticket_keys,
-            answers_for: self.answers_for,
+            own_addresses: self.own_addresses,
             nonce_store,
             limits: self.limits,
             choose_target: self.choose_target,
@@ -415,7 +415,7 @@ impl fmt::Debug for MigrationServerBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("MigrationServerBuilder")
             .field("service", &self.service)
-            .field("answers_for", &self.answers_for)
+            .field("own_addresses", &self.own_addresses)
             .finish_non_exhaustive()
     }
 }

@@ -21,7 +21,7 @@ pub enum NotifyError {
 /// Why an offer was not made. Nothing was sent, and the connection goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub enum OfferFailure {
+pub enum OfferError {
     /// The client does not support migration, or speaks TLS 1.2.
     #[error("the client does not support migration")]
     NotSupported,
@@ -64,8 +64,8 @@ pub enum OfferFailure {
 }
 
 /// The caller asked for what cannot be done; the connection goes on.
-impl From<OfferFailure> for io::Error {
-    fn from(error: OfferFailure) -> Self {
+impl From<OfferError> for io::Error {
+    fn from(error: OfferError) -> Self {
         Self::new(io::ErrorKind::InvalidInput, error)
     }
 }

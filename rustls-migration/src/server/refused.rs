@@ -12,7 +12,7 @@ use std::io::{self, Read};
 
 use rustls::{HandshakeKind, ProtocolVersion};
 
-use super::link::ServerLink;
+use super::hook::ServerHook;
 use crate::provider::SharedDecrypter;
 use crate::wire::record::{APPLICATION_DATA, HANDSHAKE, HEADER_LEN, Record, next_record};
 
@@ -113,7 +113,7 @@ impl EarlyDataFilter {
     pub(super) fn goes_on(
         &mut self,
         tls: &mut rustls::ServerConnection,
-        link: &ServerLink,
+        hook: &ServerHook,
     ) -> bool {
         if !matches!(self.stage, Stage::Hello) {
             return true;
@@ -128,7 +128,7 @@ impl EarlyDataFilter {
         let stage = match answered {
             None => return true,
             Some(HandshakeKind::FullWithHelloRetryRequest) => Some(Stage::Retry),
-            Some(HandshakeKind::Full | HandshakeKind::Resumed) => link
+            Some(HandshakeKind::Full | HandshakeKind::Resumed) => hook
                 .take_decrypter()
                 .filter(|_| tls.early_data().is_none())
                 .map(Stage::Refused),

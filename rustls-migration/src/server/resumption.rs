@@ -15,8 +15,8 @@ use time::{Duration, OffsetDateTime};
 
 use super::MigrationServer;
 use super::admission::{HANDSHAKE_GRACE, Lent, MAX_IDENTITIES, from_unix_milliseconds};
+use crate::key_schedule::binder_is_valid;
 use crate::provider::Hashed;
-use crate::schedule::binder_is_valid;
 use crate::ticket::{EarlyDataGrant, OrdinarySession};
 use crate::wire::hello::{ClientHello, PskIdentity};
 
@@ -202,7 +202,7 @@ mod tests {
     use super::*;
     use crate::clock::Clock;
     use crate::codepoints::Codepoints;
-    use crate::schedule::binder;
+    use crate::key_schedule::binder;
     use crate::ticket::{Seal, TicketKeys};
     use crate::wire::hello::tests::{hello_with, psk_extension};
     use crate::wire::{EXT_EARLY_DATA, EXT_PSK_KEY_EXCHANGE_MODES};

@@ -14,11 +14,11 @@ use rustls::server::StoresServerSessions;
 use rustls::{ClientConfig, ContentType, RootCertStore, ServerConfig, Tls13CipherSuite};
 
 use super::template::{Template, TicketKey};
-use super::{Accepting, MigrationServer, ServerConnection};
+use super::{HelloAcceptor, MigrationServer, ServerConnection};
 use crate::client::{ClientConnection, MigrationClient};
 use crate::connection::Connection;
-use crate::provider::link::{Link, Verifying, scope};
-use crate::schedule::ticket_psk;
+use crate::key_schedule::ticket_psk;
+use crate::provider::hook::{ConnectionHook, Verifying, scope};
 use crate::ticket::TicketKeys;
 use crate::wire::ticket::NewSessionTicket;
 use crate::wire::{NEW_SESSION_TICKET, next_message};
@@ -34,7 +34,7 @@ struct Probe {
     tickets: Mutex<Vec<Vec<u8>>>,
 }
 
-impl Link for Probe {
+impl ConnectionHook for Probe {
     fn verifying(&self) -> &Verifying {
         &self.verifying
     }
@@ -229,7 +229,7 @@ fn each_offer_of_a_connection_has_a_nonce_and_an_age_of_its_own() {
         let mut client = ClientConnection::new(&client, name(), here).unwrap();
         let mut hello = Vec::new();
         client.write_tls(&mut hello).unwrap();
-        let mut accepting = Accepting::new(Arc::new(server.unwrap()), None, Some(here));
+        let mut accepting = HelloAcceptor::new(Arc::new(server.unwrap()), None, Some(here));
         assert!(accepting.push(&hello));
         let mut server = accepting.examine().unwrap().accept(None).unwrap();
         exchange(&mut client, &mut server);
@@ -237,7 +237,7 @@ fn each_offer_of_a_connection_has_a_nonce_and_an_age_of_its_own() {
         let (mut nonces, mut ages) = (HashSet::new(), HashSet::new());
         for port in 1..=100 {
             let target = SocketAddr::from(([127, 0, 0, 3], port));
-            let message = server.link.offer(target, None).unwrap();
+            let message = server.hook.offer(target, None).unwrap();
             let ticket = NewSessionTicket::read(&message).unwrap();
             // rustls' own nonces are longer, so none of them is the same.
             assert_eq!(ticket.nonce.len(), 8);

@@ -75,7 +75,7 @@ pub(crate) enum Seal {
 
 /// Why nothing was sealed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum SealFailure {
+pub(crate) enum SealError {
     /// The current key has sealed as much as it may.
     Limit,
     /// The random source or the cipher failed.
@@ -171,7 +171,7 @@ impl TicketKeys {
     /// [`DEFAULT_SEAL_LIMIT`](Self::DEFAULT_SEAL_LIMIT) of each.
     ///
     /// Past it none of the kind is sealed until there is another current key: clients get no tokens, offers fail with
-    /// [`OfferFailure::SealLimit`](crate::server::OfferFailure::SealLimit), a warning is logged once, and connections
+    /// [`OfferError::SealLimit`](crate::server::OfferError::SealLimit), a warning is logged once, and connections
     /// go on. The count begins anew with each process. To be called before the keys are cloned.
     #[must_use]
     pub fn seal_limit(mut self, seals: u64) -> Self {
@@ -201,17 +201,17 @@ impl TicketKeys {
         plaintext: &[u8],
         kind: Seal,
         random: &dyn SecureRandom,
-    ) -> Result<Vec<u8>, SealFailure> {
+    ) -> Result<Vec<u8>, SealError> {
         let keys = self.keys();
-        let key = keys.first().ok_or(SealFailure::Failed)?;
+        let key = keys.first().ok_or(SealError::Failed)?;
         key.count(kind, self.seal_limit)?;
         let mut nonce = [0; NONCE_LEN];
-        random.fill(&mut nonce).map_err(|_| SealFailure::Failed)?;
+        random.fill(&mut nonce).map_err(|_| SealError::Failed)?;
         let mut header = [VERSION; HEADER_LEN];
         header[1..].copy_from_slice(&key.id);
         let mut sealed = Vec::with_capacity(plaintext.len() + TAG_LEN);
         sealed.extend(plaintext);
-        cipher::seal(&key.secret, &nonce, &header, &mut sealed).ok_or(SealFailure::Failed)?;
+        cipher::seal(&key.secret, &nonce, &header, &mut sealed).ok_or(SealError::Failed)?;
         Ok([&header[..], &nonce, &sealed].concat())
     }
 
@@ -271,7 +271,7 @@ impl TicketKey {
     }
 
     /// Takes one seal of those that the key has left.
-    fn count(&self, kind: Seal, limit: u64) -> Result<(), SealFailure> {
+    fn count(&self, kind: Seal, limit: u64) -> Result<(), SealError> {
         let another = |seals| (seals < limit).then_some(seals + 1);
         let seals = match kind {
             Seal::Offer => &self.offers,
@@ -287,7 +287,7 @@ impl TicketKey {
                 "the ticket key has sealed as many tickets as it may; no client gets another until the keys are rotated"
             );
         }
-        counted.map(|_| ()).map_err(|_| SealFailure::Limit)
+        counted.map(|_| ()).map_err(|_| SealError::Limit)
     }
 }
 
@@ -371,16 +371,13 @@ pub(super) mod tests {
         keys.reload().unwrap();
         let last = keys.clone().seal(b"", Seal::Offer, random()).unwrap();
         assert_eq!(keys.seals_left(), 0);
-        assert_eq!(
-            keys.seal(b"", Seal::Offer, random()),
-            Err(SealFailure::Limit)
-        );
+        assert_eq!(keys.seal(b"", Seal::Offer, random()), Err(SealError::Limit));
         assert_eq!(keys.seals_left(), 0);
         keys.seal(b"", Seal::Session, random()).unwrap();
         keys.seal(b"", Seal::Session, random()).unwrap();
         assert_eq!(
             keys.seal(b"", Seal::Session, random()),
-            Err(SealFailure::Limit)
+            Err(SealError::Limit)
         );
         assert!(keys.open(&last).is_some(), "what was sealed opens");
         TicketKeys::rotate(&path, 1, random()).unwrap();

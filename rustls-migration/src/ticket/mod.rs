@@ -11,7 +11,7 @@ mod watch;
 
 pub use key_file::TicketKeyError;
 pub use keys::TicketKeys;
-pub(crate) use keys::{Seal, SealFailure};
+pub(crate) use keys::{Seal, SealError};
 pub(crate) use ordinary::{EarlyDataGrant, OrdinarySession};
 pub(crate) use sealed::SealedSession;
 #[cfg(feature = "watch-keys")]

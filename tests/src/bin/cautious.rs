@@ -30,7 +30,7 @@ async fn main() {
     let folder = Path::new(folder);
     let keys = TicketKeys::load(folder.join(raced::KEYS)).unwrap();
     let server = MigrationServer::builder(config(folder), raced::SERVICE, keys)
-        .answers_for([address.parse().unwrap()])
+        .own_addresses([address.parse().unwrap()])
         .clock_skew(Duration::ZERO)
         .nonce_store(named_store::open(store).await.expect("a store"))
         .build();
@@ -42,7 +42,7 @@ async fn main() {
         .read_to_end(&mut Vec::new())
         .await
         .unwrap();
-    let counts = acceptor.counts();
+    let counts = acceptor.stats();
     let replayed = counts.declined(Verdict::Replayed);
     let (committed, lost) = (counts.committed(), counts.commits_lost());
     say(format_args!("replayed {replayed}"));

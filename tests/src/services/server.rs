@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use rustls_migration::MoveKind;
-use rustls_migration::server::{Arrival, OfferFailure};
+use rustls_migration::server::{Arrival, OfferError};
 use rustls_migration::tokio::{
     ConnectionHandle, DepartureOverdue, DepartureStatus, MigrationAcceptor, TlsStream,
 };
@@ -399,7 +399,7 @@ impl<'a> Serving<'a> {
 
 fn is_closed(error: &io::Error) -> bool {
     let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
-    matches!(inner, Some(OfferFailure::Closed))
+    matches!(inner, Some(OfferError::Closed))
 }
 
 /// Whether a node gave its client up.

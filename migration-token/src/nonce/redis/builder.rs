@@ -20,7 +20,7 @@ use crate::nonce::{Monotonic, SystemMonotonic};
 pub struct RedisNonceStoreBuilder {
     address: String,
     others: Others,
-    #[cfg(feature = "redis-tls")]
+    #[cfg(feature = "nonce-store-redis-tls")]
     authority: Option<Vec<u8>>,
     prefix: String,
     connections: usize,
@@ -46,7 +46,7 @@ impl RedisNonceStoreBuilder {
         Self {
             address: address.to_owned(),
             others: Others::None,
-            #[cfg(feature = "redis-tls")]
+            #[cfg(feature = "nonce-store-redis-tls")]
             authority: None,
             prefix: "migration".to_owned(),
             connections: 8,
@@ -83,7 +83,7 @@ impl RedisNonceStoreBuilder {
     /// For `rediss` addresses: the certificates (PEM) of the authorities that are trusted, by default those of the system.
     ///
     /// The server is verified by the name in its address; in a cluster or behind Sentinels by what those call it.
-    #[cfg(feature = "redis-tls")]
+    #[cfg(feature = "nonce-store-redis-tls")]
     pub fn authority(mut self, pem: &[u8]) -> Self {
         self.authority = Some(pem.to_vec());
         self
@@ -184,7 +184,7 @@ impl RedisNonceStoreBuilder {
 
     fn place(&self) -> Result<Place, RedisStoreError> {
         let client = self.client(&self.address)?;
-        #[cfg(feature = "redis-tls")]
+        #[cfg(feature = "nonce-store-redis-tls")]
         if self.authority.is_some() {
             let certificates = self.certificates(client.get_connection_info())?;
             certificates.ok_or(RedisStoreError::Authority)?;
@@ -214,7 +214,7 @@ impl RedisNonceStoreBuilder {
         let address = address
             .into_connection_info()
             .map_err(|_| RedisStoreError::Address)?;
-        #[cfg(feature = "redis-tls")]
+        #[cfg(feature = "nonce-store-redis-tls")]
         if let Some(certificates) = self.certificates(&address)? {
             return Client::build_with_tls(address, certificates)
                 .map_err(|_| RedisStoreError::Authority);
@@ -227,7 +227,7 @@ impl RedisNonceStoreBuilder {
         for other in others {
             nodes.push(self.client(other)?.get_connection_info().clone());
         }
-        #[cfg(feature = "redis-tls")]
+        #[cfg(feature = "nonce-store-redis-tls")]
         let certificates = self.certificates(first.get_connection_info())?;
         // Whoever asks has a time limit over everything; a node that is away must not take all of it.
         let builder = ClusterClient::builder(nodes)
@@ -235,7 +235,7 @@ impl RedisNonceStoreBuilder {
             .response_timeout(self.timeout)
             .min_retry_wait(10)
             .max_retry_wait(50);
-        #[cfg(feature = "redis-tls")]
+        #[cfg(feature = "nonce-store-redis-tls")]
         let builder = match certificates {
             Some(certificates) => builder.certs(certificates),
             None => builder,
@@ -245,7 +245,7 @@ impl RedisNonceStoreBuilder {
     }
 
     /// The authorities for an address with TLS.
-    #[cfg(feature = "redis-tls")]
+    #[cfg(feature = "nonce-store-redis-tls")]
     fn certificates(
         &self,
         address: &ConnectionInfo,

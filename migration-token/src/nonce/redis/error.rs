@@ -11,7 +11,7 @@ use crate::nonce::StoreError;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RedisStoreError {
-    /// The address is not of a form that is understood. `rediss` needs the feature `redis-tls`. A cluster has no databases and no
+    /// The address is not of a form that is understood. `rediss` needs the feature `nonce-store-redis-tls`. A cluster has no databases and no
     /// unix sockets, and its addresses agree in user, password and TLS.
     #[error(
         "not redis[s]://[[USER]:PASSWORD@]HOST[:PORT][/DB] nor unix:///PATH[?db=DB][&pass=PASSWORD]"

@@ -96,7 +96,7 @@ const LIVES: usize = 3;
 
 impl RedisNonceStore {
     /// A builder for a store at `address`: `redis://[[USER]:PASSWORD@]HOST[:PORT][/DB]`, `unix:///PATH[?db=DB][&pass=PASSWORD]`, or with
-    /// the feature `redis-tls` `rediss://` with the same parts as `redis://`.
+    /// the feature `nonce-store-redis-tls` `rediss://` with the same parts as `redis://`.
     pub fn builder(address: &str) -> RedisNonceStoreBuilder {
         RedisNonceStoreBuilder::new(address)
     }

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::outcome::EarlyDataOutcome;
-use crate::client::OfferError;
+use crate::client::InvalidOfferError;
 
 /// Why an address could not be connected to.
 #[derive(Debug, thiserror::Error)]
@@ -138,7 +138,7 @@ pub enum MigrateError {
     /// The server has made no offer, or it has been used.
     NoOffer,
     /// The newest offer is none that the client accepts.
-    OfferRefused(OfferError),
+    OfferRefused(InvalidOfferError),
     /// The newest offer is for this stream to go on elsewhere, not for another connection.
     StreamOffer,
     /// The stream moves only when its application says so ([`HandOff::Manual`](super::HandOff::Manual)), and that closed its

@@ -11,7 +11,7 @@ use tokio::sync::broadcast;
 use super::error::{ConnectError, MigrateError};
 use super::outcome::MigrationOutcome;
 use crate::MoveKind;
-use crate::client::OfferError;
+use crate::client::InvalidOfferError;
 
 /// Something that happened to a [`MigrationStream`](super::MigrationStream).
 #[derive(Clone, Debug)]
@@ -25,7 +25,7 @@ pub enum Event {
         kind: MoveKind,
     },
     /// The server sent a token that is no offer. The connection goes on.
-    OfferRefused(OfferError),
+    OfferRefused(InvalidOfferError),
     /// The server asks the client to move now.
     Notified {
         /// What is to move: the stream, which follows by itself unless its mode is [`HandOff::Manual`](super::HandOff::Manual),

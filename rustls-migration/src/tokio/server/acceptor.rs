@@ -22,7 +22,9 @@ use super::nonce_store::NonceStoreGate;
 use super::registry::{Registration, Registry};
 use super::stream::TlsStream;
 use crate::MoveKind;
-use crate::server::{AcceptError, Accepting, Arrival, Counts, MigrationServer, ServerConnection};
+use crate::server::{
+    AcceptError, Arrival, HelloAcceptor, MigrationServer, ServerConnection, Stats,
+};
 use crate::tokio::driver::Driver;
 
 /// How much is read from a client at a time until its hello is complete, in bytes.
@@ -165,7 +167,7 @@ impl MigrationAcceptor {
         };
         let server = shared.server();
         let mut slot = HandshakeSlot::new(server.handshake_timeout(), permit);
-        let accepting = Accepting::new(Arc::clone(&server), peer, local);
+        let accepting = HelloAcceptor::new(Arc::clone(&server), peer, local);
         let first = first.get(..len).unwrap_or_default();
         let judged = tokio::select! {
             biased;
@@ -189,9 +191,9 @@ impl MigrationAcceptor {
         })
     }
 
-    /// What became of arrivals so far, as from [`MigrationServer::counts`].
-    pub fn counts(&self) -> Counts {
-        self.shared.server().counts()
+    /// What became of arrivals so far, as from [`MigrationServer::stats`].
+    pub fn stats(&self) -> Stats {
+        self.shared.server().stats()
     }
 
     /// How many connections of this acceptor and its clones are live.
@@ -227,7 +229,7 @@ impl MigrationAcceptor {
     /// changed. Live connections go on as they are.
     ///
     /// All stay connections of one acceptor, with one set of places, one nonce store and one set of counts: those of the
-    /// first server. So `server`'s own store, `max_handshakes`, `max_hello_memory`, `max_store_questions` and
+    /// first server. So `server`'s own store, `max_handshakes`, `max_hello_memory`, `max_nonce_store_requests` and
     /// `nonce_store_timeout` are not used. Tokens go on being admitted if it has the same ticket keys, service name and
     /// addresses.
     pub fn replace(&self, server: MigrationServer) {
@@ -327,7 +329,7 @@ impl Shared {
         &self,
         mut io: IO,
         first: &[u8],
-        mut accepting: Accepting,
+        mut accepting: HelloAcceptor,
     ) -> io::Result<(IO, ServerConnection)>
     where
         IO: AsyncRead + AsyncWrite + Unpin,
@@ -353,7 +355,7 @@ impl Shared {
     async fn read_hello<IO>(
         &self,
         io: &mut IO,
-        accepting: &mut Accepting,
+        accepting: &mut HelloAcceptor,
     ) -> io::Result<Option<OwnedSemaphorePermit>>
     where
         IO: AsyncRead + Unpin,
@@ -378,7 +380,7 @@ impl Shared {
     }
 
     /// Judges the hello, with the nonce store's answer where one is needed.
-    async fn admit(&self, accepting: Accepting) -> Result<ServerConnection, AcceptError> {
+    async fn admit(&self, accepting: HelloAcceptor) -> Result<ServerConnection, AcceptError> {
         let claimed = accepting.examine()?;
         let answer = match claimed.claim() {
             Some(claim) if claimed.claims_early_data_only() => {

@@ -12,7 +12,7 @@ use std::time::Duration;
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
 use super::handle::DepartureStatus;
-use crate::server::OfferFailure;
+use crate::server::OfferError;
 
 /// How long an application may take to end a stream whose client is overdue, before its transport is closed.
 const GRACE: Duration = Duration::from_secs(1);
@@ -40,7 +40,7 @@ pub(super) enum Departure {
     /// The last offer has been made.
     HandedOver,
     /// There could be no last offer, so the stream must not end as if it were complete.
-    HandOverFailed(OfferFailure),
+    HandOverFailed(OfferError),
 }
 
 /// Who counts the time that a client has to leave.

@@ -19,7 +19,7 @@ use zeroize::Zeroizing;
 use super::ledger::{DrainedConnection, Ledger, Standing};
 use super::registry::Registry;
 use crate::MoveKind;
-use crate::server::{Arrival, MAX_STATE_LEN, OfferFailure};
+use crate::server::{Arrival, MAX_STATE_LEN, OfferError};
 
 /// How a connection's departure stands.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -194,9 +194,9 @@ impl Control {
         self.state().consent.clone()
     }
 
-    pub(super) fn set_consent(&self, state: Option<&[u8]>) -> Result<(), OfferFailure> {
+    pub(super) fn set_consent(&self, state: Option<&[u8]>) -> Result<(), OfferError> {
         if let Some(len) = state.map(<[u8]>::len).filter(|len| *len > MAX_STATE_LEN) {
-            return Err(OfferFailure::StateTooLong { len });
+            return Err(OfferError::StateTooLong { len });
         }
         self.state().consent = state.map(|state| Zeroizing::new(state.to_vec()));
         Ok(())
@@ -429,8 +429,8 @@ impl ConnectionHandle {
     ///
     /// # Errors
     ///
-    /// [`OfferFailure::StateTooLong`]; what was said before stays.
-    pub fn set_state(&self, state: &[u8]) -> Result<(), OfferFailure> {
+    /// [`OfferError::StateTooLong`]; what was said before stays.
+    pub fn set_state(&self, state: &[u8]) -> Result<(), OfferError> {
         self.0.set_consent(Some(state))
     }
 

@@ -45,7 +45,9 @@ pub(super) struct NonceStoreGate {
 
 impl NonceStoreGate {
     pub(super) fn new(server: &MigrationServer) -> Self {
-        let permits = server.max_store_questions().min(Semaphore::MAX_PERMITS);
+        let permits = server
+            .max_nonce_store_requests()
+            .min(Semaphore::MAX_PERMITS);
         Self {
             store: Arc::clone(server.nonce_store()),
             clock: Arc::clone(server.clock()),

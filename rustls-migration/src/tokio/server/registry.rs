@@ -76,7 +76,7 @@ impl Registry {
         live.connections.keys().copied().collect()
     }
 
-    /// Counts no longer for this drain.
+    /// Stats no longer for this drain.
     pub(super) fn end_drain(&self, ledger: &Arc<Ledger>) {
         let mut live = self.live();
         live.drain.take_if(|drain| Arc::ptr_eq(drain, ledger));

@@ -19,7 +19,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::duties::StreamCore;
 use super::handle::{ConnectionHandle, Control, Keep};
-use crate::server::{Arrival, OfferFailure};
+use crate::server::{Arrival, OfferError};
 use crate::tokio::waker::{Party, Wakers};
 
 /// A server's stream over a TLS connection that can be moved.
@@ -241,7 +241,7 @@ where
     ///
     /// # Errors
     ///
-    /// [`OfferFailure`] or [`NotifyError`](crate::server::NotifyError) inside an `InvalidInput` error when the client may
+    /// [`OfferError`] or [`NotifyError`](crate::server::NotifyError) inside an `InvalidInput` error when the client may
     /// not be told; the connection goes on then. Otherwise those of the transport.
     pub async fn migrate_to(&mut self, target: SocketAddr, state: Option<&[u8]>) -> io::Result<()> {
         self.handshake().await?;
@@ -254,7 +254,7 @@ where
     ///
     /// # Errors
     ///
-    /// [`OfferFailure`] inside an `InvalidInput` error when there can be no offer, as to a client that has been told to move
+    /// [`OfferError`] inside an `InvalidInput` error when there can be no offer, as to a client that has been told to move
     /// already: it would take it for the hand-over. The connection goes on then. Otherwise those of the transport.
     pub async fn offer(&mut self, target: SocketAddr, state: Option<&[u8]>) -> io::Result<()> {
         self.handshake().await?;
@@ -270,8 +270,8 @@ where
     ///
     /// # Errors
     ///
-    /// [`OfferFailure::StateTooLong`]; what was said before stays.
-    pub fn set_state(&mut self, state: &[u8]) -> Result<(), OfferFailure> {
+    /// [`OfferError::StateTooLong`]; what was said before stays.
+    pub fn set_state(&mut self, state: &[u8]) -> Result<(), OfferError> {
         self.control.set_consent(Some(state))
     }
 
@@ -289,7 +289,7 @@ where
     ///
     /// # Errors
     ///
-    /// [`NotifyError`](crate::server::NotifyError) or [`OfferFailure`] inside an `InvalidInput` error when the client may not be
+    /// [`NotifyError`](crate::server::NotifyError) or [`OfferError`] inside an `InvalidInput` error when the client may not be
     /// told; nothing was sent then, and the connection goes on. Otherwise those of the transport.
     pub async fn notify(&mut self) -> io::Result<()> {
         self.handshake().await?;

@@ -295,7 +295,7 @@ impl Service {
         // The nodes have one clock, so the store knows from its first moment what it has seen.
         let began = OffsetDateTime::now_utc();
         let server = MigrationServer::builder(config, "soak", self.keys.clone())
-            .answers_for([address])
+            .own_addresses([address])
             .clock_skew(Duration::ZERO)
             .nonce_store(Arc::new(MemoryNonceStore::new(1 << 20, began)));
         Arc::new(server.build().unwrap())

@@ -9,7 +9,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::StreamCore;
 use crate::MoveKind;
-use crate::server::{NotifyError, OfferFailure};
+use crate::server::{NotifyError, OfferError};
 use crate::tokio::server::departure::{Countdown, Departure, DepartureClock};
 
 impl<IO> StreamCore<IO>
@@ -34,7 +34,7 @@ where
             Departure::Told { .. }
             | Departure::Left { .. }
             | Departure::HandedOver
-            | Departure::HandOverFailed(_) => Err(OfferFailure::UnderWay.into()),
+            | Departure::HandOverFailed(_) => Err(OfferError::UnderWay.into()),
         }
     }
 
@@ -69,7 +69,7 @@ where
                 Ok(())
             }
             Departure::Left { .. } | Departure::HandedOver | Departure::HandOverFailed(_) => {
-                Err(OfferFailure::Closed.into())
+                Err(OfferError::Closed.into())
             }
         }
     }
@@ -108,7 +108,7 @@ where
             .or_else(|| Some((at_handshake?, MoveKind::Connection)))
     }
 
-    fn make_offer(&mut self, target: SocketAddr, state: Option<&[u8]>) -> Result<(), OfferFailure> {
+    fn make_offer(&mut self, target: SocketAddr, state: Option<&[u8]>) -> Result<(), OfferError> {
         self.driver.connection_mut().offer(target, state)?;
         let kind = match state {
             Some(_) => MoveKind::Stream,

@@ -9,7 +9,7 @@ use migration_token::{CommitOutcome, StoreError};
 
 use super::{Arrival, Verdict};
 
-/// The target of arrivals' events. [`Counts`] documents them.
+/// The target of arrivals' events. [`Stats`] documents them.
 const ARRIVAL: &str = "rustls_migration::arrival";
 
 /// What became of arrivals at a [`MigrationServer`](super::MigrationServer) since it was built: a snapshot, whose numbers
@@ -21,9 +21,9 @@ const ARRIVAL: &str = "rustls_migration::arrival";
 /// handshake that took too long, perhaps after another for its hello. A commit that was not won is an event at level WARN with that target. No event of this crate has a
 /// token, nonce, session, key, ticket or application state in it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counts(Tally<u64>);
+pub struct Stats(Tally<u64>);
 
-/// The counters that a [`Counts`] is a snapshot of.
+/// The counters that a [`Stats`] is a snapshot of.
 #[derive(Debug, Default)]
 pub(super) struct Counters(Tally<AtomicU64>);
 
@@ -44,7 +44,7 @@ struct Tally<T> {
     silent: T,
 }
 
-impl Counts {
+impl Stats {
     /// Arrivals without a token whose hello was answered.
     pub fn fresh(&self) -> u64 {
         self.0.fresh
@@ -118,7 +118,7 @@ impl Counts {
 }
 
 impl Counters {
-    pub(super) fn snapshot(&self) -> Counts {
+    pub(super) fn snapshot(&self) -> Stats {
         let load = |count: &AtomicU64| count.load(Ordering::Relaxed);
         let Tally {
             fresh,
@@ -135,7 +135,7 @@ impl Counters {
             handshakes_timed_out,
             silent,
         } = &self.0;
-        Counts(Tally {
+        Stats(Tally {
             fresh: load(fresh),
             resumed: load(resumed),
             resumed_with_early_data: load(resumed_with_early_data),

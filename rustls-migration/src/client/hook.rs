@@ -1,4 +1,4 @@
-//! The client's end of the link: it puts extensions into the hello, reads tokens out of tickets, keeps the alert
+//! The client's end of the hook: it puts extensions into the hello, reads tokens out of tickets, keeps the alert
 //! from rustls, and supplies the session to resume.
 //!
 //! It judges nothing: what it collects, the connection verifies.
@@ -16,7 +16,7 @@ use zeroize::Zeroizing;
 use super::offer::{ReceivedTicket, ReceivedToken};
 use crate::codepoints::Codepoints;
 use crate::provider::HashedHello;
-use crate::provider::link::{Link, Verifying, current_as};
+use crate::provider::hook::{ConnectionHook, Verifying, current_as};
 use crate::wire::ticket::NewSessionTicket;
 use crate::wire::{MESSAGE_HEADER_LEN, NEW_SESSION_TICKET, next_message, push_extension};
 
@@ -26,7 +26,7 @@ const MAX_MESSAGE_LEN: usize = MESSAGE_HEADER_LEN + 0xffff;
 /// How many tickets with tokens are kept for verification. The newest count.
 const MAX_RECEIVED: usize = 4;
 
-pub(super) struct ClientLink {
+pub(super) struct ClientHook {
     codepoints: Codepoints,
     /// Encoded, for each hello of this connection.
     hello_extensions: Vec<u8>,
@@ -55,7 +55,7 @@ struct State {
     received: VecDeque<ReceivedTicket>,
 }
 
-impl ClientLink {
+impl ClientHook {
     /// `resume` is a session with the encoded token that lets it resume elsewhere. `None` when the token is too long
     /// for an extension.
     pub(super) fn new(
@@ -158,7 +158,7 @@ impl ClientLink {
     }
 }
 
-impl Link for ClientLink {
+impl ConnectionHook for ClientHook {
     fn verifying(&self) -> &Verifying {
         &self.verifying
     }
@@ -198,22 +198,22 @@ impl Link for ClientLink {
 /// The clock of every configuration of a [`MigrationClient`](super::MigrationClient): the session of an offer is as old as it
 /// is, whatever the user's clock says since it was set. Certificates are judged by the user's clock.
 #[derive(Debug)]
-pub(super) struct LinkedTime(pub(super) Arc<dyn TimeProvider>);
+pub(super) struct HookedTime(pub(super) Arc<dyn TimeProvider>);
 
-impl TimeProvider for LinkedTime {
+impl TimeProvider for HookedTime {
     fn current_time(&self) -> Option<UnixTime> {
         // The age of a session that is taken up is the first that rustls asks for.
-        let time = current_as::<ClientLink>().and_then(|link| link.state().time.take());
+        let time = current_as::<ClientHook>().and_then(|hook| hook.state().time.take());
         time.or_else(|| self.0.current_time())
     }
 }
 
 /// The session store of every configuration of a [`MigrationClient`](super::MigrationClient): inside a connection's
-/// scope its link answers for TLS 1.3 tickets that have to do with migration. The store in it is the user's, wrapped.
+/// scope its hook answers for TLS 1.3 tickets that have to do with migration. The store in it is the user's, wrapped.
 #[derive(Debug)]
-pub(super) struct LinkedStore(pub(super) Arc<dyn ClientSessionStore>);
+pub(super) struct HookedStore(pub(super) Arc<dyn ClientSessionStore>);
 
-impl ClientSessionStore for LinkedStore {
+impl ClientSessionStore for HookedStore {
     fn set_kx_hint(&self, server_name: ServerName<'static>, group: NamedGroup) {
         self.0.set_kx_hint(server_name, group);
     }
@@ -239,8 +239,8 @@ impl ClientSessionStore for LinkedStore {
         server_name: ServerName<'static>,
         value: Tls13ClientSessionValue,
     ) {
-        let ordinary = match current_as::<ClientLink>() {
-            Some(link) => link.keep(value),
+        let ordinary = match current_as::<ClientHook>() {
+            Some(hook) => hook.keep(value),
             None => Some(value),
         };
         if let Some(value) = ordinary {
@@ -252,7 +252,7 @@ impl ClientSessionStore for LinkedStore {
         &self,
         server_name: &ServerName<'static>,
     ) -> Option<Tls13ClientSessionValue> {
-        let resume = current_as::<ClientLink>().and_then(|link| link.state().resume.take());
+        let resume = current_as::<ClientHook>().and_then(|hook| hook.state().resume.take());
         resume.or_else(|| self.0.take_tls13_ticket(server_name))
     }
 }

@@ -1,4 +1,4 @@
-//! The server's end of the link: it lends rustls the admitted or ordinary session, seals the tickets that rustls makes, makes
+//! The server's end of the hook: it lends rustls the admitted or ordinary session, seals the tickets that rustls makes, makes
 //! tickets with tokens, at once or later, from the first of them, and changes the type of records (`docs/protocol.md`
 //! sections 1 and 3).
 //!
@@ -13,16 +13,16 @@ use rustls::ContentType;
 use rustls::server::StoresServerSessions;
 use zeroize::Zeroizing;
 
-use super::OfferFailure;
+use super::OfferError;
 use super::admission::Lent;
 use super::issue::{Issuer, MAX_STATE_LEN};
 use super::template::{Template, TicketKey};
 use crate::address::as_in_token;
-use crate::provider::link::{Link, Verifying, current_as, without_scope};
+use crate::provider::hook::{ConnectionHook, Verifying, current_as, without_scope};
 use crate::provider::{HashedHello, SharedDecrypter};
 use crate::wire::hello::TicketRequest;
 
-pub(super) struct ServerLink {
+pub(super) struct ServerHook {
     /// Where sessions of TLS 1.2 are kept; the user's, wrapped. Never called with the lock held.
     storage: Arc<dyn StoresServerSessions>,
     /// What issues tickets; `None` when the hello was not understood.
@@ -76,7 +76,7 @@ struct State {
     /// How many tickets rustls has made.
     made: usize,
     /// What offers are made from, or why there can be none.
-    template: Result<Template, OfferFailure>,
+    template: Result<Template, OfferError>,
     /// How many tickets have been made from the template.
     issued: u64,
     /// The handshake's NewSessionTickets, until they are sent.
@@ -88,7 +88,7 @@ struct State {
     retag_as: Option<ContentType>,
 }
 
-impl ServerLink {
+impl ServerHook {
     pub(super) fn new(
         storage: Arc<dyn StoresServerSessions>,
         issuer: Option<Issuer>,
@@ -108,7 +108,7 @@ impl ServerLink {
             ticket_key: None,
             resumed: false,
             made: 0,
-            template: Err(OfferFailure::NoTicket),
+            template: Err(OfferError::NoTicket),
             issued: 0,
             tickets: Vec::new(),
             token_at_handshake: false,
@@ -175,12 +175,12 @@ impl ServerLink {
         &self,
         target: SocketAddr,
         state: Option<&[u8]>,
-    ) -> Result<Vec<u8>, OfferFailure> {
+    ) -> Result<Vec<u8>, OfferError> {
         let issuer = self.issuer.as_ref().filter(|issuer| issuer.migrates);
-        let issuer = issuer.ok_or(OfferFailure::NotSupported)?;
+        let issuer = issuer.ok_or(OfferError::NotSupported)?;
         let len = state.map_or(0, <[u8]>::len);
         if len > MAX_STATE_LEN {
-            return Err(OfferFailure::StateTooLong { len });
+            return Err(OfferError::StateTooLong { len });
         }
         let (secret, template, nonce) = self.take_template()?;
         let token_key = self.token_key(issuer, &secret)?;
@@ -192,7 +192,7 @@ impl ServerLink {
     }
 
     /// What signs this connection's tokens. It is derived once.
-    fn token_key(&self, issuer: &Issuer, secret: &[u8]) -> Result<TokenKey, OfferFailure> {
+    fn token_key(&self, issuer: &Issuer, secret: &[u8]) -> Result<TokenKey, OfferError> {
         if let Some(known) = &self.state().token_key {
             return Ok(known.clone());
         }
@@ -202,10 +202,10 @@ impl ServerLink {
     }
 
     /// What a ticket is made from, and its nonce, which is never used again. rustls' own nonces have 32 bytes.
-    fn take_template(&self) -> Result<(Zeroizing<Vec<u8>>, Template, u64), OfferFailure> {
+    fn take_template(&self) -> Result<(Zeroizing<Vec<u8>>, Template, u64), OfferError> {
         let mut state = self.state();
         let secret = state.resumption_master_secret.clone();
-        let secret = secret.ok_or(OfferFailure::NotSupported)?;
+        let secret = secret.ok_or(OfferError::NotSupported)?;
         let template = state.template.clone()?;
         let nonce = state.issued;
         state.issued += 1;
@@ -280,8 +280,8 @@ impl ServerLink {
             let template = issuer.template(session, key);
             let token = issuer.target.map(|target| {
                 let template = template.as_ref().map_err(|failure| *failure)?;
-                let ticket = template.ticket(key.ok_or(OfferFailure::UnknownSession)?);
-                let secret = secret.as_ref().ok_or(OfferFailure::NotSupported)?;
+                let ticket = template.ticket(key.ok_or(OfferError::UnknownSession)?);
+                let secret = secret.as_ref().ok_or(OfferError::NotSupported)?;
                 issuer.issue(&self.token_key(issuer, secret)?, ticket, target, None)
             });
             (template, token)
@@ -307,13 +307,13 @@ impl ServerLink {
 }
 
 /// At the seal limit, the keys have warned already.
-fn warn_of(reason: OfferFailure) {
-    if reason != OfferFailure::SealLimit {
+fn warn_of(reason: OfferError) {
+    if reason != OfferError::SealLimit {
         tracing::warn!(%reason, "a ticket was not issued at the handshake");
     }
 }
 
-impl Link for ServerLink {
+impl ConnectionHook for ServerHook {
     fn verifying(&self) -> &Verifying {
         &self.verifying
     }
@@ -361,29 +361,29 @@ impl Link for ServerLink {
 }
 
 /// The session storage of every configuration of a [`MigrationServer`](super::MigrationServer): inside a
-/// connection's scope its link answers.
+/// connection's scope its hook answers.
 #[derive(Debug)]
-pub(super) struct LinkedStorage(pub(super) Arc<dyn StoresServerSessions>);
+pub(super) struct HookedStorage(pub(super) Arc<dyn StoresServerSessions>);
 
-impl StoresServerSessions for LinkedStorage {
+impl StoresServerSessions for HookedStorage {
     fn put(&self, key: Vec<u8>, value: Vec<u8>) -> bool {
-        match current_as::<ServerLink>() {
-            Some(link) => link.put(key, value),
+        match current_as::<ServerHook>() {
+            Some(hook) => hook.put(key, value),
             None => self.0.put(key, value),
         }
     }
 
     /// Sessions of TLS 1.2 are asked for like this. None of them may pass for the one of a token.
     fn get(&self, key: &[u8]) -> Option<Vec<u8>> {
-        match current_as::<ServerLink>() {
-            Some(link) if link.token_presented => None,
+        match current_as::<ServerHook>() {
+            Some(hook) if hook.token_presented => None,
             Some(_) | None => self.0.get(key),
         }
     }
 
     fn take(&self, key: &[u8]) -> Option<Vec<u8>> {
-        match current_as::<ServerLink>() {
-            Some(link) => link.take(key),
+        match current_as::<ServerHook>() {
+            Some(hook) => hook.take(key),
             None => self.0.take(key),
         }
     }

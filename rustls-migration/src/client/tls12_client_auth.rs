@@ -10,16 +10,16 @@ use rustls::pki_types::SubjectPublicKeyInfoDer;
 use rustls::sign::{CertifiedKey, Signer, SigningKey};
 use rustls::{Error, SignatureAlgorithm, SignatureScheme};
 
-use super::link::ClientLink;
-use crate::provider::link::{Link as _, current_as};
+use super::hook::ClientHook;
+use crate::provider::hook::{ConnectionHook as _, current_as};
 use crate::wire::CLIENT_HELLO;
 use crate::wire::hello::splice_all;
 
 /// The certificate resolver of every configuration of a [`MigrationClient`](super::MigrationClient).
 #[derive(Debug)]
-pub(super) struct LinkedResolver(pub(super) Arc<dyn ResolvesClientCert>);
+pub(super) struct HookedResolver(pub(super) Arc<dyn ResolvesClientCert>);
 
-impl ResolvesClientCert for LinkedResolver {
+impl ResolvesClientCert for HookedResolver {
     fn resolve(
         &self,
         root_hint_subjects: &[&[u8]],
@@ -28,7 +28,7 @@ impl ResolvesClientCert for LinkedResolver {
         let identity = self.0.resolve(root_hint_subjects, sigschemes)?;
         Some(Arc::new(CertifiedKey {
             cert: identity.cert.clone(),
-            key: Arc::new(LinkedKey(Arc::clone(&identity.key))),
+            key: Arc::new(HookedKey(Arc::clone(&identity.key))),
             ocsp: identity.ocsp.clone(),
         }))
     }
@@ -43,12 +43,12 @@ impl ResolvesClientCert for LinkedResolver {
 }
 
 #[derive(Debug)]
-struct LinkedKey(Arc<dyn SigningKey>);
+struct HookedKey(Arc<dyn SigningKey>);
 
-impl SigningKey for LinkedKey {
+impl SigningKey for HookedKey {
     fn choose_scheme(&self, offered: &[SignatureScheme]) -> Option<Box<dyn Signer>> {
         let signer = self.0.choose_scheme(offered)?;
-        Some(Box::new(LinkedSigner(signer)))
+        Some(Box::new(HookedSigner(signer)))
     }
 
     fn public_key(&self) -> Option<SubjectPublicKeyInfoDer<'_>> {
@@ -61,14 +61,14 @@ impl SigningKey for LinkedKey {
 }
 
 #[derive(Debug)]
-struct LinkedSigner(Box<dyn Signer>);
+struct HookedSigner(Box<dyn Signer>);
 
-impl Signer for LinkedSigner {
+impl Signer for HookedSigner {
     /// TLS 1.3 signs a message that begins with spaces, so it is never taken for a hello.
     fn sign(&self, message: &[u8]) -> Result<Vec<u8>, Error> {
-        match current_as::<ClientLink>() {
-            Some(link) if message.first() == Some(&CLIENT_HELLO) => {
-                self.0.sign(&splice_all(message, link.hello_extensions()))
+        match current_as::<ClientHook>() {
+            Some(hook) if message.first() == Some(&CLIENT_HELLO) => {
+                self.0.sign(&splice_all(message, hook.hello_extensions()))
             }
             Some(_) | None => self.0.sign(message),
         }

@@ -1,11 +1,11 @@
-//! The [`Link`]: what the objects inside rustls and the connection around it tell each other.
+//! The [`ConnectionHook`]: what the objects inside rustls and the connection around it tell each other.
 //!
 //! rustls asks its provider for objects without saying for which connection. So a connection opens a [`scope`]
-//! around each call into rustls; objects that are made in a scope keep its link for their life, objects that are
+//! around each call into rustls; objects that are made in a scope keep its hook for their life, objects that are
 //! made outside of one pass everything through. A scope never spans an await.
 //!
 //! rustls also calls the user's objects in a scope. They may open TLS connections of their own, whose objects must not
-//! get this link. What a configuration gives out is wrapped, and called [`without_scope`] (`user_code.rs`). rustls does
+//! get this hook. What a configuration gives out is wrapped, and called [`without_scope`] (`user_code.rs`). rustls does
 //! not give out its certificate verifiers, so the scope rests by itself while one runs: see [`Verifying`].
 
 use std::any::Any;
@@ -22,7 +22,7 @@ use crate::wire::{CERTIFICATE, CLIENT_KEY_EXCHANGE, COMPRESSED_CERTIFICATE, SERV
 /// One connection's view of what passes through its cryptographic objects.
 ///
 /// The default of every method is to leave things as they are.
-pub(crate) trait Link: Any + Send + Sync {
+pub(crate) trait ConnectionHook: Any + Send + Sync {
     /// Encoded extensions to splice into each ClientHello that enters the transcript; empty for none.
     fn hello_extensions(&self) -> &[u8] {
         &[]
@@ -76,7 +76,7 @@ pub(crate) trait Link: Any + Send + Sync {
 ///
 /// rustls calls one only between two messages of the handshake: after a Certificate that is not empty (in TLS 1.2 also
 /// after ServerHelloDone and ClientKeyExchange), and before the next message that it hashes. Between these two it makes
-/// no object that needs the link. The transcript hash, which has the link, sees the messages.
+/// no object that needs the hook. The transcript hash, which has the hook, sees the messages.
 #[derive(Debug, Default)]
 pub(crate) struct Verifying(AtomicBool);
 
@@ -102,30 +102,30 @@ impl Verifying {
 const CERTIFICATE_LIST_LEN: usize = 3;
 
 thread_local! {
-    static CURRENT: Cell<Option<Arc<dyn Link>>> = const { Cell::new(None) };
+    static CURRENT: Cell<Option<Arc<dyn ConnectionHook>>> = const { Cell::new(None) };
 }
 
-/// Runs `call` with `link` as the link of every object that rustls makes in it.
-pub(crate) fn scope<R>(link: &Arc<impl Link>, call: impl FnOnce() -> R) -> R {
-    Scope::new(link).enter(call)
+/// Runs `call` with `hook` as the hook of every object that rustls makes in it.
+pub(crate) fn scope<R>(hook: &Arc<impl ConnectionHook>, call: impl FnOnce() -> R) -> R {
+    Scope::new(hook).enter(call)
 }
 
-/// Runs `call`, which is the user's, with no link: what it makes is its own.
+/// Runs `call`, which is the user's, with no hook: what it makes is its own.
 pub(crate) fn without_scope<R>(call: impl FnOnce() -> R) -> R {
     Scope(None).enter(call)
 }
 
 /// What a connection opens its scopes with. It is moved in and out, since to count references for each call would cost more
 /// than all else that a scope does.
-pub(crate) struct Scope(Option<Arc<dyn Link>>);
+pub(crate) struct Scope(Option<Arc<dyn ConnectionHook>>);
 
 impl Scope {
-    pub(crate) fn new(link: &Arc<impl Link>) -> Self {
-        let link: Arc<dyn Link> = link.clone();
-        Self(Some(link))
+    pub(crate) fn new(hook: &Arc<impl ConnectionHook>) -> Self {
+        let hook: Arc<dyn ConnectionHook> = hook.clone();
+        Self(Some(hook))
     }
 
-    /// Runs `call` with this link as the link of every object that rustls makes in it.
+    /// Runs `call` with this hook as the hook of every object that rustls makes in it.
     ///
     /// What `call` returns may be large, so it is made where the caller wants it.
     #[inline(always)]
@@ -156,30 +156,34 @@ impl Drop for Entered<'_> {
     }
 }
 
-/// The link for an object that is made now: that of the innermost scope, unless a certificate verifier may run.
-pub(super) fn current() -> Option<Arc<dyn Link>> {
+/// The hook for an object that is made now: that of the innermost scope, unless a certificate verifier may run.
+pub(super) fn current() -> Option<Arc<dyn ConnectionHook>> {
     current_if(|_| true)
 }
 
-/// The current link, if it wants the object that is made now.
-pub(super) fn current_if(wants: impl FnOnce(&dyn Link) -> bool) -> Option<Arc<dyn Link>> {
-    let verifying = |link: &dyn Link| link.verifying().0.load(Ordering::Relaxed);
-    innermost_if(|link| !verifying(link) && wants(link))
+/// The current hook, if it wants the object that is made now.
+pub(super) fn current_if(
+    wants: impl FnOnce(&dyn ConnectionHook) -> bool,
+) -> Option<Arc<dyn ConnectionHook>> {
+    let verifying = |hook: &dyn ConnectionHook| hook.verifying().0.load(Ordering::Relaxed);
+    innermost_if(|hook| !verifying(hook) && wants(hook))
 }
 
-/// The link of the innermost scope, when it is an `L`. For the wrapped objects of a configuration, which belong to the
+/// The hook of the innermost scope, when it is an `L`. For the wrapped objects of a configuration, which belong to the
 /// scope's connection alone.
-pub(crate) fn current_as<L: Link>() -> Option<Arc<L>> {
-    let link: Arc<dyn Any + Send + Sync> = innermost_if(|_| true)?;
-    link.downcast().ok()
+pub(crate) fn current_as<L: ConnectionHook>() -> Option<Arc<L>> {
+    let hook: Arc<dyn Any + Send + Sync> = innermost_if(|_| true)?;
+    hook.downcast().ok()
 }
 
-/// The link of the innermost scope, if `wanted`. References are counted for one that is.
-fn innermost_if(wanted: impl FnOnce(&dyn Link) -> bool) -> Option<Arc<dyn Link>> {
+/// The hook of the innermost scope, if `wanted`. References are counted for one that is.
+fn innermost_if(
+    wanted: impl FnOnce(&dyn ConnectionHook) -> bool,
+) -> Option<Arc<dyn ConnectionHook>> {
     CURRENT.with(|current| {
-        let link = current.take();
-        let copy = link.as_ref().filter(|link| wanted(&***link)).cloned();
-        current.set(link);
+        let hook = current.take();
+        let copy = hook.as_ref().filter(|hook| wanted(&***hook)).cloned();
+        current.set(hook);
         copy
     })
 }
@@ -213,7 +217,7 @@ mod tests {
 
     struct Quiet(Verifying);
 
-    impl Link for Quiet {
+    impl ConnectionHook for Quiet {
         fn verifying(&self) -> &Verifying {
             &self.0
         }
@@ -223,12 +227,12 @@ mod tests {
 
     #[test]
     fn without_a_scope_there_is_no_link_and_the_scope_comes_back() {
-        let link = Arc::new(Quiet(Verifying::default()));
-        scope(&link, || {
+        let hook = Arc::new(Quiet(Verifying::default()));
+        scope(&hook, || {
             assert!(current().is_some());
             without_scope(|| assert!(current_as::<Quiet>().is_none()));
             assert!(current_as::<Quiet>().is_some());
-            link.verifying().note_message(&[25]);
+            hook.verifying().note_message(&[25]);
             assert!(current().is_none() && current_as::<Quiet>().is_some());
         });
         assert!(current_as::<Quiet>().is_none());

@@ -12,8 +12,8 @@ use rustls::AlertDescription;
 
 use super::admission::{Candidate, Examined, examine, scope};
 use super::connection::Admission;
+use super::hook::{Offered, ServerHook, Wanted};
 use super::issue::Issuer;
-use super::link::{Offered, ServerLink, Wanted};
 use super::resumption::{self, Resumption};
 use super::{Incoming, MigrationServer, ServerConnection, Verdict};
 #[cfg(feature = "tokio")]
@@ -25,16 +25,16 @@ use crate::wire::record::{HelloProgress, HelloReader};
 /// Collects a client's hello.
 ///
 /// Drive it like this: [`push`](Self::push) received bytes until it says that it has enough, [`examine`](Self::examine)
-/// the hello, ask the nonce store what [`Claimed::claim`] says, if anything, and [`Claimed::accept`] with its answer.
+/// the hello, ask the nonce store what [`ExaminedHello::claim`] says, if anything, and [`ExaminedHello::accept`] with its answer.
 #[derive(Debug)]
-pub struct Accepting {
+pub struct HelloAcceptor {
     server: Arc<MigrationServer>,
     reader: HelloReader,
     peer: Option<SocketAddr>,
     local: Option<SocketAddr>,
 }
 
-impl Accepting {
+impl HelloAcceptor {
     /// Starts to read a hello. The addresses are passed to the server's choice of a target.
     pub fn new(
         server: Arc<MigrationServer>,
@@ -77,7 +77,7 @@ impl Accepting {
     /// # Errors
     ///
     /// [`AcceptError`] when the connection must end here; its [`alert`](AcceptError::alert) is for the client.
-    pub fn examine(self) -> Result<Claimed, AcceptError> {
+    pub fn examine(self) -> Result<ExaminedHello, AcceptError> {
         let server = self.server;
         let mut examined = Examined::Ordinary;
         let mut resumption = None;
@@ -118,7 +118,7 @@ impl Accepting {
                 return Err(AcceptError::BadBinder);
             }
         };
-        Ok(Claimed {
+        Ok(ExaminedHello {
             server,
             peer: self.peer,
             issuer,
@@ -162,7 +162,7 @@ fn issuer_for(
 }
 
 /// A hello that has been judged by everything but its token's nonce.
-pub struct Claimed {
+pub struct ExaminedHello {
     server: Arc<MigrationServer>,
     peer: Option<SocketAddr>,
     issuer: Option<Issuer>,
@@ -174,7 +174,7 @@ pub struct Claimed {
     received: Vec<u8>,
 }
 
-impl Claimed {
+impl ExaminedHello {
     /// What to ask [`NonceStore::claim`](migration_token::NonceStore::claim) before [`accept`](Self::accept); `None` when
     /// there is nothing to ask.
     pub fn claim(&self) -> Option<Claim> {
@@ -250,16 +250,16 @@ impl Claimed {
             Some(_) | None => (Arc::clone(config), Wanted::All),
         };
         let storage = Arc::clone(&configs.storage);
-        let link = ServerLink::new(storage, self.issuer, wanted, self.offered, lent);
-        let mut connection = ServerConnection::new(server, self.peer, config, link, admission)?;
+        let hook = ServerHook::new(storage, self.issuer, wanted, self.offered, lent);
+        let mut connection = ServerConnection::new(server, self.peer, config, hook, admission)?;
         connection.receive(&self.received)?;
         Ok(connection)
     }
 }
 
-impl fmt::Debug for Claimed {
+impl fmt::Debug for ExaminedHello {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Claimed")
+        f.debug_struct("ExaminedHello")
             .field("declined", &self.declined)
             .finish_non_exhaustive()
     }
