@@ -117,7 +117,7 @@ pub use connection::Connection;
 pub use error::ConfigError;
 pub use migration_token;
 pub use move_kind::MoveKind;
+pub use rustls;
 #[cfg(feature = "watch-keys")]
 pub use ticket::TicketKeyWatcher;
-pub use rustls;
 pub use ticket::{TicketKeyError, TicketKeys};
