@@ -20,7 +20,6 @@ mod timing;
 mod workload;
 
 use std::fmt::Display;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum as _};
@@ -90,29 +89,13 @@ enum Command {
         folder: Option<PathBuf>,
     },
     /// Measures memory, processor time and a storm of clients that go elsewhere, over real sockets.
-    Sockets {
-        /// With so many connections. Each takes two files of a process while it goes elsewhere.
-        #[arg(long, default_value_t = 4_000)]
-        connections: u32,
-        /// Where the nodes spend nonces.
-        #[arg(long, value_enum, default_value_t = sockets::Store::Memory)]
-        store: sockets::Store,
-    },
+    Sockets(sockets::Plan),
     /// Serves the clients of `sockets`.
     #[command(hide = true)]
-    Node {
-        side: Side,
-        folder: PathBuf,
-        store: String,
-    },
+    Node(sockets::Node),
     /// The clients of `sockets`.
     #[command(hide = true)]
-    Clients {
-        side: Side,
-        here: SocketAddr,
-        there: SocketAddr,
-        folder: PathBuf,
-    },
+    Clients(sockets::Clients),
     /// Runs one side of one comparison a number of times.
     #[command(hide = true)]
     Work {
@@ -155,22 +138,14 @@ fn main() -> Result<(), BenchError> {
             let figures = measure_stores(options.quick, stores, &live, folder)?;
             return print(&options, &figures);
         }
-        Command::Sockets { connections, store } => {
-            let connections = if options.quick { 16 } else { connections };
-            let figures = sockets::measure(options.suite, connections, store)?;
-            return print(&options, &figures);
+        Command::Sockets(plan) => {
+            for load in plan.loads(options.quick) {
+                print(&options, &sockets::measure(options.suite, load)?)?;
+            }
+            return Ok(());
         }
-        Command::Node {
-            side,
-            folder,
-            store,
-        } => return sockets::run_node(options.suite, side, &folder, &store),
-        Command::Clients {
-            side,
-            here,
-            there,
-            folder,
-        } => return sockets::run_clients(options.suite, side, [here, there], &folder),
+        Command::Node(node) => return node.run(options.suite),
+        Command::Clients(clients) => return clients.run(options.suite),
         Command::Work {
             case,
             side,

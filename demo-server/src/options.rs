@@ -63,6 +63,7 @@ pub struct Options {
     #[arg(long, value_name = "STORE", default_value = "memory")]
     pub nonce_store: Choice,
 
+    /// What else redis needs.
     #[command(flatten)]
     pub redis: RedisOptions,
 

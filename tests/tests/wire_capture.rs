@@ -11,6 +11,12 @@ use serde_json::Value;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command};
 
+/// The project's own dissector.
+const DISSECTOR: &str = concat!(
+    env!("CARGO_MANIFEST_DIR"),
+    "/../tools/wireshark/migration.lua"
+);
+
 const INSTALL: &str = "runs; DEBIAN_FRONTEND=noninteractive apt-get install -y tshark";
 
 /// A capture under way on the loopback interface.
@@ -86,6 +92,7 @@ impl Decoded {
     /// A line for each packet that `filter` selects, with the values of `fields`, each split at its commas.
     async fn packets(&self, filter: &str, fields: &[&str]) -> Vec<Vec<Vec<String>>> {
         let mut tshark = Command::new("tshark");
+        tshark.arg("-X").arg(format!("lua_script:{DISSECTOR}"));
         tshark.arg("-r").arg(&self.capture).arg("-o");
         tshark.arg(format!("tls.keylog_file:{}", self.keys.display()));
         for leg in 0..2 {
@@ -158,6 +165,45 @@ async fn tshark_sees_the_protocol_in_a_captured_hand_off() {
     hello_to_b_carries_the_token(&decoded).await;
     early_data_is_the_request(&decoded).await;
     only_the_first_use_of_the_token_resumes(&decoded).await;
+    dissector_shows_the_fields(&decoded).await;
+}
+
+/// Where the tokens of A's offers lead, what kind of moves they are for, and what the client presents to B.
+async fn dissector_shows_the_fields(decoded: &Decoded) {
+    let target = decoded.report["legs"][1]["server"].as_str().unwrap();
+    let fields = [
+        "migration.token.target",
+        "migration.token.nonce",
+        "migration.token.signature",
+        "migration.stream",
+        "migration.notify",
+    ];
+    let sent_by_a = format!("migration && tcp.srcport == {}", decoded.port(0));
+    let mut offers = Vec::new();
+    let mut rest: Vec<String> = Vec::new();
+    for mut packet in decoded.packets(&sent_by_a, &fields).await {
+        let [targets, nonces, signatures] = [0; 3].map(|first| packet.remove(first));
+        assert!(targets.iter().all(|one| one == target), "{targets:?}");
+        offers.extend(nonces.into_iter().zip(signatures));
+        rest.extend(packet.into_iter().flatten().filter(|one| !one.is_empty()));
+    }
+    offers.retain(|(nonce, _)| !nonce.is_empty());
+    assert_eq!(offers.len(), 3, "{offers:?}");
+    assert_eq!(rest.len(), 3, "two of a stream, and a notice: {rest:?}");
+
+    let presented = format!("migration.token && tcp.dstport == {}", decoded.port(1));
+    let presented = decoded.packets(&presented, &fields[..3]).await;
+    let (nonce, signature) = offers.pop().unwrap();
+    let last = [target.to_owned(), nonce, signature].map(|one| vec![one]);
+    assert_eq!(
+        presented,
+        [last.clone(), last],
+        "the newest offer, and again"
+    );
+    let malformed = decoded
+        .packets("migration.malformed", &["frame.number"])
+        .await;
+    assert!(malformed.is_empty(), "{malformed:?}");
 }
 
 /// The ClientHellos to a leg's server: each one's extensions and their lengths.

@@ -3,11 +3,12 @@
 //! Each is a task that waits for one byte at a time, as an idle client does.
 
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use clap::Args;
 use rustls::client::{
     ClientSessionStore, Resumption, Tls12ClientSessionValue, Tls13ClientSessionValue,
 };
@@ -27,7 +28,7 @@ use crate::case::Side;
 use crate::error::BenchError;
 use crate::peers::Suite;
 
-/// How many stock clients are in a handshake at once. Migrating ones have no such limit, nor has their first connection.
+/// How many clients make their first connection at once.
 const AT_ONCE: usize = 64;
 
 /// What a client says of itself.
@@ -52,47 +53,58 @@ struct World {
     name: ServerName<'static>,
     nodes: [SocketAddr; 2],
     at_once: Arc<Semaphore>,
+    moving: Arc<Semaphore>,
     progress: mpsc::UnboundedSender<Progress>,
 }
 
-/// Carries out commands until there are no more.
-pub(crate) fn run(
-    suite: Suite,
+/// What the clients are told when they start.
+#[derive(Debug, Args)]
+pub(crate) struct Clients {
     side: Side,
-    nodes: [SocketAddr; 2],
-    folder: &Path,
-) -> Result<(), BenchError> {
-    let service = of_clients(suite, folder)?;
-    let sessions = Arc::new(Sessions::default());
-    let connector = match side {
-        Side::Stock => {
-            let mut config = service.client_config(service.stock_provider(), false)?;
-            config.resumption = Resumption::store(sessions.clone());
-            Connector::Stock(Arc::new(config).into())
-        }
-        Side::Migrating => {
-            let provider = provider::wrap(service.stock_provider());
-            let config = service.client_config(provider, true)?;
-            let client = MigrationClient::builder(config)
-                .target_policy(NoWider::any_port())
-                .session_store(sessions.clone());
-            let connector = MigrationConnector::from(client.build()?).hand_off(HandOff::Drain);
-            Connector::Migrating(Arc::new(connector))
-        }
-    };
-    let (sender, mut progress) = mpsc::unbounded_channel();
-    let world = World {
-        connector,
-        sessions,
-        name: service.name()?,
-        nodes,
-        at_once: Arc::new(Semaphore::new(AT_ONCE)),
-        progress: sender,
-    };
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
-    runtime.block_on(obey(&world, &mut progress))
+    /// How many of them may be on their way elsewhere at once.
+    moving: usize,
+    here: SocketAddr,
+    there: SocketAddr,
+    /// What the service is made of.
+    folder: PathBuf,
+}
+
+impl Clients {
+    /// Carries out commands until there are no more.
+    pub(crate) fn run(&self, suite: Suite) -> Result<(), BenchError> {
+        let service = of_clients(suite, &self.folder)?;
+        let sessions = Arc::new(Sessions::default());
+        let connector = match self.side {
+            Side::Stock => {
+                let mut config = service.client_config(service.stock_provider(), false)?;
+                config.resumption = Resumption::store(sessions.clone());
+                Connector::Stock(Arc::new(config).into())
+            }
+            Side::Migrating => {
+                let provider = provider::wrap(service.stock_provider());
+                let config = service.client_config(provider, true)?;
+                let client = MigrationClient::builder(config)
+                    .target_policy(NoWider::any_port())
+                    .session_store(sessions.clone());
+                let connector = MigrationConnector::from(client.build()?).hand_off(HandOff::Drain);
+                Connector::Migrating(Arc::new(connector))
+            }
+        };
+        let (sender, mut progress) = mpsc::unbounded_channel();
+        let world = World {
+            connector,
+            sessions,
+            name: service.name()?,
+            nodes: [self.here, self.there],
+            at_once: Arc::new(Semaphore::new(AT_ONCE)),
+            moving: Arc::new(Semaphore::new(self.moving)),
+            progress: sender,
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        runtime.block_on(obey(&world, &mut progress))
+    }
 }
 
 async fn obey(
@@ -166,7 +178,10 @@ async fn stock(world: &World, connector: &TlsConnector) -> Result<(), BenchError
         .iter()
         .zip([Progress::Connected, Progress::Elsewhere])
     {
-        let permit = world.at_once.acquire().await;
+        let permit = match reached {
+            Progress::Elsewhere => world.moving.acquire().await,
+            Progress::Connected | Progress::Failed(_) => world.at_once.acquire().await,
+        };
         let tcp = TcpStream::connect(node).await?;
         tcp.set_nodelay(true)?;
         let mut stream = connector.connect(world.name.clone(), tcp).await?;

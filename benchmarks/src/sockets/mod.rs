@@ -11,11 +11,11 @@ mod service;
 
 use std::fmt;
 
-use clap::ValueEnum;
+use clap::{Args, ValueEnum};
 use serde::Serialize;
 
-pub(crate) use self::clients::run as run_clients;
-pub(crate) use self::node::run as run_node;
+pub(crate) use self::clients::Clients;
+pub(crate) use self::node::Node;
 use self::process::{Child, Sample};
 use crate::case::{Side, name};
 use crate::error::BenchError;
@@ -26,7 +26,52 @@ use crate::redis::Redis;
 const WARM_UP: u32 = 64;
 
 /// The most clients of one process. Each has two connections while it goes elsewhere.
-const MOST_CLIENTS: u32 = 6_000;
+const MOST_CLIENTS: u32 = 9_000;
+
+/// What is measured.
+#[derive(Debug, Args)]
+pub(crate) struct Plan {
+    /// With so many connections. Each takes two files of a process while it goes elsewhere.
+    #[arg(long, value_delimiter = ',', default_values_t = [4_000])]
+    connections: Vec<u32>,
+    /// How many clients may be on their way elsewhere at once [default: all of them].
+    #[arg(long)]
+    moving: Option<u32>,
+    /// Where the nodes spend nonces.
+    #[arg(long, value_enum, default_value_t = Store::Memory)]
+    store: Store,
+}
+
+impl Plan {
+    /// One for each measurement; `quick` for as little as shows that everything runs.
+    pub(crate) fn loads(&self, quick: bool) -> Vec<Load> {
+        let connections = if quick { &[16][..] } else { &self.connections };
+        let load = |connections: &u32| Load {
+            connections: *connections,
+            moving: self.moving.unwrap_or(*connections),
+            store: self.store,
+        };
+        connections.iter().map(load).collect()
+    }
+}
+
+/// What the processes have to carry.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(crate) struct Load {
+    pub(crate) connections: u32,
+    /// How many clients may be on their way elsewhere at once.
+    pub(crate) moving: u32,
+    pub(crate) store: Store,
+}
+
+/// Where the nodes of a measurement spend nonces.
+#[derive(Clone, Copy, Debug, Serialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Store {
+    Memory,
+    File,
+    Redis,
+}
 
 /// What one side's process takes for each connection.
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -52,36 +97,24 @@ struct Figures {
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Sockets {
     suite: Suite,
-    connections: u32,
-    store: Store,
+    load: Load,
     stock: Figures,
     migrating: Figures,
 }
 
-/// Where the nodes of a measurement spend nonces.
-#[derive(Clone, Copy, Debug, Serialize, ValueEnum)]
-#[serde(rename_all = "kebab-case")]
-pub(crate) enum Store {
-    Memory,
-    File,
-    Redis,
-}
-
-/// Measures both sides with so many connections. That a client is lost is an error.
-pub(crate) fn measure(suite: Suite, connections: u32, store: Store) -> Result<Sockets, BenchError> {
-    let redis = matches!(store, Store::Redis)
-        .then(Redis::start)
-        .transpose()?;
-    let place = match &redis {
+/// Measures both sides. That a client is lost is an error.
+pub(crate) fn measure(suite: Suite, load: Load) -> Result<Sockets, BenchError> {
+    let redis = matches!(load.store, Store::Redis).then(Redis::start);
+    let redis = redis.transpose()?;
+    let store = match &redis {
         Some(redis) => redis.address()?,
-        None => name(&store),
+        None => name(&load.store),
     };
     Ok(Sockets {
         suite,
-        connections,
-        store,
-        stock: of_side(suite, connections, &place, Side::Stock)?,
-        migrating: of_side(suite, connections, &place, Side::Migrating)?,
+        load,
+        stock: of_side(suite, load, &store, Side::Stock)?,
+        migrating: of_side(suite, load, &store, Side::Migrating)?,
     })
 }
 
@@ -154,17 +187,27 @@ fn connect(clients: &mut [Child], count: u32) -> Result<(), BenchError> {
         .try_for_each(|client| client.line().map(drop))
 }
 
-fn of_side(suite: Suite, connections: u32, store: &str, side: Side) -> Result<Figures, BenchError> {
+fn of_side(suite: Suite, load: Load, store: &str, side: Side) -> Result<Figures, BenchError> {
     let folder = tempfile::tempdir()?;
     let folder = folder.path().to_string_lossy();
-    let suite = name(&suite);
+    let (suite, of_side) = (name(&suite), name(&side));
     let common = ["--suite", &suite];
-    let of_node = ["node", &name(&side), &folder, store];
+    let connections = load.connections;
+    let moving = load.moving.to_string();
+    let of_node = ["node", &of_side, &moving, &folder, store];
     let mut nodes = Nodes::start(&[&common[..], &of_node].concat(), side)?;
-    let of_client = ["clients", &name(&side), &nodes.here, &nodes.there, &folder];
+    let processes = connections.div_ceil(MOST_CLIENTS).max(1);
+    let moving = load.moving.div_ceil(processes).to_string();
+    let of_client = [
+        "clients",
+        &of_side,
+        &moving,
+        &nodes.here,
+        &nodes.there,
+        &folder,
+    ];
     let of_client = [&common[..], &of_client].concat();
-    let processes = 0..connections.div_ceil(MOST_CLIENTS).max(1);
-    let clients = processes.map(|_| Child::start(&of_client));
+    let clients = (0..processes).map(|_| Child::start(&of_client));
     let mut clients = clients.collect::<Result<Vec<_>, _>>()?;
 
     connect(&mut clients, WARM_UP)?;
@@ -201,10 +244,11 @@ impl fmt::Display for Sockets {
         let suite = suite.map(|suite| suite.get_name().to_owned());
         writeln!(
             f,
-            "{} connections, {}, nonces in {}\n{:<34}{:>10}{:>12}{:>8}",
-            self.connections,
+            "{} connections, {} on their way at once, {}, nonces in {}\n{:<34}{:>10}{:>12}{:>8}",
+            self.load.connections,
+            self.load.moving,
             suite.unwrap_or_default(),
-            name(&self.store),
+            name(&self.load.store),
             "",
             "stock",
             "migrating",

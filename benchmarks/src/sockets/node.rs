@@ -3,10 +3,11 @@
 //!
 //! A node says one byte to each client, and then listens.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use clap::Args;
 use migration_token::{FileNonceStore, NonceStore, RedisNonceStore};
 use rustls::crypto::ring::Ticketer;
 use rustls_migration::provider;
@@ -33,21 +34,32 @@ const AT_ONCE: Duration = Duration::ZERO;
 /// How long a drain may take.
 const DEADLINE: Duration = Duration::from_secs(300);
 
-/// Serves until nobody listens any more. `folder` has the service, which is made if there is none.
-pub(crate) fn run(suite: Suite, side: Side, folder: &Path, store: &str) -> Result<(), BenchError> {
-    let service = of_nodes(suite, folder)?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
-    runtime.block_on(async {
-        match side {
-            Side::Stock => serve_stock(&service).await,
-            Side::Migrating => {
-                let store = nonce_store(store, folder).await?;
-                serve_migrating(&service, store).await
+/// What a node is told when it starts.
+#[derive(Debug, Args)]
+pub(crate) struct Node {
+    side: Side,
+    /// How many clients may be on their way elsewhere at once.
+    moving: usize,
+    /// What the service is made of. The first node makes it.
+    folder: PathBuf,
+    /// Where nonces are spent: `memory`, `file`, or the address of a redis server.
+    store: String,
+}
+
+impl Node {
+    /// Serves until nobody listens any more.
+    pub(crate) fn run(&self, suite: Suite) -> Result<(), BenchError> {
+        let service = of_nodes(suite, &self.folder)?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        runtime.block_on(async {
+            match self.side {
+                Side::Stock => serve_stock(&service).await,
+                Side::Migrating => serve_migrating(&service, self).await,
             }
-        }
-    })
+        })
+    }
 }
 
 fn commands() -> Lines<BufReader<Stdin>> {
@@ -86,14 +98,14 @@ async fn serve_stock(service: &Service) -> Result<(), BenchError> {
 }
 
 /// One node, whose address is said. It is drained to the address that it is told.
-async fn serve_migrating(service: &Service, store: Arc<dyn NonceStore>) -> Result<(), BenchError> {
+async fn serve_migrating(service: &Service, node: &Node) -> Result<(), BenchError> {
     let listener = TcpListener::bind("127.0.0.2:0").await?;
     let here = listener.local_addr()?;
     let config = service.server_config(provider::wrap(service.stock_provider()), true)?;
     let server = MigrationServer::builder(config, "bench", service.ticket_keys())
         .answers_for([here])
         .clock_skew(Duration::ZERO)
-        .nonce_store(store);
+        .nonce_store(nonce_store(&node.store, &node.folder).await?);
     let acceptor = MigrationAcceptor::from(server.build()?);
     let accepting = acceptor.clone();
     tokio::spawn(async move {
@@ -109,8 +121,11 @@ async fn serve_migrating(service: &Service, store: Arc<dyn NonceStore>) -> Resul
         } else {
             let there = command.parse();
             let there = there.map_err(|_| BenchError::Unexpected("a node leaves for another"))?;
-            let plan = DrainPlan::to([(there, 1)]).spread_over(AT_ONCE);
-            drop(acceptor.drain(plan.deadline(DEADLINE)));
+            let plan = DrainPlan::to([(there, 1)])
+                .spread_over(AT_ONCE)
+                .max_moving(node.moving)
+                .deadline(DEADLINE);
+            drop(acceptor.drain(plan));
         }
     }
     Ok(())

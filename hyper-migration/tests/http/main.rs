@@ -18,6 +18,7 @@ mod drained;
 mod events;
 mod examples;
 mod grpc;
+mod listeners;
 mod requests;
 mod trial;
 mod websocket;

@@ -16,6 +16,12 @@ use quinn_migration::wire::next_frame;
 use crate::opened::Opener;
 use crate::support::{Identity, PATIENCE, Server, World, client_with, until};
 
+/// The project's own dissector.
+const DISSECTOR: &str = concat!(
+    env!("CARGO_MANIFEST_DIR"),
+    "/../tools/wireshark/migration.lua"
+);
+
 const INSTALL: &str = "tshark is missing or may not capture: as root, `apt-get install tshark`";
 
 /// Collects TLS secrets in the NSS key log format.
@@ -143,40 +149,76 @@ impl Packet {
     }
 }
 
-fn decode(capture: &Path, keys: &Path, ports: &[u16]) -> Vec<Packet> {
-    let mut command = Command::new("tshark");
-    command
-        .arg("-r")
-        .arg(capture)
-        .arg("-o")
-        .arg(format!("tls.keylog_file:{}", keys.display()));
-    for port in ports {
-        command.args(["-d", &format!("udp.port=={port},quic")]);
+/// What tshark finds in a capture.
+struct Decoded<'a> {
+    capture: &'a Path,
+    keys: &'a Path,
+    ports: [u16; 2],
+}
+
+impl Decoded<'_> {
+    /// The values of `fields` in each packet that `filter` selects, joined by semicolons.
+    fn lines(&self, filter: &str, fields: &[&str]) -> Vec<String> {
+        let mut command = Command::new("tshark");
+        command
+            .args(["-X", &format!("lua_script:{DISSECTOR}"), "-r"])
+            .arg(self.capture)
+            .arg("-o")
+            .arg(format!("tls.keylog_file:{}", self.keys.display()));
+        for port in self.ports {
+            command.args(["-d", &format!("udp.port=={port},quic")]);
+        }
+        command.args(["-Y", filter, "-T", "fields", "-E", "separator=;"]);
+        command.args(fields.iter().flat_map(|field| ["-e", field]));
+        let output = command.output().expect(INSTALL);
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        let lines = String::from_utf8(output.stdout).unwrap();
+        lines.lines().map(str::to_owned).collect()
     }
-    command.args(["-T", "fields", "-E", "separator=;"]);
-    let fields = [
-        "ip.src",
-        "udp.srcport",
-        "ip.dst",
-        "udp.dstport",
-        "quic.frame_type",
-        "tls.quic.parameter.type",
-        "quic.path_response.data",
-        "udp.payload",
-    ];
-    command.args(fields.iter().flat_map(|field| ["-e", field]));
-    let output = command.output().expect(INSTALL);
+
+    fn packets(&self) -> Vec<Packet> {
+        let fields = [
+            "ip.src",
+            "udp.srcport",
+            "ip.dst",
+            "udp.dstport",
+            "quic.frame_type",
+            "tls.quic.parameter.type",
+            "quic.path_response.data",
+            "udp.payload",
+        ];
+        let packets = self.lines("udp", &fields);
+        let packets = packets.iter().map(|line| packet(line));
+        packets.filter(|packet| packet.is_at(&self.ports)).collect()
+    }
+}
+
+/// The fields of the frame, of which there is one, and the parameter, as the dissector shows them.
+fn check_dissector(decoded: &Decoded<'_>, packets: &[Packet], new: SocketAddr) {
+    let fields = ["sequence", "ipv4", "ipv6", "connection_id"];
+    let fields = fields.map(|field| format!("migration.quic.alternate.{field}"));
+    let fields: Vec<_> = fields.iter().map(String::as_str).collect();
+    let frames = decoded.lines("migration.quic.alternate", &fields);
+    let towards = |packet: &&Packet| packet.destination == new.to_string();
+    let used = packets
+        .iter()
+        .filter(towards)
+        .find_map(Packet::short_header_id);
+    assert_eq!(frames, [format!("1;{new};;{}", used.unwrap())]);
     assert!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
+        !decoded
+            .lines("migration.quic.enabled", &["udp.dstport"])
+            .is_empty()
     );
-    String::from_utf8(output.stdout)
-        .unwrap()
-        .lines()
-        .map(packet)
-        .filter(|packet| packet.is_at(ports))
-        .collect()
+    assert!(
+        decoded
+            .lines("migration.malformed", &["frame.number"])
+            .is_empty()
+    );
 }
 
 fn packet(line: &str) -> Packet {
@@ -247,11 +289,17 @@ async fn tshark_decodes_the_parameter_the_frame_the_challenge_and_the_response()
     capture.stop().await;
     let secrets = log.0.lock().clone();
     std::fs::write(&keys, &secrets).unwrap();
-    let packets = decode(&file, &keys, &ports);
+    let decoded = Decoded {
+        capture: &file,
+        keys: &keys,
+        ports,
+    };
+    let packets = decoded.packets();
     check_handshake_and_frame(&packets, old);
     check_new_path(&packets, new, old);
     check_old_path(&packets, old);
     check_challenge(&packets, new, &Opener::of_client(&secrets));
+    check_dissector(&decoded, &packets, new);
 }
 
 fn check_handshake_and_frame(packets: &[Packet], old: SocketAddr) {
