@@ -99,7 +99,7 @@
 //! - The answer to a challenge carries a fresh connection ID of the client instead of the old path's, so the two paths
 //!   share no connection ID in either direction.
 //! - A challenge of the server's is answered on the path that it came by, in a datagram of its own when that is not the one in
-//!   use (RFC 9000 section 8.2.2); quinn would answer it on the path in use. One on a path that is given up is not answered.
+//!   use (RFC 9000 section 8.2.2), as long as that path has a connection ID; quinn would answer it on the path in use.
 //! - When the server gives up the connection ID that it sent to the old path with, the client's quinn hears of it 3 RTT + 50 ms
 //!   later: what is still under way on the old path would be dropped.
 //! - Challenges and their answers have packet numbers of four bytes, so that packets on the other path may overtake them

@@ -27,7 +27,7 @@ use support::{World, bind, memory, open_files, until, within};
 const INSIDE: &str = "FOOTPRINT_OF_ROTATION_INSIDE";
 const NAME: &str = "over_a_64_in_a_network_namespace_rotation_keeps_descriptors_and_memory_flat";
 
-/// Moves one connection, which carries a transfer, 200 times over `prefix`.
+/// Moves one connection, which carries a transfer, 100 times over `prefix`.
 async fn rotate(addresses: &[&str], any: &str, prefix: &str) {
     let world = World::on(addresses).await;
     let server = &world.server.inner;
@@ -43,7 +43,7 @@ async fn rotate(addresses: &[&str], any: &str, prefix: &str) {
     let rotating = server.rotate(&world.theirs, rotation);
     let mut progress = rotating.watch();
     let mut held = Vec::new();
-    for moves in (20..=200).step_by(20) {
+    for moves in (10..=100).step_by(10) {
         let enough = |progress: &RotationProgress| progress.moved >= moves;
         within(progress.wait_for(enough)).await.unwrap();
         transfer.progress(16 << 10).await;

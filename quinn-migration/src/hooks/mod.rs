@@ -59,6 +59,14 @@ pub(crate) struct Effects {
     pub(crate) long_number: bool,
 }
 
+impl Effects {
+    /// Almost every packet: nothing has to happen.
+    pub(crate) fn is_nothing(&self) -> bool {
+        let routed = self.route.is_some() || self.probe_route.is_some();
+        !(self.wake || routed || self.hold.is_some() || self.release)
+    }
+}
+
 /// The peer's transport parameters break a rule of the extension.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum ParameterFault {

@@ -40,6 +40,9 @@ impl Core {
             .handles
             .find(connection)
             .ok_or(AdvertiseError::UnknownConnection)?;
+        let to = [alternate.v4.map(Into::into), alternate.v6.map(Into::into)];
+        let from = self.client_of(connection).server;
+        self.socket.expect(from.0, to.into_iter().flatten());
         let started = Instant::now();
         let sequence = begin(&handle, connection, alternate).await?;
         let end = EndOnDrop {

@@ -88,6 +88,9 @@ impl<H: Hook> Handle<H> {
     /// is the caller's part.
     pub(super) fn apply(&self, work: impl FnOnce(&mut H) -> Effects) -> bool {
         let effects = self.with_hook(work);
+        if effects.is_nothing() {
+            return effects.long_number;
+        }
         if let Some(routes) = &self.0.routes {
             let new = [effects.route, effects.probe_route];
             for (id, path) in new.into_iter().flatten() {

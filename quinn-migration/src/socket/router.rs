@@ -126,6 +126,7 @@ impl Router {
             self.table.write().paths.insert(former, endpoints);
         }
         self.sockets.replace(id, socket, former);
+        self.sockets.expect(id);
         self.former.lock().push(Former {
             id: former,
             of: id,
@@ -180,6 +181,7 @@ impl Router {
         let id = self.next_id();
         self.table.write().paths.insert(id, endpoints);
         self.sockets.insert(id, socket, None);
+        self.sockets.expect(id);
         Ok(id)
     }
 

@@ -177,13 +177,29 @@ impl ServerSocket {
     /// Whether a client that sends to `address` hears answers from there. A socket on all addresses answers from the one
     /// that the connection began at, `home`, and else from the one that the kernel likes best.
     pub(crate) fn answers_from(&self, address: SocketAddr, home: Option<IpAddr>) -> bool {
-        if self.sockets.is_bound_to(canonical(address)) || self.shared.serves(canonical(address)) {
+        if self.sockets.bound_to(canonical(address)).is_some()
+            || self.shared.socket_of(canonical(address)).is_some()
+        {
             return true;
         }
         let first = self.address(PathId::FIRST);
         let on_all = first
             .is_some_and(|first| first.ip().is_unspecified() && first.port() == address.port());
         on_all && home.is_some_and(|home| home.to_canonical() == address.ip())
+    }
+
+    /// A client may go from address `from` to one of these.
+    pub(crate) fn expect(&self, from: PathId, to: impl Iterator<Item = SocketAddr>) {
+        let from = self.shared.get(from).map_or(from, |at| at.pool.socket);
+        self.sockets.expect(from);
+        for address in to.map(canonical) {
+            let shared = self.shared.socket_of(address);
+            match shared.or_else(|| self.sockets.bound_to(address)) {
+                Some(id) => self.sockets.expect(id),
+                // Something forwards it.
+                None => self.sockets.expect_all(),
+            }
+        }
     }
 
     pub(crate) fn traffic(&self, id: PathId) -> Option<Traffic> {

@@ -1,8 +1,8 @@
 //! A changing set of sockets behind one: receives from whichever has something, reports writability of those that
 //! were not.
 //!
-//! Never spins. Sockets that have not signalled are asked only while another one keeps the endpoint busy, so idle
-//! sockets cost next to nothing.
+//! Never spins. Sockets that have not signalled are asked only while a connection changes sockets and another one keeps the
+//! endpoint busy, so idle sockets cost nothing.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
@@ -11,8 +11,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::ops::Bound;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
+use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, RwLock};
 use quinn::udp::{RecvMeta, Transmit};
@@ -32,6 +33,10 @@ pub(super) struct SocketSet {
     blocked: Mutex<BTreeSet<PathId>>,
     /// Packets received since all members were asked.
     run: AtomicU64,
+    /// Where packets are expected that others must not overtake, and until when.
+    expected: Mutex<BTreeMap<PathId, Instant>>,
+    /// Saves a look at them.
+    any_expected: AtomicBool,
     /// The member that was asked last without a signal.
     turn: Mutex<PathId>,
     #[cfg(test)]
@@ -54,14 +59,16 @@ pub(super) struct Member {
 
 /// A socket with so many errors in a row at receiving is broken; fewer pass.
 const MOST_ERRORS: u64 = 16;
-/// Buffers that one member may fill at once while there are others. A packet that 128 later ones overtake is lost:
-/// quinn takes it for a duplicate. So a busy socket must not run ahead of the others.
+/// Buffers that one member may fill at once while a connection changes sockets. A packet that 128 later ones overtake is lost:
+/// quinn takes it for a duplicate. So a busy socket must not run ahead of the others then.
 const FAIR_SHARE: usize = 4;
-/// After this many packets in a row the sockets that have not signalled are asked too: on a busy host the signal itself
-/// may be late.
+/// After this many packets in a row the sockets that the connection comes from and goes to are asked without a signal: on a
+/// busy host the signal itself may be late.
 const RUN: u64 = 32;
 /// So many of them.
 const ASKED: usize = 2;
+/// How long a change of sockets may take.
+const CHANGE: Duration = Duration::from_secs(30);
 
 /// The members that may have something to receive, in order: those that have just signalled before those that were
 /// read already.
@@ -197,18 +204,44 @@ impl SocketSet {
         self.members.read().contains_key(&id)
     }
 
+    /// A connection may change to this socket, or from it: for a while no other one runs ahead of it.
+    pub(super) fn expect(&self, id: PathId) {
+        self.expected.lock().insert(id, Instant::now() + CHANGE);
+        self.any_expected.store(true, Ordering::Release);
+    }
+
+    /// The same for all sockets: where the connection comes from or goes to is not known.
+    pub(super) fn expect_all(&self) {
+        let all: Vec<PathId> = self.members.read().keys().copied().collect();
+        all.into_iter().for_each(|id| self.expect(id));
+    }
+
+    fn is_expecting(&self) -> bool {
+        if !self.any_expected.load(Ordering::Acquire) {
+            return false;
+        }
+        let now = Instant::now();
+        let mut expected = self.expected.lock();
+        expected.retain(|_, until| now < *until);
+        self.any_expected
+            .store(!expected.is_empty(), Ordering::Release);
+        !expected.is_empty()
+    }
+
+    /// The member that is bound to this address and port.
+    pub(super) fn bound_to(&self, address: SocketAddr) -> Option<PathId> {
+        let members = self.members.read();
+        let bound = |member: &Member| member.socket.local_addr().map(canonical).ok();
+        let mut found = members.iter();
+        let found = found.find(|(_, member)| bound(member) == Some(address));
+        found.map(|(id, _)| *id)
+    }
+
     /// Whether a member is bound to this address, on any port.
     pub(super) fn has_ip(&self, ip: IpAddr) -> bool {
         let members = self.members.read();
         let mut bound = members.values().map(|member| member.socket.local_addr());
         bound.any(|address| address.is_ok_and(|address| address.ip().to_canonical() == ip))
-    }
-
-    /// Whether a member is bound to this address and port.
-    pub(super) fn is_bound_to(&self, address: SocketAddr) -> bool {
-        let members = self.members.read();
-        let mut bound = members.values().map(|member| member.socket.local_addr());
-        bound.any(|bound| bound.is_ok_and(|bound| canonical(bound) == address))
     }
 
     pub(super) fn socket(&self, id: PathId) -> Option<Socket> {
@@ -265,7 +298,8 @@ impl SocketSet {
         meta: &mut [RecvMeta],
     ) -> Poll<io::Result<(PathId, usize)>> {
         self.ready.register(cx.waker());
-        let share = if self.len() > 1 {
+        let expecting = self.is_expecting();
+        let share = if expecting {
             buffers.len().min(meta.len()).min(FAIR_SHARE)
         } else {
             buffers.len().min(meta.len())
@@ -274,7 +308,7 @@ impl SocketSet {
             (Some(buffers), Some(meta)) => (buffers, meta),
             _ => return Poll::Pending,
         };
-        if let Some(received) = self.receive_unsignalled(buffers, meta) {
+        if expecting && let Some(received) = self.receive_unsignalled(buffers, meta) {
             return Poll::Ready(Ok(received));
         }
         while let Some(id) = self.ready.pop() {
@@ -322,8 +356,8 @@ impl SocketSet {
         self.run.fetch_add(packets, Ordering::Relaxed);
     }
 
-    /// After a long run on some sockets, receives from one of the others. Asks a few of them, in turns, however many there
-    /// are: their signal comes too, only later.
+    /// After a long run on some sockets, receives from one where packets are expected. Asks a few of them, in turns, however
+    /// many there are: their signal comes too, only later.
     fn receive_unsignalled(
         &self,
         buffers: &mut [IoSliceMut<'_>],
@@ -333,18 +367,18 @@ impl SocketSet {
             return None;
         }
         self.run.store(0, Ordering::Relaxed);
-        let members = self.members.read();
+        let (members, expected) = (self.members.read(), self.expected.lock());
         let mut turn = self.turn.lock();
-        for _ in 0..ASKED.min(members.len()) {
-            let next = members.range((Bound::Excluded(*turn), Bound::Unbounded));
-            let (id, member) = next.chain(members.iter()).next()?;
+        for _ in 0..ASKED.min(expected.len()) {
+            let next = expected.range((Bound::Excluded(*turn), Bound::Unbounded));
+            let (id, _) = next.chain(expected.iter()).next()?;
             *turn = *id;
+            let Some(member) = members.get(id).filter(|_| !self.ready.is_queued(*id)) else {
+                continue;
+            };
             let Some(direct) = member.direct.as_ref() else {
                 continue;
             };
-            if self.ready.is_queued(*id) {
-                continue;
-            }
             #[cfg(test)]
             self.asked.fetch_add(1, Ordering::Relaxed);
             // An error shows when the socket signals.

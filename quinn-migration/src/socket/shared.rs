@@ -132,11 +132,12 @@ impl Shared {
         self.table.read().by_ip.len()
     }
 
-    /// Whether a client that sends there reaches an address of this table.
-    pub(super) fn serves(&self, address: SocketAddr) -> bool {
+    /// The socket of an address of this table.
+    pub(super) fn socket_of(&self, address: SocketAddr) -> Option<PathId> {
         let table = self.table.read();
         let mut found = table.by_ip.values().filter_map(|of| of.get(&address.ip()));
-        found.any(|served| served.address() == address)
+        let found = found.find(|served| served.address() == address);
+        found.map(|served| served.pool.socket)
     }
 
     /// Where a datagram came to that `socket` received for the destination address `to`.

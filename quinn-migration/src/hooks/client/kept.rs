@@ -107,9 +107,11 @@ impl ClientHook {
 
     /// What to give back with this packet, because the path in use has worked and there are other ways to leave it.
     pub(super) fn needless(&mut self) -> Option<NewConnectionId> {
-        let spares = self.has_enough_spares();
-        let needless = |kept: &mut Kept| spares && !kept.in_use && kept.rested;
-        Some(self.kept.take_if(needless)?.connection_id())
+        let rested = |kept: &Kept| !kept.in_use && kept.rested;
+        if !self.kept.as_ref().is_some_and(rested) || !self.has_enough_spares() {
+            return None;
+        }
+        Some(self.kept.take()?.connection_id())
     }
 
     /// Gives it back when the path in use has worked for long. Answers when to look again.
