@@ -9,7 +9,7 @@ use demo_server::program::chain;
 use demo_server::trigger::Trigger;
 use rustix::process::getpgrp;
 use rustix::termios::{isatty, tcgetpgrp};
-use rustls_migration::TicketKeys;
+use rustls_migration::{TicketKeyError, TicketKeys};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
@@ -91,7 +91,11 @@ fn migrate(trigger: &Trigger) {
 }
 
 fn reload(ticket_keys: &TicketKeys) {
-    match ticket_keys.reload() {
+    tell_of_reload(ticket_keys.reload());
+}
+
+pub(crate) fn tell_of_reload(reloaded: Result<(), TicketKeyError>) {
+    match reloaded {
         Ok(()) => tracing::info!("ticket keys reloaded"),
         Err(error) => tracing::warn!(reason = chain(&error), "ticket keys stay as they were"),
     }

@@ -73,6 +73,11 @@ async fn serve(options: &Options) -> Result<(), Failure> {
     let trigger = Trigger::default();
     let mut commands = commands::listen(trigger.clone(), server.ticket_keys().clone())
         .map_err(|error| Failure::wrong("cannot wait for signals", &error))?;
+    let _watcher = options
+        .watch_ticket_keys
+        .then(|| server.ticket_keys().watch(commands::tell_of_reload))
+        .transpose()
+        .map_err(|error| Failure::wrong("cannot watch the ticket keys", &error))?;
     announce(bound());
     let node = Arc::new(Node {
         acceptor: MigrationAcceptor::from(server),

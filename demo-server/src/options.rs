@@ -44,6 +44,10 @@ pub struct Options {
     #[arg(long, value_name = "FILE")]
     pub ticket_keys: Option<PathBuf>,
 
+    /// Read the ticket keys again whenever their file changes, as at SIGHUP.
+    #[arg(long)]
+    pub watch_ticket_keys: bool,
+
     /// Certificate chain in PEM [default: one of the development authority, for demo.example and localhost].
     #[arg(long, value_name = "FILE", requires = "key")]
     pub cert: Option<PathBuf>,
@@ -72,7 +76,7 @@ pub struct Options {
     pub migrate_to: Option<SocketAddr>,
 
     /// Address in tokens with which clients arrive here [default: the addresses listened on]. Can be repeated.
-    #[arg(long, value_name = "ADDR")]
+    #[arg(long = "answers-for", value_name = "ADDR")]
     pub own_addresses: Vec<SocketAddr>,
 
     /// Move each client once this many bytes of its answer have been sent.

@@ -89,6 +89,17 @@ async fn a_ticket_of_a_removed_key_is_refused_and_its_download_lands_in_full() {
 }
 
 #[tokio::test]
+async fn a_node_that_watches_its_keys_reads_them_again_by_itself() {
+    let place = Place::with_file(1);
+    let keys = place.path("ticket.keys");
+    command("generate", &keys, &[]).await;
+    let own = ["--ticket-keys", text(&keys), "--watch-ticket-keys"];
+    let mut node = place.node("127.0.0.2", &own).await;
+    command("rotate", &keys, &[]).await;
+    node.logged("ticket keys reloaded").await;
+}
+
+#[tokio::test]
 async fn a_node_that_cannot_read_its_keys_goes_on_with_those_it_has_and_says_why() {
     let mut nodes = Nodes::start().await;
     let held = Held::start(&nodes.place, nodes.a.address(), &[]).await;

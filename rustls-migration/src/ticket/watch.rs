@@ -26,7 +26,7 @@ pub struct TicketKeyWatcher {
 impl TicketKeys {
     /// [Reloads](Self::reload) the keys whenever their file changes, and tells `reloaded` what came of it.
     ///
-    /// The file may be written, replaced, or be behind symbolic hooks that are replaced, as a Kubernetes secret is. A file that
+    /// The file may be written, replaced, or be behind symbolic links that are replaced, as a Kubernetes secret is. A file that
     /// cannot be read leaves the keys as they were, and is read again when it next changes. Files on network file systems
     /// that others change are not seen; call `reload` for these.
     ///
@@ -80,7 +80,7 @@ fn tell(changed: Sender<()>) -> impl FnMut(notify::Result<Event>) + Send + 'stat
     }
 }
 
-/// The folders in which a name is replaced when the file becomes another: its own, and those of each hook on the way to it.
+/// The folders in which a name is replaced when the file becomes another: its own, and those of each link on the way to it.
 fn folders(path: &Path) -> Vec<PathBuf> {
     let folder_of = |path: &Path| match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder.to_owned(),
@@ -88,7 +88,7 @@ fn folders(path: &Path) -> Vec<PathBuf> {
     };
     let mut folders = vec![folder_of(path)];
     let mut at = path.to_owned();
-    while let Ok(target) = std::fs::read_hook(&at) {
+    while let Ok(target) = std::fs::read_link(&at) {
         at = folder_of(&at).join(target);
         let folder = folder_of(&at);
         if folders.contains(&folder) {
@@ -127,7 +127,7 @@ mod tests {
     use crate::ticket::keys::Seal;
     use crate::ticket::keys::tests::{ids, random};
 
-    /// A folder as Kubernetes mounts a secret: all that is in it is replaced at once, by the rename of a hook.
+    /// A folder as Kubernetes mounts a secret: all that is in it is replaced at once, by the rename of a link.
     struct Mounted(tempfile::TempDir);
 
     impl Mounted {
@@ -148,13 +148,13 @@ mod tests {
         /// Replaces what is mounted by version `nth`, in which the file has been changed by `change`.
         fn swap(&self, nth: usize, change: impl FnOnce(&Path)) {
             let folder = self.0.path();
-            let [version, hook] = [format!("..{nth}"), "..data_tmp".to_owned()];
+            let [version, link] = [format!("..{nth}"), "..data_tmp".to_owned()];
             fs::create_dir(folder.join(&version)).unwrap();
             let file = folder.join(&version).join("keys");
             fs::copy(self.keys(), &file).unwrap();
             change(&file);
-            symlink(&version, folder.join(&hook)).unwrap();
-            fs::rename(folder.join(hook), folder.join("..data")).unwrap();
+            symlink(&version, folder.join(&link)).unwrap();
+            fs::rename(folder.join(link), folder.join("..data")).unwrap();
             fs::remove_dir_all(folder.join(format!("..{}", nth - 1))).unwrap();
         }
     }
