@@ -58,8 +58,6 @@ impl ControllerFactory for PerPathCongestion {
             paths: Arc::default(),
             path: 0,
             since: None,
-            outstanding: 0,
-            elsewhere: 0,
         })
     }
 }
@@ -74,11 +72,6 @@ struct PerPath {
     path: u64,
     /// When `inner` began, unless it is the first one.
     since: Option<Instant>,
-    /// Bytes that are neither acknowledged nor lost, on whatever path.
-    outstanding: u64,
-    /// Those of them that left on earlier paths. quinn counts them against the window, although they are not on this path
-    /// (RFC 9000 section 9.4): a path that died would keep the next one shut until a probe timeout.
-    elsewhere: u64,
 }
 
 impl PerPath {
@@ -90,19 +83,9 @@ impl PerPath {
         if self.is_of_another_path() {
             self.path = self.paths.load(Ordering::Relaxed);
             self.since = Some(now);
-            self.elsewhere = self.outstanding;
             self.inner = Arc::clone(&self.factory).build(now, self.mtu);
         }
         &mut *self.inner
-    }
-
-    /// Bytes are acknowledged or lost, the last of which were sent then.
-    fn settle(&mut self, sent: Instant, bytes: u64) {
-        self.outstanding = self.outstanding.saturating_sub(bytes);
-        if !self.counts(sent) {
-            self.elsewhere = self.elsewhere.saturating_sub(bytes);
-        }
-        self.elsewhere = self.elsewhere.min(self.outstanding);
     }
 
     /// Whether a packet that was sent then says something about this path.
@@ -114,7 +97,6 @@ impl PerPath {
 impl Controller for PerPath {
     fn on_sent(&mut self, now: Instant, bytes: u64, last_packet_number: u64) {
         self.current(now).on_sent(now, bytes, last_packet_number);
-        self.outstanding = self.outstanding.saturating_add(bytes);
     }
 
     fn on_ack(
@@ -129,7 +111,6 @@ impl Controller for PerPath {
         if self.counts(sent) {
             self.inner.on_ack(now, sent, bytes, app_limited, rtt);
         }
-        self.settle(sent, bytes);
     }
 
     fn on_end_acks(
@@ -155,7 +136,6 @@ impl Controller for PerPath {
             self.inner
                 .on_congestion_event(now, sent, is_persistent_congestion, lost_bytes);
         }
-        self.settle(sent, lost_bytes);
     }
 
     fn on_mtu_update(&mut self, new_mtu: u16) {
@@ -165,9 +145,9 @@ impl Controller for PerPath {
 
     fn window(&self) -> u64 {
         if self.is_of_another_path() {
-            self.inner.initial_window().saturating_add(self.outstanding)
+            self.inner.initial_window()
         } else {
-            self.inner.window().saturating_add(self.elsewhere)
+            self.inner.window()
         }
     }
 
@@ -183,8 +163,6 @@ impl Controller for PerPath {
             paths: Arc::clone(&self.paths),
             path: self.path,
             since: self.since,
-            outstanding: self.outstanding,
-            elsewhere: self.elsewhere,
         })
     }
 
@@ -222,27 +200,5 @@ mod tests {
         assert_eq!(controller.window(), initial, "it was sent before the move");
         controller.on_congestion_event(at(4), at(2), false, 1200);
         assert!(controller.window() < initial);
-    }
-
-    /// quinn subtracts them from the window.
-    #[test]
-    fn what_is_outstanding_on_the_path_before_takes_no_room_on_the_new_one() {
-        let start = Instant::now();
-        let at = |seconds| start + Duration::from_secs(seconds);
-        let mut controller = Arc::new(PerPathCongestion::default()).build(start, MTU);
-        let initial = controller.window();
-        for number in 0..5 {
-            controller.on_sent(at(0), 1000, number);
-        }
-        assert_eq!(controller.window(), initial);
-        let paths = controller.clone_box().into_any().downcast::<PerPath>();
-        paths.unwrap().paths.fetch_add(1, Ordering::Relaxed);
-        assert_eq!(controller.window(), initial + 5000);
-        controller.on_sent(at(2), 1000, 5);
-        assert_eq!(controller.window(), initial + 5000);
-        controller.on_congestion_event(at(3), at(0), false, 3000);
-        assert_eq!(controller.window(), initial + 2000);
-        controller.on_congestion_event(at(3), at(1), false, 2000);
-        assert_eq!(controller.window(), initial);
     }
 }
