@@ -18,7 +18,7 @@ use tokio::io::{
     AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufReader,
     Lines, Stdin,
 };
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 
@@ -62,6 +62,18 @@ impl Node {
     }
 }
 
+/// Clients that the system has accepted and the node has not. The standard library lets 128 wait; who comes then is heard a second
+/// later, and a storm would measure that.
+const BACKLOG: u32 = 4096;
+
+fn listen(address: &str) -> Result<TcpListener, BenchError> {
+    let address = address.parse();
+    let address = address.map_err(|_| BenchError::Unexpected("a node has an address"))?;
+    let socket = TcpSocket::new_v4()?;
+    socket.bind(address)?;
+    Ok(socket.listen(BACKLOG)?)
+}
+
 fn commands() -> Lines<BufReader<Stdin>> {
     BufReader::new(tokio::io::stdin()).lines()
 }
@@ -69,8 +81,8 @@ fn commands() -> Lines<BufReader<Stdin>> {
 /// Two nodes, whose addresses are said. The first closes its connections when it is told to leave.
 async fn serve_stock(service: &Service) -> Result<(), BenchError> {
     let listeners = [
-        TcpListener::bind("127.0.0.2:0").await?,
-        TcpListener::bind("127.0.0.3:0").await?,
+        listen("127.0.0.2:0")?,
+        listen("127.0.0.3:0")?,
     ];
     let [here, there] = [listeners[0].local_addr()?, listeners[1].local_addr()?];
     let (leave, left) = watch::channel(false);
@@ -100,7 +112,7 @@ async fn serve_stock(service: &Service) -> Result<(), BenchError> {
 /// One node, whose address is said. It is drained to the address that it is told, at once or by a drain that stands still.
 /// Another drain takes the place of the first.
 async fn serve_migrating(service: &Service, node: &Node) -> Result<(), BenchError> {
-    let listener = TcpListener::bind("127.0.0.2:0").await?;
+    let listener = listen("127.0.0.2:0")?;
     let here = listener.local_addr()?;
     let config = service.server_config(provider::wrap(service.stock_provider()), true)?;
     let server = MigrationServer::builder(config, "bench", service.ticket_keys())
