@@ -123,3 +123,15 @@ fn a_change_of_servers_stalls_for_as_many_round_trips_as_it_should() {
         assert_ne!(row["within"], false, "{row}");
     }
 }
+
+#[test]
+fn clients_of_both_sides_go_elsewhere_over_real_sockets() {
+    for moves in ["stream", "connection"] {
+        let report = json(&["sockets", "--quick", "--json", "--moves", moves]);
+        assert_eq!(report["load"]["moves"], moves);
+        for side in ["stock", "migrating"] {
+            let rate = report[side]["storm_per_second"].as_f64();
+            assert!(rate.unwrap() > 0.0, "{report}");
+        }
+    }
+}

@@ -16,12 +16,13 @@ use rustls::pki_types::ServerName;
 use rustls::{HandshakeKind, NamedGroup};
 use rustls_migration::client::{MigrationClient, NoWider};
 use rustls_migration::provider;
-use rustls_migration::tokio::{HandOff, MigrationConnector};
+use rustls_migration::tokio::{HandOff, MigrationConnector, MigrationStream};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, mpsc};
 use tokio_rustls::TlsConnector;
 
+use super::Moves;
 use super::process::{say, say_sample};
 use super::service::of_clients;
 use crate::case::Side;
@@ -49,6 +50,7 @@ enum Connector {
 #[derive(Clone)]
 struct World {
     connector: Connector,
+    moves: Moves,
     sessions: Arc<Sessions>,
     name: ServerName<'static>,
     nodes: [SocketAddr; 2],
@@ -61,6 +63,7 @@ struct World {
 #[derive(Debug, Args)]
 pub(crate) struct Clients {
     side: Side,
+    moves: Moves,
     /// How many of them may be on their way elsewhere at once.
     moving: usize,
     here: SocketAddr,
@@ -93,6 +96,7 @@ impl Clients {
         let (sender, mut progress) = mpsc::unbounded_channel();
         let world = World {
             connector,
+            moves: self.moves,
             sessions,
             name: service.name()?,
             nodes: [self.here, self.there],
@@ -206,8 +210,26 @@ async fn migrating(world: &World, connector: &MigrationConnector) -> Result<(), 
     stream.read_exact(&mut byte).await?;
     drop(permit);
     let _ = world.progress.send(Progress::Connected);
+    if let Moves::Connection = world.moves {
+        return follow(world, stream).await;
+    }
     // The next byte comes from the other node.
     stream.read_exact(&mut byte).await?;
+    let _ = world.progress.send(Progress::Elsewhere);
+    while stream.read(&mut byte).await? > 0 {}
+    Ok(())
+}
+
+/// Opens the next connection where the node asks it to.
+async fn follow(world: &World, mut stream: MigrationStream) -> Result<(), BenchError> {
+    let mut byte = [0; 1];
+    // The end comes with the notice, or behind it.
+    while stream.read(&mut byte).await? > 0 {}
+    let permit = world.moving.acquire().await;
+    let successor = stream.handle().successor().await;
+    let mut stream = successor.map_err(std::io::Error::other)?;
+    stream.read_exact(&mut byte).await?;
+    drop(permit);
     let _ = world.progress.send(Progress::Elsewhere);
     while stream.read(&mut byte).await? > 0 {}
     Ok(())

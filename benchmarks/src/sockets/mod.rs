@@ -38,6 +38,9 @@ pub(crate) struct Plan {
     /// How many clients may be on their way elsewhere at once [default: all of them].
     #[arg(long)]
     moving: Option<u32>,
+    /// What moves: streams, or connections, as stock clients' do.
+    #[arg(long, value_enum, default_value_t = Moves::Stream)]
+    moves: Moves,
     /// Where the nodes spend nonces.
     #[arg(long, value_enum, default_value_t = Store::Memory)]
     store: Store,
@@ -50,6 +53,7 @@ impl Plan {
         let load = |connections: &u32| Load {
             connections: *connections,
             moving: self.moving.unwrap_or(*connections),
+            moves: self.moves,
             store: self.store,
         };
         connections.iter().map(load).collect()
@@ -62,7 +66,16 @@ pub(crate) struct Load {
     pub(crate) connections: u32,
     /// How many clients may be on their way elsewhere at once.
     pub(crate) moving: u32,
+    pub(crate) moves: Moves,
     pub(crate) store: Store,
+}
+
+/// What goes on at the other node.
+#[derive(Clone, Copy, Debug, Serialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Moves {
+    Stream,
+    Connection,
 }
 
 /// Where the nodes of a measurement spend nonces.
@@ -201,13 +214,15 @@ impl Processes {
         let (suite, of_side) = (name(&suite), name(&side));
         let common = ["--suite", &suite];
         let moving = load.moving.to_string();
-        let of_node = ["node", &of_side, &moving, &path, store];
+        let moves = name(&load.moves);
+        let of_node = ["node", &of_side, &moves, &moving, &path, store];
         let nodes = Nodes::start(&[&common[..], &of_node].concat(), side)?;
         let processes = load.connections.div_ceil(MOST_CLIENTS).max(1);
         let moving = load.moving.div_ceil(processes).to_string();
         let of_client = [
             "clients",
             &of_side,
+            &moves,
             &moving,
             &nodes.here,
             &nodes.there,

@@ -22,6 +22,7 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 
+use super::Moves;
 use super::process::{say, say_sample};
 use super::service::of_nodes;
 use crate::case::Side;
@@ -38,6 +39,7 @@ const DEADLINE: Duration = Duration::from_secs(300);
 #[derive(Debug, Args)]
 pub(crate) struct Node {
     side: Side,
+    moves: Moves,
     /// How many clients may be on their way elsewhere at once.
     moving: usize,
     /// What the service is made of. The first node makes it.
@@ -80,10 +82,7 @@ fn commands() -> Lines<BufReader<Stdin>> {
 
 /// Two nodes, whose addresses are said. The first closes its connections when it is told to leave.
 async fn serve_stock(service: &Service) -> Result<(), BenchError> {
-    let listeners = [
-        listen("127.0.0.2:0")?,
-        listen("127.0.0.3:0")?,
-    ];
+    let listeners = [listen("127.0.0.2:0")?, listen("127.0.0.3:0")?];
     let [here, there] = [listeners[0].local_addr()?, listeners[1].local_addr()?];
     let (leave, left) = watch::channel(false);
     let mut config = service.server_config(service.stock_provider(), false)?;
@@ -120,10 +119,14 @@ async fn serve_migrating(service: &Service, node: &Node) -> Result<(), BenchErro
         .clock_skew(Duration::ZERO)
         .nonce_store(nonce_store(&node.store, &node.folder).await?);
     let acceptor = MigrationAcceptor::from(server.build()?);
-    let accepting = acceptor.clone();
+    let (accepting, moves) = (acceptor.clone(), node.moves);
     tokio::spawn(async move {
         while let Ok((tcp, _)) = listener.accept().await {
-            tokio::spawn(migrating(accepting.clone(), tcp));
+            let acceptor = accepting.clone();
+            match moves {
+                Moves::Stream => drop(tokio::spawn(moving_stream(acceptor, tcp))),
+                Moves::Connection => drop(tokio::spawn(moving_connection(acceptor, tcp))),
+            }
         }
     });
     say(&here.to_string())?;
@@ -187,13 +190,27 @@ async fn stock(
     stream.shutdown().await
 }
 
-async fn migrating(acceptor: MigrationAcceptor, tcp: TcpStream) -> std::io::Result<()> {
+async fn moving_stream(acceptor: MigrationAcceptor, tcp: TcpStream) -> std::io::Result<()> {
     tcp.set_nodelay(true)?;
     let mut stream = acceptor.accept(tcp).await?;
     stream.set_state(&[]).map_err(std::io::Error::from)?;
     greet(&mut stream).await?;
     let mut buf = [0; 64];
     while stream.read(&mut buf).await? > 0 {}
+    stream.shutdown().await
+}
+
+/// It finishes when its client has been told to move.
+async fn moving_connection(acceptor: MigrationAcceptor, tcp: TcpStream) -> std::io::Result<()> {
+    tcp.set_nodelay(true)?;
+    let mut stream = acceptor.accept(tcp).await?;
+    let handle = stream.handle();
+    greet(&mut stream).await?;
+    let mut buf = [0; 64];
+    tokio::select! {
+        _ = stream.read(&mut buf) => {}
+        _ = handle.told() => {}
+    }
     stream.shutdown().await
 }
 
