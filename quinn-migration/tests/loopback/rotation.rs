@@ -204,17 +204,25 @@ async fn a_server_hears_of_each_rotation_of_an_attached_connection() {
     let mut events = server.events();
     let attachment = server.attach(&world.theirs).unwrap();
     let rotating = server.rotate(&world.theirs, fast(&[&pool]));
-    let mut at = world.server.id(0);
-    for _ in 0..5 {
+    let (mut at, mut moves) = (world.server.id(0), 0);
+    while moves < 5 {
         let event = within(events.next()).await.unwrap();
-        let ServerEvent::Moved {
-            connection,
-            from,
-            to,
-            ..
-        } = event
-        else {
-            panic!("{event:?}");
+        moves += usize::from(matches!(event, ServerEvent::Moved { .. }));
+        let (connection, from, to) = match event {
+            ServerEvent::Moved {
+                connection,
+                from,
+                to,
+                ..
+            }
+            // A client on a busy machine may hear of a path too late, and go back.
+            | ServerEvent::FellBack {
+                connection,
+                from,
+                to,
+                ..
+            } => (connection, from, to),
+            other => panic!("{other:?}"),
         };
         assert_eq!((connection, from), (attachment.id(), at));
         at = to;
