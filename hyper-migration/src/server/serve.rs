@@ -148,51 +148,39 @@ where
     type Output = ();
     type IntoFuture = BoxFuture;
 
-    fn into_future(self) -> BoxFuture {
-        Box::pin(self.run())
-    }
-}
-
-impl<S, B> Serve<S>
-where
-    S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + Sync + 'static,
-    S::Future: Send,
-    S::Error: Into<Box<dyn Error + Send + Sync>> + Send,
-    B: Body + Send + 'static,
-    B::Data: Send,
-    B::Error: Into<Box<dyn Error + Send + Sync>>,
-{
-    async fn run(mut self) {
-        let mut connections = JoinSet::new();
-        let accept = |(tcp, peer)| {
-            let stream = handshakes::complete(&self.acceptor, tcp, peer);
-            let serving = self.serving.clone();
-            async move {
-                if let Some((stream, info)) = stream.await {
-                    serving.connection(stream, info).await;
+    fn into_future(mut self) -> BoxFuture {
+        Box::pin(async move {
+            let mut connections = JoinSet::new();
+            let accept = |(tcp, peer)| {
+                let stream = handshakes::complete(&self.acceptor, tcp, peer);
+                let serving = self.serving.clone();
+                async move {
+                    if let Some((stream, info)) = stream.await {
+                        serving.connection(stream, info).await;
+                    }
+                }
+            };
+            loop {
+                tokio::select! {
+                    biased;
+                    () = &mut self.until => break,
+                    connection = handshakes::next(&self.listener) => {
+                        connections.spawn(accept(connection));
+                    }
+                    // Each that has ended is forgotten.
+                    Some(_) = connections.join_next() => {}
                 }
             }
-        };
-        loop {
-            tokio::select! {
-                biased;
-                () = &mut self.until => break,
-                connection = handshakes::next(&self.listener) => {
-                    connections.spawn(accept(connection));
-                }
-                // Each that has ended is forgotten.
-                Some(_) = connections.join_next() => {}
+            // Who waits has completed its TCP handshake, and would be reset.
+            while let Poll::Ready(Ok(connection)) = self
+                .listener
+                .poll_accept(&mut Context::from_waker(Waker::noop()))
+            {
+                connections.spawn(accept(connection));
             }
-        }
-        // Who waits has completed its TCP handshake, and would be reset.
-        while let Poll::Ready(Ok(connection)) = self
-            .listener
-            .poll_accept(&mut Context::from_waker(Waker::noop()))
-        {
-            connections.spawn(accept(connection));
-        }
-        drop(self.listener);
-        while connections.join_next().await.is_some() {}
+            drop(self.listener);
+            while connections.join_next().await.is_some() {}
+        })
     }
 }
 
