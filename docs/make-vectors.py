@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes vectors.json beside this file: the test vectors of docs/protocol.md sections 1, 2 and 6.
+"""Writes vectors.json beside this file: the test vectors of docs/protocol.md sections 1, 2, 6 and 10.
 
 It shares no code with the crates; hmac and hashlib of the standard library are all it needs.
 """
@@ -122,6 +122,7 @@ def unverifiable_vectors():
 
 
 MIGRATION_TOKEN, MIGRATION_STREAM, EARLY_DATA = 0xFF4E, 0xFF4F, 42
+MIGRATION_ALLOWED = 0xFE4E
 
 
 def extension(kind, content):
@@ -141,14 +142,53 @@ def ticket_vectors(valid):
         ("a connection's offer", "connection", (early_data, token_part)),
         ("a stream's offer", "stream", (early_data, token_part, extension(MIGRATION_STREAM, b""))),
         ("a stream's offer, without early data, the other way round", "stream", (extension(MIGRATION_STREAM, b""), token_part)),
-        ("migration_stream that is not empty", "malformed", (token_part, extension(MIGRATION_STREAM, b"\0"))),
+        ("migration_stream of one byte", "malformed", (token_part, extension(MIGRATION_STREAM, b"\0"))),
+        ("migration_stream of nine bytes", "malformed", (token_part, extension(MIGRATION_STREAM, bytes(9)))),
         ("migration_stream without a token", "none", (early_data, extension(MIGRATION_STREAM, b""))),
         ("an ordinary ticket", "none", (early_data,)),
     ):
         yield {"name": name, "kind": kind, "message": new_session_ticket(*extensions).hex()}
+    allowed, stream = extension(MIGRATION_ALLOWED, b""), extension(MIGRATION_STREAM, b"")
+    for name, kind, extensions in (
+        ("draft -03: a connection's ticket", "allowed connection", (early_data, allowed)),
+        ("draft -03: a stream's ticket", "allowed stream", (allowed, stream)),
+        ("draft -03: migration_allowed that is not empty", "malformed", (extension(MIGRATION_ALLOWED, b"\0"),)),
+        ("draft -03: migration_stream of one byte", "malformed", (allowed, extension(MIGRATION_STREAM, b"\0"))),
+        ("a token and migration_allowed", "malformed", (token_part, allowed)),
+    ):
+        yield {"name": name, "draft_03": True, "kind": kind, "message": new_session_ticket(*extensions).hex()}
+    for position in (0, 1_000_000):
+        for draft_03, kind, mark, target in (
+            (False, "checkpoint", token_part, b""),
+            (True, "allowed checkpoint", allowed, b""),
+            (True, "allowed checkpoint", allowed, b"192.0.2.7:443"),
+        ):
+            stream = extension(MIGRATION_STREAM, struct.pack(">Q", position) + target)
+            yield {
+                "name": f"{kind} at {position}, target of {len(target)} bytes",
+                "draft_03": draft_03,
+                "kind": kind,
+                "position": position,
+                "target": target.hex(),
+                "message": new_session_ticket(early_data, mark, stream).hex(),
+            }
 
 
-def plaintext(keys, kind, state, version=2):
+LINEAGE, EPOCH = hashlib.sha256(b"lineage").digest()[:16], 3
+
+
+def lineage_vectors():
+    """Which stream begins on a connection: docs/protocol.md section 6."""
+    for hash_name in ("sha256", "sha384"):
+        secret = session(hash_name, b"lineage")["secret"]
+        yield {
+            "hash": hash_name,
+            "resumption_master_secret": secret.hex(),
+            "lineage": expand_label(hash_name, secret, b"migration lineage", 16).hex(),
+        }
+
+
+def plaintext(keys, kind, state, version=5, ahead=b"", lineage=LINEAGE + struct.pack(">Q", EPOCH)):
     """What a ticket seals: docs/protocol.md section 6."""
     hash_byte = bytes([["sha256", "sha384"].index(keys["hash"])])
     psk = hashlib.shake_256(b"psk" + keys["secret"]).digest(len(keys["mac_key"]))
@@ -157,6 +197,7 @@ def plaintext(keys, kind, state, version=2):
         bytes([version])
         + struct.pack(">Q", 1_800_000_000_123)
         + hashlib.sha256(b"scope").digest()
+        + lineage
         + hashlib.sha256(b"token").digest()
         + keys["session_id"]
         + hash_byte
@@ -167,10 +208,83 @@ def plaintext(keys, kind, state, version=2):
         + bytes([kind])
         + struct.pack(">H", len(state))
         + state
+        + ahead
     )
 
 
+def scoped_plaintext(hash_name, address, kind, state, version=6, address_type=None, lineage=LINEAGE + struct.pack(">Q", EPOCH)):
+    """What a ticket of draft -03 seals: docs/protocol.md section 10."""
+    ip, port = address.rsplit(":", 1)
+    ip = ipaddress.ip_address(ip.strip("[]"))
+    psk = hashlib.shake_256(b"psk").digest(hashlib.new(hash_name).digest_size)
+    session_part = b"the TLS library's"
+    return (
+        bytes([version])
+        + struct.pack(">Q", 1_800_000_000_123)
+        + hashlib.sha256(b"scope").digest()
+        + lineage
+        + struct.pack(">Q", 1_800_003_600)
+        + bytes([(0 if ip.version == 4 else 1) if address_type is None else address_type])
+        + ip.packed
+        + struct.pack(">H", int(port))
+        + bytes([["sha256", "sha384"].index(hash_name)])
+        + psk
+        + struct.pack(">H", len(session_part))
+        + session_part
+        + bytes([kind])
+        + struct.pack(">H", len(state))
+        + state
+    )
+
+
+def scoped_vectors():
+    for hash_name in ("sha256", "sha384"):
+        for address in ("192.0.2.7:443", "[2001:db8::7]:8443"):
+            for name, kind, state in (("connection", 0, b""), ("stream", 1, b"where to go on")):
+                yield {
+                    "name": f"draft -03, {hash_name}, {address}: {name}",
+                    "target": address,
+                    "lineage": LINEAGE.hex(),
+                    "epoch": EPOCH,
+                    "state": state.hex() if kind == 1 else None,
+                    "plaintext": scoped_plaintext(hash_name, address, kind, state).hex(),
+                }
+    address = "192.0.2.7:443"
+    for name, value in (
+        ("unknown address type", scoped_plaintext("sha256", address, 0, b"", address_type=2)),
+        ("an IPv6 address that is cut", scoped_plaintext("sha256", address, 0, b"", address_type=1)),
+        ("a connection with state", scoped_plaintext("sha256", address, 0, b"state")),
+        ("version 4, of before lineages", scoped_plaintext("sha256", address, 0, b"", version=4, lineage=b"")),
+        ("version 4", scoped_plaintext("sha256", address, 0, b"", version=4)),
+        ("no lineage", scoped_plaintext("sha256", address, 0, b"", lineage=b"")),
+        ("one trailing byte", scoped_plaintext("sha256", address, 1, b"") + b"\0"),
+    ):
+        yield {"name": f"draft -03: {name}", "malformed": True, "plaintext": value.hex()}
+
+
+def request_vectors():
+    def message(body):
+        return b"\xfd" + len(body).to_bytes(3, "big") + body
+
+    for name, target in (
+        ("no target: the client's own choice", b""),
+        ("an address", b"192.0.2.7:443"),
+        ("a name", b"node-b.example:443"),
+        ("bytes", bytes(range(256))),
+    ):
+        yield {"name": name, "target": target.hex(), "message": message(struct.pack(">H", len(target)) + target).hex()}
+    for name, body in (
+        ("no length", b""),
+        ("a length that is cut", b"\0"),
+        ("a target that is cut", b"\0\5node"),
+        ("one trailing byte", b"\0\4node\0"),
+    ):
+        yield {"name": name, "malformed": True, "message": message(body).hex()}
+
+
 def plaintext_vectors():
+    yield from scoped_vectors()
+    line = {"lineage": LINEAGE.hex(), "epoch": EPOCH}
     for hash_name in ("sha256", "sha384"):
         keys = session(hash_name, b"sealed")
         for name, kind, state in (
@@ -180,12 +294,19 @@ def plaintext_vectors():
             ("stream, largest state", 1, bytes(8192)),
         ):
             shown = state.hex() if kind == 1 else None
-            yield {"name": f"{hash_name}: {name}", "state": shown, "plaintext": plaintext(keys, kind, state).hex()}
+            yield {"name": f"{hash_name}: {name}", **line, "state": shown, "plaintext": plaintext(keys, kind, state).hex()}
+        for ahead in (0, 1_000_000):
+            value = plaintext(keys, 2, b"where to go on", ahead=struct.pack(">Q", ahead))
+            name = f"{hash_name}: checkpoint, {ahead} bytes ahead"
+            yield {"name": name, **line, "state": b"where to go on".hex(), "ahead": ahead, "plaintext": value.hex()}
     keys = session("sha256", b"sealed")
     for name, value in (
         ("a connection with state", plaintext(keys, 0, b"state")),
-        ("unknown kind", plaintext(keys, 2, b"")),
-        ("version 1", plaintext(keys, 0, b"", version=1)),
+        ("unknown kind", plaintext(keys, 3, b"")),
+        ("a checkpoint that does not say how far it is ahead", plaintext(keys, 2, b"")),
+        ("version 2, of before lineages", plaintext(keys, 0, b"", version=2, lineage=b"")),
+        ("version 2", plaintext(keys, 0, b"", version=2)),
+        ("no lineage", plaintext(keys, 0, b"", lineage=b"")),
         ("one trailing byte", plaintext(keys, 1, b"") + b"\0"),
         ("no state's length", plaintext(keys, 1, b"")[:-2]),
     ):
@@ -213,7 +334,7 @@ def ordinary_vectors():
             "plaintext": ordinary_plaintext(session_part, value).hex(),
         }
     for name, value in (
-        ("version 2", ordinary_plaintext(session_part, version=2)),
+        ("version 5", ordinary_plaintext(session_part, version=5)),
         ("a pre-shared key of 33 bytes", ordinary_plaintext(session_part, grant(33))),
         ("one trailing byte", ordinary_plaintext(session_part, grant(32)) + b"\0"),
         ("no session's length", ordinary_plaintext(b"")[:-2]),
@@ -229,6 +350,8 @@ def main():
         "malformed": [{"name": name, "token": value.hex()} for name, value in malformed_vectors(valid)],
         "unverifiable": list(unverifiable_vectors()),
         "new_session_tickets": list(ticket_vectors(valid)),
+        "migrate_requests": list(request_vectors()),
+        "lineages": list(lineage_vectors()),
         "sealed_plaintexts": list(plaintext_vectors()),
         "ordinary_plaintexts": list(ordinary_vectors()),
     }

@@ -11,6 +11,7 @@ use crate::case::{Case, Side, name};
 use crate::error::BenchError;
 use crate::peers::Suite;
 use crate::report::{Comparison, Report, Spread};
+use crate::settings::Draft;
 
 /// Units of work in the shorter of two runs.
 const ITERATIONS: u32 = 100;
@@ -19,19 +20,20 @@ const QUICK_ITERATIONS: u32 = 1;
 /// Stats each case for both sides. Callgrind's files stay in `keep`, if it is given.
 pub(crate) fn count(
     cases: &[Case],
-    suite: Suite,
+    (suite, draft): (Suite, Draft),
     quick: bool,
     keep: Option<&Path>,
 ) -> Result<Report, BenchError> {
     let temporary = tempfile::tempdir()?;
     let counter = Counter {
         suite,
+        draft,
         iterations: if quick { QUICK_ITERATIONS } else { ITERATIONS },
         dir: keep.unwrap_or(temporary.path()),
     };
     fs::create_dir_all(counter.dir)?;
     let features = counter.features()?;
-    let mut report = Report::new("instructions", suite, features).hidden(cpu_features());
+    let mut report = Report::new("instructions", (suite, draft), features).hidden(cpu_features());
     for case in cases {
         let stock = counter.per_unit(*case, Side::Stock)?;
         let migrating = counter.per_unit(*case, Side::Migrating)?;
@@ -48,6 +50,7 @@ pub(crate) fn count(
 
 struct Counter<'a> {
     suite: Suite,
+    draft: Draft,
     iterations: u32,
     dir: &'a Path,
 }
@@ -93,6 +96,8 @@ impl Counter<'_> {
             .args([
                 "--suite",
                 &name(&self.suite),
+                "--dialect",
+                &name(&self.draft),
                 "work",
                 &name(&case),
                 &name(&side),

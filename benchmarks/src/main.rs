@@ -1,21 +1,25 @@
 //! `migration-bench`: what migration costs against stock rustls, in time and in instructions, and what nonce stores cost.
 //!
-//! Both sides of a comparison run in one process, by turns, with the same settings. It opens no socket.
+//! Both sides of a comparison run by turns, with the same settings. Only `sockets` and `throughput` go over TCP, on this machine.
 
 #![expect(clippy::print_stdout, reason = "the figures are this program's output")]
 
 mod aged;
 mod case;
+mod checkpoint;
 mod error;
 mod instructions;
 mod peers;
 mod primitives;
 mod redis;
 mod report;
+mod settings;
 mod sockets;
 mod stall;
 mod stock;
 mod stores;
+mod streams;
+mod throughput;
 mod timing;
 mod workload;
 
@@ -29,6 +33,7 @@ use crate::case::{Case, Side};
 use crate::error::BenchError;
 use crate::peers::{Service, Suite};
 use crate::report::Report;
+use crate::settings::Draft;
 use crate::timing::Plan;
 
 /// Compares stock rustls with rustls-migration: handshakes, bulk transfer, and the single steps of a migration.
@@ -52,6 +57,9 @@ struct Options {
     /// The cipher suite of all connections; rustls prefers aes256 by default.
     #[arg(long, global = true, value_enum, default_value_t)]
     suite: Suite,
+    /// The dialect in which connections of `time` and `instructions` migrate, by the revision of the draft.
+    #[arg(long, global = true, value_enum, default_value_t)]
+    dialect: Draft,
     /// Only these comparisons; all by default.
     #[arg(long, global = true, value_enum, value_delimiter = ',')]
     only: Vec<Case>,
@@ -76,6 +84,8 @@ enum Command {
         #[arg(long)]
         virtual_time: bool,
     },
+    /// Measures how fast bulk data goes over TCP, by turns: tokio-rustls' streams, this project's, and these with checkpoints.
+    Throughput(throughput::Plan),
     /// Measures the nonce stores: claims in a second, and what a live nonce takes.
     Stores {
         /// Only these stores; all by default.
@@ -117,11 +127,12 @@ impl Options {
 
 fn main() -> Result<(), BenchError> {
     let Cli { options, command } = Cli::parse();
-    let report = match command.unwrap_or(Command::Time) {
+    let mut report = match command.unwrap_or(Command::Time) {
         Command::Time => time(&options)?,
         Command::Instructions { keep } => {
             let cases = options.cases();
-            instructions::count(&cases, options.suite, options.quick, keep.as_deref())?
+            let peers = (options.suite, options.dialect);
+            instructions::count(&cases, peers, options.quick, keep.as_deref())?
         }
         Command::Stall {
             repetitions,
@@ -129,6 +140,13 @@ fn main() -> Result<(), BenchError> {
         } => {
             let stalls = stall::measure(options.suite, repetitions, virtual_time)?;
             return print(&options, &stalls);
+        }
+        Command::Throughput(plan) => {
+            let service = Service::new(options.suite)?.speaking(options.dialect);
+            return print(
+                &options,
+                &throughput::measure(&service, options.quick, plan)?,
+            );
         }
         Command::Stores {
             stores,
@@ -151,7 +169,7 @@ fn main() -> Result<(), BenchError> {
             side,
             iterations,
         } => {
-            let service = Service::new(options.suite)?;
+            let service = Service::new(options.suite)?.speaking(options.dialect);
             let mut run = workload::workload(&service, case, side)?;
             for _ in 0..iterations {
                 run()?;
@@ -160,6 +178,8 @@ fn main() -> Result<(), BenchError> {
             return Ok(());
         }
     };
+    let service = Service::new(options.suite)?.speaking(options.dialect);
+    report.checkpoint_bytes = Some(checkpoint::bytes(&service)?);
     print(&options, &report)
 }
 
@@ -196,8 +216,9 @@ fn time(options: &Options) -> Result<Report, BenchError> {
     } else {
         Plan::FULL
     };
-    let service = Service::new(options.suite)?;
-    let mut report = Report::new("ns", options.suite, instructions::cpu_features());
+    let service = Service::new(options.suite)?.speaking(options.dialect);
+    let peers = (options.suite, options.dialect);
+    let mut report = Report::new("ns", peers, instructions::cpu_features());
     for case in options.cases() {
         let stock = workload::workload(&service, case, Side::Stock)?;
         let migrating = workload::workload(&service, case, Side::Migrating)?;
@@ -205,6 +226,7 @@ fn time(options: &Options) -> Result<Report, BenchError> {
     }
     if options.only.is_empty() {
         report.steps = primitives::measure(plan, options.suite)?;
+        report.steps.extend(checkpoint::measure(plan, &service)?);
     }
     Ok(report)
 }

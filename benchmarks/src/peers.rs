@@ -8,21 +8,21 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use clap::ValueEnum;
 use migration_token::{BoxFuture, MemoryNonceStore};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use rustls::client::{ClientSessionMemoryCache, ClientSessionStore, Resumption};
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::{CipherSuite, ClientConfig, HandshakeKind, RootCertStore, ServerConfig};
+use rustls::{ClientConfig, HandshakeKind, RootCertStore, ServerConfig};
 use rustls_migration::client::{ClientConnection, MigrationClient, NoWider, Offer};
 use rustls_migration::server::{Arrival, HelloAcceptor, MigrationServer, ServerConnection};
-use rustls_migration::{Connection, TicketKeys, provider};
-use serde::Serialize;
+use rustls_migration::{Connection, Dialect, TicketKeys, provider};
 use time::{Duration, OffsetDateTime};
 
 use crate::aged::Aged;
 use crate::error::BenchError;
+use crate::settings::Draft;
+pub(crate) use crate::settings::Suite;
 use crate::stock::Stock;
 
 /// What is sent as early data, in bytes.
@@ -33,29 +33,6 @@ const MAX_EARLY_DATA_SIZE: u32 = 16_384;
 
 const NAME: &str = "service.example";
 const PROTOCOL: &[u8] = b"bench";
-
-/// A TLS 1.3 cipher suite.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, ValueEnum)]
-#[serde(rename_all = "kebab-case")]
-pub(crate) enum Suite {
-    /// TLS_AES_128_GCM_SHA256.
-    Aes128,
-    /// TLS_AES_256_GCM_SHA384.
-    #[default]
-    Aes256,
-    /// TLS_CHACHA20_POLY1305_SHA256.
-    Chacha20,
-}
-
-impl Suite {
-    fn id(self) -> CipherSuite {
-        match self {
-            Self::Aes128 => CipherSuite::TLS13_AES_128_GCM_SHA256,
-            Self::Aes256 => CipherSuite::TLS13_AES_256_GCM_SHA384,
-            Self::Chacha20 => CipherSuite::TLS13_CHACHA20_POLY1305_SHA256,
-        }
-    }
-}
 
 /// What a handshake should be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,6 +86,7 @@ fn require(holds: bool, otherwise: &'static str) -> Result<(), BenchError> {
 /// What all peers share.
 pub(crate) struct Service {
     suite: Suite,
+    draft: Draft,
     root: CertificateDer<'static>,
     pub(crate) certificate: CertificateDer<'static>,
     pub(crate) key: PrivateKeyDer<'static>,
@@ -127,6 +105,7 @@ impl Service {
         let params = CertificateParams::new(vec![NAME.to_owned()])?;
         Ok(Self {
             suite,
+            draft: Draft::default(),
             root: issuer.der().clone(),
             certificate: params.signed_by(&key, &issuer)?.der().clone(),
             key: PrivateKeyDer::try_from(key.serialize_der())
@@ -134,6 +113,17 @@ impl Service {
             roots,
             ticket_keys: TicketKeys::generate(ring::default_provider().secure_random)?,
         })
+    }
+
+    /// The same, whose peers migrate in this dialect.
+    pub(crate) fn speaking(mut self, draft: Draft) -> Self {
+        self.draft = draft;
+        self
+    }
+
+    /// The dialect in which its peers migrate.
+    pub(crate) fn dialect(&self) -> Dialect {
+        self.draft.dialect()
     }
 
     /// A service as its clients know it: by its root, which is another process' own.
@@ -249,6 +239,7 @@ impl Service {
             let server = MigrationServer::builder(config, "bench", self.ticket_keys.clone())
                 .own_addresses([here])
                 .target(there)
+                .dialects([self.draft.dialect()])
                 .nonce_store(store.clone())
                 .build()?;
             Ok::<_, BenchError>((here, Arc::new(server)))
@@ -268,10 +259,12 @@ impl Service {
         let config = self.client_config(provider::wrap(self.stock_provider()), early_data)?;
         let client = MigrationClient::builder(config)
             .target_policy(NoWider::any_port())
+            .dialects([self.draft.dialect()])
             .session_store(sessions.store())
             .build()?;
         Ok(MigratingClient {
             client: Arc::new(client),
+            draft: self.draft,
             sessions,
             offer: None,
         })
@@ -372,6 +365,7 @@ impl Server for StockServer {
 /// A client that follows the offer which the last server made, if it may resume.
 pub(crate) struct MigratingClient {
     client: Arc<MigrationClient>,
+    draft: Draft,
     sessions: Sessions,
     offer: Option<Offer>,
 }
@@ -406,7 +400,7 @@ impl Client for MigratingClient {
         connection: &mut Self::Connection,
         expected: Expected,
     ) -> Result<(), BenchError> {
-        let offer = connection.take_offer();
+        let offer = self.draft.take_offer(connection)?;
         require(
             offer.is_some() == expected.token,
             "an offer is not as expected",

@@ -6,8 +6,9 @@ use std::fmt;
 
 use serde::Serialize;
 
-use crate::case::{Case, RECORD_LEN, name};
+use crate::case::{Case, name};
 use crate::peers::Suite;
+use crate::settings::Draft;
 
 /// Median and quartiles; a count has no quartiles.
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -37,7 +38,7 @@ impl Spread {
     }
 
     /// The quartiles with so many decimals.
-    fn range(&self, decimals: usize) -> String {
+    pub(crate) fn range(&self, decimals: usize) -> String {
         self.quartiles.map_or_else(
             || "-".to_owned(),
             |(lower, upper)| format!("{lower:.decimals$}-{upper:.decimals$}"),
@@ -70,23 +71,32 @@ pub(crate) struct Report {
     /// "ns" or "instructions".
     unit: &'static str,
     suite: Suite,
+    dialect: Draft,
     /// What the code that was measured found in the processor.
     cpu_features: Vec<String>,
     /// What the processor has, but was hidden from the code that was measured.
     cpu_features_hidden: Vec<String>,
     comparisons: Vec<Comparison>,
     pub(crate) steps: Vec<Step>,
+    /// How many bytes a checkpoint is on the wire, its record included.
+    pub(crate) checkpoint_bytes: Option<usize>,
 }
 
 impl Report {
-    pub(crate) fn new(unit: &'static str, suite: Suite, cpu_features: Vec<String>) -> Self {
+    pub(crate) fn new(
+        unit: &'static str,
+        (suite, dialect): (Suite, Draft),
+        cpu_features: Vec<String>,
+    ) -> Self {
         Self {
             unit,
             suite,
+            dialect,
             cpu_features,
             cpu_features_hidden: Vec::new(),
             comparisons: Vec::new(),
             steps: Vec::new(),
+            checkpoint_bytes: None,
         }
     }
 
@@ -114,8 +124,10 @@ impl Report {
             of.ratio.range(3),
             of.target,
         )?;
-        if of.case.is_bulk() && self.unit == "ns" {
-            let per_second = |ns: f64| f64::from(u32::try_from(RECORD_LEN).unwrap_or(0)) * 1e3 / ns;
+        if let Some(len) = of.case.plaintext()
+            && self.unit == "ns"
+        {
+            let per_second = |ns: f64| f64::from(u32::try_from(len).unwrap_or(0)) * 1e3 / ns;
             write!(
                 f,
                 "  {:.0} and {:.0} MB/s",
@@ -130,6 +142,7 @@ impl Report {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "suite: {}", name(&self.suite))?;
+        writeln!(f, "dialect: draft -{}", name(&self.dialect))?;
         writeln!(
             f,
             "processor features in use: {}",
@@ -155,6 +168,9 @@ impl fmt::Display for Report {
         }
         for Step { name, ns } in &self.steps {
             writeln!(f, "{name:<31}{:>12.0}  {}", ns.median, ns.range(0))?;
+        }
+        if let Some(len) = self.checkpoint_bytes {
+            writeln!(f, "\na checkpoint is {len} bytes on the wire")?;
         }
         Ok(())
     }

@@ -9,12 +9,16 @@ use rustls_migration::Connection;
 use crate::case::{Case, RECORD_LEN, Side};
 use crate::error::BenchError;
 use crate::peers::{Client, EARLY_DATA, Expected, Server, Service};
+use crate::streams;
 
 /// Does one unit of work: a handshake or a record.
 pub(crate) type Workload = Box<dyn FnMut() -> Result<(), BenchError>>;
 
 /// The work of one side of a comparison.
 pub(crate) fn workload(service: &Service, case: Case, side: Side) -> Result<Workload, BenchError> {
+    if case.is_of_streams() {
+        return streams::workload(service, case, side);
+    }
     let resumed = case.is_resumed();
     let early_data = case.has_early_data();
     let migrating_client = side == Side::Migrating && !case.has_stock_client();
@@ -89,7 +93,11 @@ where
             | Case::ResumedTicketer
             | Case::ResumedEarlyData
             | Case::ResumedStockClient
-            | Case::ResumedEarlyDataStockClient => {}
+            | Case::ResumedEarlyDataStockClient
+            | Case::StreamToServer
+            | Case::StreamToClient
+            | Case::CheckpointToServer
+            | Case::CheckpointToClient => {}
         }
     }
     Ok(Box::new(move || {
@@ -98,7 +106,7 @@ where
 }
 
 /// One handshake, up to the last ticket.
-fn handshake<C: Client, S: Server>(
+pub(crate) fn handshake<C: Client, S: Server>(
     client: &mut C,
     server: &mut S,
     wire: &mut Vec<u8>,
@@ -152,7 +160,7 @@ fn send(
 }
 
 /// Carries over what waits to be sent.
-fn pass(
+pub(crate) fn pass(
     from: &mut impl Connection,
     to: &mut impl Connection,
     wire: &mut Vec<u8>,
@@ -166,7 +174,11 @@ fn pass(
     Ok(())
 }
 
-fn take_flight(from: &mut impl Connection, wire: &mut Vec<u8>) -> Result<(), BenchError> {
+/// Takes what waits to be sent.
+pub(crate) fn take_flight(
+    from: &mut impl Connection,
+    wire: &mut Vec<u8>,
+) -> Result<(), BenchError> {
     wire.clear();
     while from.wants_write() {
         from.write_tls(wire)?;

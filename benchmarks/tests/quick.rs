@@ -10,7 +10,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-const CASES: [&str; 10] = [
+const CASES: [&str; 14] = [
     "full",
     "full-stock-client",
     "full-stock-server",
@@ -21,6 +21,10 @@ const CASES: [&str; 10] = [
     "resumed-early-data-stock-client",
     "bulk-to-server",
     "bulk-to-client",
+    "stream-to-server",
+    "stream-to-client",
+    "checkpoint-to-server",
+    "checkpoint-to-client",
 ];
 
 fn bench(args: &[&str]) -> (bool, String, String) {
@@ -61,7 +65,7 @@ fn every_comparison_runs_with_every_suite() {
         assert_eq!(report["unit"], "ns");
         check_comparisons(&report, &CASES);
         let steps = report["steps"].as_array().unwrap();
-        assert_eq!(steps.len(), 4);
+        assert_eq!(steps.len(), 6);
         for step in steps {
             assert!(step["ns"]["median"].as_f64().unwrap() > 0.0, "{step}");
         }
@@ -74,6 +78,27 @@ fn instructions_are_counted() {
     let report = json(&["instructions", "--quick", "--json", "--only", only]);
     assert_eq!(report["unit"], "instructions");
     check_comparisons(&report, &["resumed-early-data", "bulk-to-client"]);
+    assert!(report["checkpoint_bytes"].as_u64().unwrap() > 0);
+}
+
+#[test]
+fn the_other_dialect_is_measured_too() {
+    let only = [
+        "--only",
+        "full,resumed,resumed-early-data,checkpoint-to-client",
+    ];
+    let arguments = ["instructions", "--quick", "--json", "--dialect", "03"];
+    let report = json(&[&arguments[..], &only].concat());
+    assert_eq!(report["dialect"], "draft03");
+    check_comparisons(
+        &report,
+        &[
+            "full",
+            "resumed",
+            "resumed-early-data",
+            "checkpoint-to-client",
+        ],
+    );
 }
 
 #[test]
@@ -121,6 +146,21 @@ fn a_change_of_servers_stalls_for_as_many_round_trips_as_it_should() {
         let beyond = row["stall_ms"]["median"].as_f64().unwrap() - round_trips * round_trip;
         assert!((0.0..10.0).contains(&beyond), "{row}");
         assert_ne!(row["within"], false, "{row}");
+    }
+}
+
+#[test]
+fn bulk_goes_over_tcp_both_ways_with_checkpoints_and_without() {
+    for dialect in ["01", "03"] {
+        let report = json(&["throughput", "--quick", "--json", "--dialect", dialect]);
+        let rows = report["rows"].as_array().unwrap();
+        let ways: Vec<_> = rows.iter().map(|row| &row["way"]).collect();
+        assert_eq!(ways, ["to-client", "to-server"]);
+        for row in rows {
+            for figure in ["migrating", "checkpoints"] {
+                assert!(row[figure]["median"].as_f64().unwrap() > 0.0, "{row}");
+            }
+        }
     }
 }
 

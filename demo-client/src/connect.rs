@@ -5,6 +5,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use demo_server::dialect::DialectChoice;
 use demo_server::key_log::KeyLogWriter;
 use demo_server::program::Failure;
 use rustls::{ClientConfig, RootCertStore};
@@ -12,10 +13,12 @@ use rustls_migration::client::{MigrationClient, MigrationLimit, NoWider};
 use rustls_migration::provider;
 use rustls_migration::tokio::MigrationConnector;
 
-/// A connector that trusts `roots`, sends early data, and whose streams can move `hops` times in a row.
+/// A connector that speaks `protocol`, trusts `roots`, sends early data, and whose streams can move `hops` times in a row.
 pub(crate) fn connector(
+    protocol: &[u8],
     roots: RootCertStore,
     key_log: Option<&Path>,
+    dialect: DialectChoice,
     hops: usize,
 ) -> Result<MigrationConnector, Failure> {
     let mut config = ClientConfig::builder_with_provider(Arc::new(provider::ring()))
@@ -23,6 +26,7 @@ pub(crate) fn connector(
         .map_err(|error| Failure::wrong("TLS settings", &error))?
         .with_root_certificates(roots)
         .with_no_client_auth();
+    config.alpn_protocols = vec![protocol.to_vec()];
     config.enable_early_data = true;
     if let Some(path) = key_log {
         let writer = KeyLogWriter::open(path)
@@ -38,6 +42,7 @@ pub(crate) fn connector(
     let client = MigrationClient::builder(config)
         .target_policy(NoWider::any_port())
         .limit(limit)
+        .dialects(dialect.dialects())
         .build()
         .map_err(|error| Failure::wrong("TLS settings", &error))?;
     Ok(client.into())

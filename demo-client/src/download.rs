@@ -17,6 +17,7 @@ use rustls_migration::tokio::{
     EarlyDataOutcome, Event, Events, MigrateError, MigrationConnector, MigrationOutcome,
     MigrationStream,
 };
+use serde::Serialize;
 use tokio::io::{AsyncRead as _, AsyncReadExt as _, AsyncWriteExt as _, ReadBuf};
 use tokio::time::{sleep, timeout};
 
@@ -30,8 +31,8 @@ const READ_ON: usize = 1 << 20;
 /// How long a server may take to close after its last byte.
 const CLOSE_LIMIT: Duration = Duration::from_secs(10);
 /// How long a node that cannot be reached is tried again, and how often. Its server has stopped sending meanwhile.
-const PATIENCE: Duration = Duration::from_secs(3);
-const RETRY_PAUSE: Duration = Duration::from_millis(100);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(3);
+pub(crate) const RETRY_PAUSE: Duration = Duration::from_millis(100);
 
 /// What to download, and from where.
 pub(crate) struct Job {
@@ -55,8 +56,21 @@ pub(crate) struct Download {
     pub(crate) legs: Vec<Leg>,
     /// What was uploaded meanwhile.
     pub(crate) uploaded: Option<Uploaded>,
+    /// How it survived its servers, if they were killed.
+    pub(crate) recoveries: Option<Recoveries>,
     /// When the last byte was there, from the beginning.
     pub(crate) took: Duration,
+}
+
+/// How a stream survived its servers.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub(crate) struct Recoveries {
+    /// How often.
+    pub(crate) recovered: u64,
+    /// How many bytes were sent again.
+    pub(crate) resent: usize,
+    /// How many bytes the next servers left out, since they had come already.
+    pub(crate) discarded: u64,
 }
 
 /// An upload, as it was sent and as it is at the nodes.
@@ -172,12 +186,12 @@ impl Transfer {
                         self.read_since += len;
                     }
                     if self.read_since > READ_ON {
-                        self.migrate(stream, Trigger::Server).await?;
+                        self.migrate(stream, self.legs.asks_by()).await?;
                     } else if self.migrate_after.is_some_and(|due| self.received >= due) {
                         self.migrate(stream, Trigger::Client).await?;
                     }
                 }
-                Next::Move => self.migrate(stream, Trigger::Server).await?,
+                Next::Move => self.migrate(stream, self.legs.asks_by()).await?,
                 Next::End => {
                     return Err(Failure::Wrong(format!(
                         "{} closed after {} bytes, before the end",
@@ -198,7 +212,7 @@ impl Transfer {
                 match self.follows {
                     true => self.legs.event(&event),
                     false if matches!(event, Event::Notified { .. }) => self.legs.notified(),
-                    false => {}
+                    false => self.legs.marked(&event),
                 }
             }
             match read {
@@ -345,6 +359,7 @@ impl Transfer {
             sha256,
             legs,
             uploaded: None,
+            recoveries: None,
             took,
         })
     }

@@ -4,6 +4,7 @@
 
 use demo_server::authority::Authority;
 use demo_server::program::Failure;
+use demo_server::protocol;
 use rustls::RootCertStore;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName};
@@ -11,20 +12,27 @@ use rustls::pki_types::{CertificateDer, ServerName};
 use rustls_migration::tokio::HandOff;
 
 use crate::connect;
-use crate::download::Job;
-use crate::options::{Get, GetMode};
+use crate::download::{Download, Job};
+use crate::http;
+use crate::options::{Get, GetMode, HttpVersion};
 use crate::output::Output;
 use crate::report::Report;
 
 pub(crate) async fn run(options: &Get) -> Result<(), Failure> {
     let server_name = ServerName::try_from(options.server_name.clone())
         .map_err(|error| Failure::usage("--server-name", &error))?;
-    let connector = connect::connector(roots(options)?, options.common.key_log.as_deref(), 0)?;
+    let protocol = options.http.map_or(protocol::ALPN, HttpVersion::alpn);
+    let key_log = options.common.key_log.as_deref();
+    let connector = connect::connector(protocol, roots(options)?, key_log, options.dialect, 0)?;
+    let output = Output::create(options.output.as_deref()).await?;
+    if options.http.is_some() {
+        let download = http::run(connector, options, output).await?;
+        return report(&download, options, Vec::new());
+    }
     let connector = match options.mode {
         GetMode::Immediate => connector,
         GetMode::Drain => connector.hand_off(HandOff::Drain),
     };
-    let output = Output::create(options.output.as_deref()).await?;
     let job = Job {
         connector,
         server_name,
@@ -38,10 +46,14 @@ pub(crate) async fn run(options: &Get) -> Result<(), Failure> {
     if options.migrate_after.is_some() && download.legs.len() < 2 {
         problems.push("the download ended before it could move".to_owned());
     }
+    report(&download, options, problems)
+}
+
+fn report(download: &Download, options: &Get, problems: Vec<String>) -> Result<(), Failure> {
     let report = Report {
-        download: &download,
+        download,
         mode: None,
-        early_data: options.mode == GetMode::Immediate,
+        early_data: options.http.is_none() && options.mode == GetMode::Immediate,
         replay: None,
         problems,
     };

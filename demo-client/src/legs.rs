@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use rustls::HandshakeKind;
-use rustls_migration::tokio::{EarlyDataOutcome, Event, MigrationOutcome};
+use rustls_migration::tokio::{EarlyDataOutcome, Event, MigrationOutcome, RecoveryOutcome};
 
 /// One connection of a download.
 pub(crate) struct Leg {
@@ -64,11 +64,39 @@ impl From<&MigrationOutcome> for Landing {
     }
 }
 
+impl From<&RecoveryOutcome> for Landing {
+    fn from(outcome: &RecoveryOutcome) -> Self {
+        Self {
+            at: outcome.at,
+            handshake: HandshakeKind::Resumed,
+            early_data: outcome.early_data == EarlyDataOutcome::Accepted,
+            fell_back: None,
+        }
+    }
+}
+
 /// Who wanted a move.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Trigger {
-    Server,
+    /// The server, by the alert of draft -01.
+    Notify,
+    /// The server, by the message of draft -03.
+    Request,
     Client,
+    /// The server was lost.
+    Death,
+}
+
+impl Trigger {
+    /// How reports call it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Notify => "migrate_notify",
+            Self::Request => "migrate_request",
+            Self::Client => "client",
+            Self::Death => "death",
+        }
+    }
 }
 
 /// The connections so far.
@@ -78,6 +106,8 @@ pub(crate) struct Legs {
     leg: Leg,
     /// When the present server's wish to move the client was seen.
     notified: Option<Duration>,
+    /// How the present server asks: tickets are marked in draft -03 alone, and one comes before each request.
+    asks_by: Trigger,
     /// When the last byte came, and the longest time without one since the trigger.
     last_byte: Duration,
     stall: Duration,
@@ -99,6 +129,7 @@ impl Legs {
                 migration: None,
             },
             notified: None,
+            asks_by: Trigger::Notify,
             last_byte: connected,
             stall: Duration::ZERO,
         }
@@ -114,14 +145,31 @@ impl Legs {
         self.notified.get_or_insert(self.began.elapsed());
     }
 
+    /// How the present server asks the client to move.
+    pub(crate) fn asks_by(&self) -> Trigger {
+        self.asks_by
+    }
+
     /// Takes an event of a stream that moves by itself.
     pub(crate) fn event(&mut self, event: &Event) {
-        if matches!(event, Event::Notified { .. }) {
+        self.marked(event);
+        if matches!(event, Event::Notified { .. } | Event::Recovering { .. }) {
             self.notified();
+        }
+        if let Event::Recovered(outcome) = event {
+            let triggered = self.triggered();
+            self.moved(Trigger::Death, triggered, outcome.into());
         }
         if let Event::Migrated(outcome) = event {
             let triggered = self.triggered();
-            self.moved(Trigger::Server, triggered, outcome.into());
+            self.moved(self.asks_by, triggered, outcome.into());
+        }
+    }
+
+    /// Learns from an event of any stream how the present server asks.
+    pub(crate) fn marked(&mut self, event: &Event) {
+        if matches!(event, Event::Marked { .. }) {
+            self.asks_by = Trigger::Request;
         }
     }
 
@@ -147,6 +195,7 @@ impl Legs {
                 fell_back: landing.fell_back,
             }),
         };
+        self.asks_by = Trigger::Notify;
         self.done.push(std::mem::replace(&mut self.leg, next));
     }
 

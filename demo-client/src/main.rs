@@ -6,7 +6,9 @@ mod connect;
 mod download;
 mod get;
 mod handoff;
+mod http;
 mod legs;
+mod mortal;
 mod options;
 mod output;
 mod quic_handoff;
@@ -35,5 +37,6 @@ async fn main() -> ExitCode {
         Command::Get(options) => get::run(options).await,
         Command::Handoff(options) => handoff::run(options).await,
         Command::QuicHandoff(options) => quic_handoff::run(options).await,
+        Command::MortalNode(options) => mortal::run(options).await,
     })
 }

@@ -7,7 +7,11 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use demo_server::authority;
+use demo_server::dialect::DialectChoice;
 use demo_server::options::STATE_DIR;
+use rustls_migration::tokio::HandOff;
+
+use crate::mortal::MortalNode;
 
 /// Downloads a file over TLS and follows it when the server moves the connection to another node.
 #[derive(Debug, Parser)]
@@ -25,6 +29,9 @@ pub(crate) enum Command {
     Handoff(Handoff),
     /// Moves a QUIC connection between 127.0.0.2 and 127.0.0.3 while data flows in both directions.
     QuicHandoff(QuicHandoff),
+    /// Is a node of `handoff --kill`.
+    #[command(hide = true)]
+    MortalNode(MortalNode),
 }
 
 #[derive(Debug, Args)]
@@ -60,8 +67,37 @@ pub(crate) struct Get {
     #[arg(long, value_enum, default_value_t = GetMode::Immediate)]
     pub(crate) mode: GetMode,
 
+    /// The dialects that are offered to the server, by the revision of the draft. That of 03 is experimental.
+    #[arg(long, value_name = "DRAFT", value_enum, default_value_t)]
+    pub(crate) dialect: DialectChoice,
+
+    /// Download by HTTP, of this version. Each request goes where the last server asked the client to go.
+    #[arg(long, value_enum, value_name = "VERSION", conflicts_with_all = ["migrate_after", "mode"])]
+    pub(crate) http: Option<HttpVersion>,
+
     #[command(flatten)]
     pub(crate) common: Common,
+}
+
+/// A version of HTTP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum HttpVersion {
+    /// HTTP/1.1
+    #[value(name = "1.1")]
+    V1,
+    /// HTTP/2
+    #[value(name = "2")]
+    V2,
+}
+
+impl HttpVersion {
+    /// What ALPN calls it.
+    pub(crate) fn alpn(self) -> &'static [u8] {
+        match self {
+            Self::V1 => b"http/1.1",
+            Self::V2 => b"h2",
+        }
+    }
 }
 
 /// How a download follows its server.
@@ -85,6 +121,15 @@ pub(crate) enum Mode {
 }
 
 impl Mode {
+    /// How its streams follow.
+    pub(crate) fn hand_off(self) -> HandOff {
+        match self {
+            Self::Immediate => HandOff::Manual,
+            Self::Drain => HandOff::Drain,
+            Self::Overlap => HandOff::Overlap,
+        }
+    }
+
     /// Its name on the command line.
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -100,6 +145,15 @@ pub(crate) struct Handoff {
     /// How the client goes from node to node.
     #[arg(long, value_enum, default_value_t = Mode::Drain)]
     pub(crate) mode: Mode,
+
+    /// Kill each node but the last one with SIGKILL in the middle of its share, in place of moving the client: the nodes are
+    /// processes of their own, and the client goes on from their checkpoints.
+    #[arg(long, conflicts_with = "mode")]
+    pub(crate) kill: bool,
+
+    /// The dialects that the client and the nodes speak, by the revision of the draft. That of 03 is experimental.
+    #[arg(long, value_name = "DRAFT", value_enum, default_value_t)]
+    pub(crate) dialect: DialectChoice,
 
     /// How often it does, from 1 to 200.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=200))]

@@ -8,8 +8,8 @@ use demo_server::program::Failure;
 use rustls::HandshakeKind;
 use serde::Serialize;
 
-use crate::download::{Download, Uploaded};
-use crate::legs::{Leg, Migration, Trigger};
+use crate::download::{Download, Recoveries, Uploaded};
+use crate::legs::{Leg, Migration};
 use crate::options::Mode;
 use crate::replay::Replay;
 use crate::timeline;
@@ -33,6 +33,8 @@ struct Json<'a> {
     sha256_expected: &'a str,
     #[serde(flatten)]
     upload: Option<JsonUpload<'a>>,
+    #[serde(flatten)]
+    recoveries: Option<Recoveries>,
     #[serde(skip_serializing_if = "Option::is_none")]
     mode: Option<&'static str>,
     hops: usize,
@@ -127,13 +129,11 @@ impl Report<'_> {
             sha256: &download.sha256,
             sha256_expected: &download.header.sha256,
             upload: download.uploaded.as_ref().map(JsonUpload::from),
+            recoveries: download.recoveries,
             mode: self.mode.map(Mode::name),
             hops: download.legs.len().saturating_sub(1),
             legs: download.legs.iter().map(JsonLeg::from).collect(),
-            trigger: moved.map(|migration| match migration.trigger {
-                Trigger::Server => "migrate_notify",
-                Trigger::Client => "client",
-            }),
+            trigger: moved.map(|migration| migration.trigger.name()),
             trigger_to_first_byte_us: moved
                 .and_then(Migration::waited)
                 .map(|waited| waited.as_micros()),

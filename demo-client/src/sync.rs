@@ -18,8 +18,9 @@ use rustls_migration::tokio::{Event, Events, MigrationConnector, MigrationStream
 use sha2::{Digest as _, Sha256};
 use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
 
-use crate::download::{Download, Uploaded, close};
+use crate::download::{Download, Recoveries, Uploaded, close};
 use crate::legs::Legs;
+use crate::mortal::Mortals;
 use crate::output::Output;
 
 /// How many messages may wait for their answers.
@@ -47,6 +48,8 @@ pub(crate) struct Job {
     pub(crate) share: u64,
     /// Where the nodes keep the upload.
     pub(crate) upload: Upload,
+    /// The nodes that are killed on the way.
+    pub(crate) mortals: Option<Mortals>,
 }
 
 impl Job {
@@ -70,13 +73,15 @@ impl Job {
             received: 0,
             source: self.source,
             switch: false,
+            recoveries: self.mortals.is_some().then(Recoveries::default),
+            mortals: self.mortals,
             trouble: None,
         };
         let (header, sha256) = exchange.run(output).await?;
         close(&mut exchange.stream).await;
         let failed = |error| Failure::wrong("the upload", &error);
         let uploaded = Uploaded {
-            bytes: self.upload.received(),
+            bytes: self.upload.received().map_err(failed)?,
             bytes_expected: exchange.size(),
             sha256: self.upload.sha256().map_err(failed)?,
             sha256_expected: base16ct::lower::encode_string(&Sha256::digest(&exchange.source)),
@@ -87,6 +92,7 @@ impl Job {
             sha256,
             legs,
             uploaded: Some(uploaded),
+            recoveries: exchange.recoveries,
             took,
         })
     }
@@ -106,6 +112,9 @@ struct Exchange {
     source: Vec<u8>,
     /// The next node is ready, and gets the next message.
     switch: bool,
+    /// How the stream has survived its nodes, if they are killed.
+    recoveries: Option<Recoveries>,
+    mortals: Option<Mortals>,
     /// What keeps the stream from following.
     trouble: Option<String>,
 }
@@ -137,6 +146,9 @@ impl Exchange {
             let len = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
             self.received += len;
             self.legs.count(len);
+            if let (Some(mortals), Some(recoveries)) = (&mut self.mortals, &self.recoveries) {
+                mortals.kill_if_due(recoveries.recovered, self.received);
+            }
             if self.received > self.asked {
                 return Err(Failure::Wrong("more came than was asked for".to_owned()));
             }
@@ -217,6 +229,11 @@ impl Exchange {
             self.legs.event(&event);
             if matches!(event, Event::Ready { .. }) {
                 self.switch = true;
+            }
+            if let (Event::Recovered(outcome), Some(recoveries)) = (&event, &mut self.recoveries) {
+                recoveries.recovered += 1;
+                recoveries.resent += outcome.resent;
+                recoveries.discarded += outcome.received;
             }
             if let Event::Stayed { .. } | Event::Refused { .. } | Event::OfferRefused(_) = event {
                 self.trouble = Some(format!(" ({event:?})"));

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use indicatif::HumanCount;
 
-use crate::download::Download;
+use crate::download::{Download, Recoveries};
 use crate::legs::{Leg, Migration, Trigger};
 use crate::replay::Replay;
 use crate::report::{kind, outcome};
@@ -34,6 +34,16 @@ pub(crate) fn of(download: &Download, replay: Option<&Replay>) -> String {
         lines.push(format!(
             "upload  {bytes} bytes, {}, {verdict}",
             uploaded.sha256
+        ));
+    }
+    if let Some(recoveries) = &download.recoveries {
+        let Recoveries {
+            recovered,
+            resent,
+            discarded,
+        } = recoveries;
+        lines.push(format!(
+            "deaths  {recovered} survived, {resent} bytes sent again, {discarded} left out"
         ));
     }
     if let Some(replay) = replay {
@@ -73,8 +83,9 @@ fn leg_lines(leg: &Leg, next: Option<&Leg>, download: &Download) -> Vec<String> 
             trigger, triggered, ..
         }) => {
             let why = match trigger {
-                Trigger::Server => "migrate_notify",
+                Trigger::Notify | Trigger::Request => trigger.name(),
                 Trigger::Client => "the client's own decision to move",
+                Trigger::Death => "its death",
             };
             line(*triggered, format!("{server}  {bytes} bytes, then {why}"))
         }

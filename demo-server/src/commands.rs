@@ -13,13 +13,16 @@ use rustls_migration::{TicketKeyError, TicketKeys};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
+/// Where clients go in a drain: to these nodes, or wherever the node is used to send them.
+type Drain = Option<Vec<Target>>;
+
 /// How a node is told to stop.
 #[derive(Debug)]
 pub(crate) enum Stop {
     /// At once.
     Now,
-    /// When its clients are gone: to these nodes, or wherever the node is used to send them.
-    Drained(Option<Vec<Target>>),
+    /// When its clients are gone.
+    Drained(Drain),
 }
 
 /// The signals that a node waits for.
@@ -30,9 +33,9 @@ pub(crate) struct Commands {
     reload: Signal,
     interrupt: Signal,
     terminate: Signal,
-    drain: UnboundedReceiver<Vec<Target>>,
+    drain: UnboundedReceiver<Drain>,
     /// Keeps `drain` open when nobody types.
-    _typed: UnboundedSender<Vec<Target>>,
+    drainer: UnboundedSender<Drain>,
 }
 
 /// Begins to listen.
@@ -46,7 +49,7 @@ pub(crate) fn listen(trigger: Trigger, ticket_keys: TicketKeys) -> io::Result<Co
         interrupt: signal(SignalKind::interrupt())?,
         terminate: signal(SignalKind::terminate())?,
         drain,
-        _typed: typed.clone(),
+        drainer: typed.clone(),
     };
     if may_read(&io::stdin()) {
         // A thread does not keep the process alive, as a task that reads standard input would.
@@ -56,6 +59,11 @@ pub(crate) fn listen(trigger: Trigger, ticket_keys: TicketKeys) -> io::Result<Co
 }
 
 impl Commands {
+    /// For others who have the node drained.
+    pub(crate) fn drainer(&self) -> UnboundedSender<Drain> {
+        self.drainer.clone()
+    }
+
     /// Resolves at SIGINT. Keys are still read again: clients that leave are given tickets.
     pub(crate) async fn interrupted(&mut self) {
         loop {
@@ -74,7 +82,7 @@ impl Commands {
                 _ = self.reload.recv() => reload(&self.ticket_keys),
                 _ = self.interrupt.recv() => return Stop::Now,
                 _ = self.terminate.recv() => return Stop::Drained(None),
-                Some(targets) = self.drain.recv() => return Stop::Drained(Some(targets)),
+                Some(targets) = self.drain.recv() => return Stop::Drained(targets),
             }
         }
     }
@@ -101,7 +109,7 @@ pub(crate) fn tell_of_reload(reloaded: Result<(), TicketKeyError>) {
     }
 }
 
-fn read_lines(trigger: &Trigger, typed: &UnboundedSender<Vec<Target>>) {
+fn read_lines(trigger: &Trigger, typed: &UnboundedSender<Drain>) {
     for line in io::stdin().lines() {
         let Ok(line) = line else { return };
         let mut words = line.split_whitespace();
@@ -110,7 +118,7 @@ fn read_lines(trigger: &Trigger, typed: &UnboundedSender<Vec<Target>>) {
             Some("drain") => match words.map(str::parse).collect::<Result<Vec<_>, _>>() {
                 Ok(targets) if !targets.is_empty() => {
                     // A node that stops already needs no further order.
-                    let _ = typed.send(targets);
+                    let _ = typed.send(Some(targets));
                 }
                 Ok(_) => tracing::warn!("drain to where? drain ADDR[=WEIGHT]..."),
                 Err(error) => tracing::warn!(%error, "not drained"),

@@ -76,11 +76,7 @@ impl Files {
     ///
     /// [`FileError`].
     pub async fn open(&self, path: &str, offset: u64) -> Result<Opened, FileError> {
-        let path = self.resolve(path).await?;
-        // Opening something else than a file might wait for ever.
-        if !tokio::fs::metadata(&path).await?.is_file() {
-            return Err(FileError::NotFound);
-        }
+        let path = self.locate(path).await?;
         let mut file = File::open(&path).await?;
         let version = Version::of(&file.metadata().await?);
         if offset > version.len {
@@ -100,6 +96,40 @@ impl Files {
             header: Header { size, sha256 },
             file,
         })
+    }
+
+    /// Where the file at `path` below the root is, links followed.
+    ///
+    /// # Errors
+    ///
+    /// [`FileError`].
+    pub async fn locate(&self, path: &str) -> Result<PathBuf, FileError> {
+        let path = self.resolve(path).await?;
+        // Opening something else than a file might wait for ever.
+        match tokio::fs::metadata(&path).await?.is_file() {
+            true => Ok(path),
+            false => Err(FileError::NotFound),
+        }
+    }
+
+    /// The names of the files in the root itself, in order.
+    ///
+    /// # Errors
+    ///
+    /// Those of reading the folder.
+    pub async fn names(&self) -> io::Result<Vec<String>> {
+        let mut entries = tokio::fs::read_dir(&self.root).await?;
+        let mut names = Vec::new();
+        while let Some(entry) = entries.next_entry().await? {
+            // A name that is no text cannot be asked for.
+            if let Ok(name) = entry.file_name().into_string()
+                && self.locate(&name).await.is_ok()
+            {
+                names.push(name);
+            }
+        }
+        names.sort_unstable();
+        Ok(names)
     }
 
     /// Where `path` leads, links followed, if that is below the root.

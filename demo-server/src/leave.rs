@@ -7,8 +7,12 @@ use std::net::SocketAddr;
 use std::str::FromStr;
 use std::time::Duration;
 
-use rustls_migration::tokio::{DrainOutcome, DrainPlan, DrainSummary, MigrationAcceptor};
-use tokio::time::{MissedTickBehavior, interval};
+use rustls_migration::tokio::{
+    DrainOutcome, DrainPlan, DrainProgress, DrainSummary, MigrationAcceptor,
+};
+use serde::Serialize;
+use tokio::sync::watch;
+use tokio::time::{Instant, MissedTickBehavior, interval};
 
 /// How often a node says how far it is.
 const REPORT_EVERY: Duration = Duration::from_secs(1);
@@ -40,20 +44,69 @@ impl FromStr for Target {
     }
 }
 
+/// How far a drain is, for who watches it. What the numbers mean, [`DrainProgress`] says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Draining {
+    /// Where to.
+    pub targets: Vec<SocketAddr>,
+    total: usize,
+    untold: usize,
+    pending: usize,
+    moved: usize,
+    left_by_itself: usize,
+    not_movable: usize,
+    forced: usize,
+    remaining: usize,
+    elapsed_ms: u128,
+    deadline_s: u64,
+    /// There is nothing more to come.
+    pub ended: bool,
+}
+
+impl Draining {
+    fn new(
+        (targets, deadline): (&[Target], Duration),
+        progress: DrainProgress,
+        elapsed: Duration,
+        ended: bool,
+    ) -> Self {
+        Self {
+            targets: targets.iter().map(|target| target.address).collect(),
+            total: progress.total,
+            untold: progress.untold,
+            pending: progress.pending,
+            moved: progress.moved,
+            left_by_itself: progress.left_by_itself,
+            not_movable: progress.not_movable,
+            forced: progress.forced,
+            remaining: progress.remaining,
+            elapsed_ms: elapsed.as_millis(),
+            deadline_s: deadline.as_secs(),
+            ended,
+        }
+    }
+}
+
 /// Moves all clients to `targets`, or lets them finish when there are none. Resolves when nobody is left, or after the
-/// deadline.
+/// deadline. How far it is it says to `watched`.
 pub async fn drain(
     acceptor: &MigrationAcceptor,
     targets: &[Target],
     over: Duration,
     deadline: Duration,
+    watched: &watch::Sender<Option<Draining>>,
 ) -> DrainSummary {
+    let began = Instant::now();
+    let say = |progress, ended| {
+        let plan = (targets, deadline);
+        watched.send_replace(Some(Draining::new(plan, progress, began.elapsed(), ended)));
+    };
     let shares = targets.iter().map(|target| (target.address, target.weight));
     let plan = DrainPlan::to(shares).spread_over(over).deadline(deadline);
     let live = acceptor.connections();
     tracing::info!(live, targets = targets.len(), "draining");
     let drain = acceptor.drain(plan);
-    let watched = drain.watch();
+    let mut progress = drain.watch();
     let finished = drain.finished();
     tokio::pin!(finished);
     let mut reports = interval(REPORT_EVERY);
@@ -64,6 +117,7 @@ pub async fn drain(
             summary = &mut finished => {
                 tell_who_stayed(&summary);
                 let progress = summary.progress;
+                say(progress, true);
                 tracing::info!(
                     total = progress.total,
                     moved = progress.moved,
@@ -77,8 +131,9 @@ pub async fn drain(
                 );
                 return summary;
             }
+            Ok(()) = progress.changed() => say(*progress.borrow_and_update(), false),
             _ = reports.tick() => {
-                let progress = *watched.borrow();
+                let progress = *progress.borrow();
                 tracing::info!(
                     remaining = progress.remaining,
                     untold = progress.untold,

@@ -4,12 +4,15 @@
 
 pub mod authority;
 pub mod blocks;
+pub mod connections;
+pub mod dialect;
 pub mod files;
 pub mod key_log;
 pub mod keys;
 pub mod leave;
 pub mod node;
 pub mod nonces;
+pub mod operator;
 pub mod options;
 pub mod program;
 pub mod protocol;
@@ -20,3 +23,4 @@ pub mod state;
 pub mod sync;
 pub mod trigger;
 pub mod upload;
+pub mod web;

@@ -8,19 +8,25 @@ use std::sync::Arc;
 use std::time::Duration;
 use std::{fmt, io};
 
+use axum::Router;
+use hyper_migration::server::ConnectionServer;
 use rustls_migration::server::Arrival;
-use rustls_migration::tokio::{MigrationAcceptor, StartHandshake};
+use rustls_migration::tokio::{
+    ConnectionHandle, DepartureStatus, MigrationAcceptor, StartHandshake, TlsStream,
+};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::time::sleep;
 use tracing::Instrument as _;
 
+use crate::connections::{Connections, Entered};
 use crate::files::Files;
 use crate::program::chain;
 pub use crate::serve::End;
 use crate::serve::Exchange;
 use crate::sync::Exchanges;
 use crate::trigger::{Pulls, Trigger};
+use crate::web;
 
 /// How long the node waits before it accepts again when the system has no room for another connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -30,11 +36,17 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub struct Node {
     /// Who is admitted, and where they are moved to.
     pub acceptor: MigrationAcceptor,
-    /// What is served.
+    /// What is served by the line protocol.
     pub files: Arc<Files>,
+    /// What is served by HTTP.
+    pub http: ConnectionServer<Router>,
+    /// Where HTTP's clients are moved to when the trigger is pulled.
+    pub target: Option<SocketAddr>,
+    /// All live connections, for who watches them.
+    pub connections: Connections,
     /// Moves all live connections.
     pub trigger: Trigger,
-    /// Moves a connection once this many bytes of its answer have been sent.
+    /// Moves a connection of the line protocol once this many bytes of its answer have been sent.
     pub migrate_after: Option<u64>,
     /// What uploads are taken into, if they are taken.
     pub exchanges: Option<Exchanges>,
@@ -112,9 +124,10 @@ impl Node {
         // Whoever cannot have it is served all the same.
         let _ = tcp.set_nodelay(true);
         let start = self.acceptor.start(tcp, Some(peer), local);
+        let entered = self.connections.enter();
         let node = Arc::clone(self);
         let connection = async move {
-            let event = match node.exchange(start, peer, pulls).await {
+            let event = match node.exchange(start, peer, pulls, &entered).await {
                 Ok(end) => Event::Ended(end),
                 Err(error) => Event::Failed(chain(&error)),
             };
@@ -128,10 +141,16 @@ impl Node {
         start: impl Future<Output = io::Result<StartHandshake<TcpStream>>>,
         peer: SocketAddr,
         pulls: Pulls,
+        entered: &Entered,
     ) -> io::Result<End> {
         let start = start.await?;
         self.report(peer, Event::Arrived(start.arrival().clone()));
         let stream = start.into_stream().await?;
+        entered.begin(stream.handle());
+        let protocol = stream.get_ref().tls().alpn_protocol().map(<[u8]>::to_vec);
+        if protocol.is_some_and(|protocol| web::PROTOCOLS.contains(&protocol.as_slice())) {
+            return self.http(stream, pulls).await;
+        }
         let mut exchange = Exchange::new(
             stream,
             &self.files,
@@ -144,6 +163,23 @@ impl Node {
         end
     }
 
+    /// Serves a connection that speaks HTTP.
+    async fn http(&self, stream: TlsStream<TcpStream>, mut pulls: Pulls) -> io::Result<End> {
+        let handle = stream.handle();
+        let mut serving = pin!(self.http.serve(stream));
+        loop {
+            tokio::select! {
+                served = &mut serving => {
+                    served.map_err(io::Error::other)?;
+                    return Ok(end_of(&handle));
+                }
+                () = pulls.next() => if let Some(target) = self.target {
+                    handle.migrate_to(target);
+                }
+            }
+        }
+    }
+
     fn report(&self, peer: SocketAddr, event: Event) {
         tracing::info!("{event}");
         if let Some(reports) = &self.reports {
@@ -153,6 +189,15 @@ impl Node {
     }
 }
 
+/// How a connection ended that HTTP has finished with.
+fn end_of(handle: &ConnectionHandle) -> End {
+    let moved = matches!(
+        handle.status(),
+        DepartureStatus::Told | DepartureStatus::Left | DepartureStatus::HandedOver
+    );
+    if moved { End::Moved } else { End::Answered }
+}
+
 impl fmt::Display for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -160,6 +205,9 @@ impl fmt::Display for Event {
             Self::Arrived(Arrival::Migrated { early_data, .. }) => {
                 let with = if *early_data { "with" } else { "without" };
                 write!(f, "arrived with a token, {with} early data")
+            }
+            Self::Arrived(Arrival::Recovered { received, .. }) => {
+                write!(f, "arrived since its node died, with {received} bytes more")
             }
             Self::Arrived(Arrival::Declined(verdict)) => {
                 write!(f, "arrived with a token that is refused: {verdict}")

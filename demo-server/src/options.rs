@@ -6,7 +6,9 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
+use url::Url;
 
+use crate::dialect::DialectChoice;
 use crate::keys::KeysCommand;
 use crate::leave::Target;
 use crate::nonces::Choice;
@@ -15,7 +17,7 @@ use crate::redis_address::RedisOptions;
 /// The folder that nodes and clients on one machine share unless told otherwise.
 pub const STATE_DIR: &str = "demo-state";
 
-/// Serves files over TLS, and moves its clients to another node while they download.
+/// Serves files over TLS, by a line protocol and by HTTP, and moves its clients to another node while they download.
 ///
 /// A line on standard output tells each address that it listens on. SIGUSR1, or the word `migrate` on standard input,
 /// moves all live connections to the node of --migrate-to. SIGTERM, or `drain ADDR[=WEIGHT]...` on standard input, empties
@@ -56,6 +58,10 @@ pub struct Options {
     #[arg(long, value_name = "FILE", requires = "cert")]
     pub key: Option<PathBuf>,
 
+    /// The dialects in which clients are moved, by the revision of the draft. That of 03 is experimental.
+    #[arg(long, value_name = "DRAFT", value_enum, default_value_t)]
+    pub dialect: DialectChoice,
+
     /// Append the TLS secrets of all connections to this file, for tools that decrypt captured traffic.
     #[arg(long, value_name = "FILE")]
     pub key_log: Option<PathBuf>,
@@ -79,7 +85,7 @@ pub struct Options {
     #[arg(long = "answers-for", value_name = "ADDR")]
     pub own_addresses: Vec<SocketAddr>,
 
-    /// Move each client once this many bytes of its answer have been sent.
+    /// Move each client of the line protocol once this many bytes of its answer have been sent.
     #[arg(long, value_name = "BYTES", requires = "migrate_to")]
     pub migrate_after: Option<u64>,
 
@@ -98,6 +104,28 @@ pub struct Options {
     /// How far the clocks of the nodes may differ. A node refuses tokens until its nonce store has existed for this long.
     #[arg(long, value_name = "SECONDS", default_value_t = 0)]
     pub clock_skew: u32,
+
+    /// Address for the node's operator, with its port; 0 takes a free one. It has /metrics for Prometheus, /ready for health checks,
+    /// and a page that shows the clients and drains the node. A line on standard output tells its URL.
+    #[arg(long, value_name = "ADDR")]
+    pub operator: Option<SocketAddr>,
+
+    /// Let the operator's address be another than a loopback one. Everybody who reaches it can read the metrics.
+    #[arg(long, requires = "operator")]
+    pub operator_anywhere: bool,
+
+    /// URL that another node tells as its operator's: this node's page shows that node too. Can be repeated.
+    #[arg(long, value_name = "URL", requires = "operator")]
+    pub operator_peer: Vec<Url>,
+
+    /// How long the operator's address stays when the node has been drained, so that the last numbers are read.
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        default_value_t = 0,
+        requires = "operator"
+    )]
+    pub operator_linger: u32,
 }
 
 /// What the program does besides serving.

@@ -9,6 +9,9 @@
 
 use std::fmt;
 
+/// What ALPN calls it. Who names no protocol speaks this one too.
+pub const ALPN: &[u8] = b"migration-demo";
+
 /// The longest line, in bytes, its end included. It fits into early data.
 pub const MAX_LINE: usize = 4096;
 

@@ -126,7 +126,8 @@ where
         let mut read = Vec::new();
         if let Arrival::Migrated {
             state: Some(state), ..
-        } = self.stream.arrival()
+        }
+        | Arrival::Recovered { state, .. } = self.stream.arrival()
         {
             read.extend_from_slice(state);
         }

@@ -13,6 +13,7 @@ use rustls_migration::server::{MigrationServer, MigrationServerBuilder};
 use rustls_migration::{TicketKeys, provider};
 
 use crate::authority::{Authority, AuthorityError};
+use crate::{protocol, web};
 
 /// The service's name in its tickets.
 const SERVICE: &str = "demo";
@@ -72,7 +73,7 @@ pub struct IdentityError {
     error: pem::Error,
 }
 
-/// A node's migration settings, with early data and no allowance for clocks that differ: a node accepts tokens from
+/// A node's migration settings: for the line protocol and HTTP, with early data and no allowance for clocks that differ: a node accepts tokens from
 /// its first moment on.
 ///
 /// # Errors
@@ -87,6 +88,9 @@ pub fn node(
         .with_safe_default_protocol_versions()?
         .with_no_client_auth()
         .with_single_cert(identity.chain, identity.key)?;
+    let mut protocols = vec![protocol::ALPN.to_vec()];
+    protocols.extend(web::PROTOCOLS.map(<[u8]>::to_vec));
+    config.alpn_protocols = protocols;
     config.max_early_data_size = MAX_EARLY_DATA;
     if let Some(key_log) = key_log {
         config.key_log = key_log;

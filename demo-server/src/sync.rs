@@ -8,6 +8,7 @@ use std::io;
 use std::net::SocketAddr;
 
 use rustls_migration::tokio::TlsStream;
+use rustls_migration::tokio::conversation::{Checkpointed, Checkpoints};
 use tokio::fs::File;
 use tokio::io::{
     AsyncRead, AsyncReadExt as _, AsyncSeekExt as _, AsyncWrite, AsyncWriteExt as _, SeekFrom,
@@ -29,6 +30,8 @@ pub struct Exchanges {
     pub upload: Upload,
     /// Where clients go on; `None` at the last node.
     pub next: Option<Next>,
+    /// Where clients go on if this node dies; `None` when it makes no checkpoints.
+    pub survivor: Option<SocketAddr>,
 }
 
 /// The node that clients go on at.
@@ -44,7 +47,7 @@ pub struct Next {
 
 /// One client's exchange at this node.
 pub(crate) struct Sync<'a, IO> {
-    stream: &'a mut TlsStream<IO>,
+    stream: Checkpointed<'a, IO>,
     exchanges: &'a Exchanges,
     path: String,
     file: File,
@@ -65,8 +68,10 @@ where
         path: String,
         opened: Opened,
     ) -> Self {
+        let survivor = exchanges.survivor;
+        let checkpoints = survivor.map_or_else(Checkpoints::none, Checkpoints::to);
         Self {
-            stream,
+            stream: Checkpointed::new(stream, checkpoints),
             exchanges,
             path,
             file: opened.file,
@@ -85,6 +90,7 @@ where
     /// Serves until the client closes its side, and answers all that it asked by then. `received` was read before.
     pub(crate) async fn run(&mut self, received: &[u8]) -> io::Result<End> {
         self.take(received).await?;
+        self.settle().await?;
         let mut buf = vec![0; READ_LEN];
         loop {
             let len = self.stream.read(&mut buf).await?;
@@ -92,12 +98,13 @@ where
                 break;
             }
             self.take(buf.get(..len).unwrap_or_default()).await?;
+            self.settle().await?;
         }
         while let Some(block) = self.waiting.pop_front() {
             self.answer(block).await?;
         }
         let state = self.state();
-        self.stream.set_state(&state)?;
+        self.stream.tls().set_state(&state)?;
         Ok(match self.told {
             true => End::Moved,
             false => End::Answered,
@@ -110,6 +117,12 @@ where
             path: self.path.clone(),
         };
         [request.to_string().as_bytes(), &self.reader.rest()].concat()
+    }
+
+    /// All that was read has been answered, or is in the state, and what was uploaded is kept where the survivor finds it.
+    async fn settle(&mut self) -> io::Result<()> {
+        let state = self.state();
+        self.stream.settle(&state).await
     }
 
     async fn take(&mut self, mut bytes: &[u8]) -> io::Result<()> {
@@ -133,6 +146,7 @@ where
                 path: self.path.clone(),
             };
             self.stream
+                .tls()
                 .migrate_to(next.node, Some(request.to_string().as_bytes()))
                 .await?;
             tracing::info!(sent = self.sent, to = %next.node, "told to move");

@@ -1,20 +1,22 @@
 //! Where an upload is kept, for all nodes that it comes through.
 //!
-//! It never mends an upload: a byte that came twice is counted twice.
+//! It never mends an upload: a byte that came twice is counted twice, unless it came to two processes.
 
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt as _;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use sha2::{Digest as _, Sha256};
 
-/// An upload in a file without a name.
+/// An upload in a file.
 #[derive(Clone, Debug)]
 pub struct Upload {
     file: Arc<File>,
-    received: Arc<AtomicU64>,
+    /// `None` when other processes take some of it.
+    received: Option<Arc<AtomicU64>>,
 }
 
 impl Upload {
@@ -26,7 +28,21 @@ impl Upload {
     pub fn new() -> io::Result<Self> {
         Ok(Self {
             file: Arc::new(tempfile::tempfile()?),
-            received: Arc::default(),
+            received: Some(Arc::default()),
+        })
+    }
+
+    /// One in the file at `path`, which other processes have too. It is made on first use.
+    ///
+    /// # Errors
+    ///
+    /// Those of opening the file.
+    pub fn at(path: &Path) -> io::Result<Self> {
+        let mut options = File::options();
+        options.read(true).write(true).create(true).truncate(false);
+        Ok(Self {
+            file: Arc::new(options.open(path)?),
+            received: None,
         })
     }
 
@@ -37,13 +53,22 @@ impl Upload {
             .await
             .map_err(io::Error::other)??;
         let len = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
-        self.received.fetch_add(len, Ordering::Relaxed);
+        if let Some(received) = &self.received {
+            received.fetch_add(len, Ordering::Relaxed);
+        }
         Ok(())
     }
 
-    /// How many bytes have come.
-    pub fn received(&self) -> u64 {
-        self.received.load(Ordering::Relaxed)
+    /// How many bytes have come; of one that other processes have too, up to where.
+    ///
+    /// # Errors
+    ///
+    /// Those of asking for the file's length.
+    pub fn received(&self) -> io::Result<u64> {
+        match &self.received {
+            Some(received) => Ok(received.load(Ordering::Relaxed)),
+            None => Ok(self.file.metadata()?.len()),
+        }
     }
 
     /// The SHA-256 of what is there, in hexadecimal digits.

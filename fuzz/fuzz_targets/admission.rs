@@ -135,7 +135,9 @@ fuzz_target!(|script: &[u8]| {
     let Ok(mut connection) = claimed.accept(answer) else {
         return;
     };
-    if let Arrival::Migrated { early_data, .. } = connection.arrival() {
+    if let Arrival::Migrated { early_data, .. } | Arrival::Recovered { early_data, .. } =
+        connection.arrival()
+    {
         assert!(claim.is_some() && !refused);
         assert!(first || !early_data);
     }

@@ -33,7 +33,7 @@ async fn main() -> Result<(), Error> {
         .own_addresses([listen])
         .target(address()?);
     let acceptor = MigrationAcceptor::from(server.build()?);
-    let listener = tokio::net::TcpListener::bind(listen).await?;
+    let listener = rustls_migration::tokio::listen(listen)?;
     serve(listener, acceptor, router).await;
     Ok(())
 }

@@ -37,7 +37,7 @@ async fn main() -> Result<(), Error> {
     let server = MigrationServer::builder(config, "hello", TicketKeys::load("ticket-keys")?)
         .own_addresses([listen]);
     let acceptor = MigrationAcceptor::from(server.build()?);
-    let listener = tokio::net::TcpListener::bind(listen).await?;
+    let listener = rustls_migration::tokio::listen(listen)?;
 
     let mut terminate = signal(SignalKind::terminate())?;
     let (stop, mut stopped) = watch::channel(());

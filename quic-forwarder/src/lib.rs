@@ -14,6 +14,9 @@
 //! The format, and what is promised against whom, is in `docs/forwarding.md` of the repository;
 //! `cargo run --release -p quic-forwarder -- trial` shows it with processes.
 //!
+//! What fronts and nodes read has fuzz targets, with seeds, in the repository's `fuzz/`:
+//! `tools/fuzz 600 envelope front_datagram`.
+//!
 //! Never answers a client itself, never reads a protected byte, and never carries what a node or a front with the shared key
 //! has not sealed.
 #![forbid(unsafe_code)]
@@ -24,6 +27,8 @@ mod connection_id;
 mod envelope;
 mod front;
 mod front_socket;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod keys;
 mod place;
 mod replay;

@@ -59,7 +59,7 @@ pub enum AdvertiseError {
     #[error("another advertisement waits for its acknowledgement")]
     Busy,
     /// No connection ID is free for the new path: the server uses zero-length connection IDs, or the client has room for two
-    /// only (active_connection_id_limit), or it holds on to the ones it was given. In the last case try again later.
+    /// only (active_connection_id_limit), or it has held on to the ones it was given for 12 s. In the last case try again later.
     #[error("no connection ID is free for the new path")]
     NoConnectionId,
     /// quinn's DATAGRAM support is off, which carries the frame: leave `datagram_receive_buffer_size` set in the

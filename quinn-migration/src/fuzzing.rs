@@ -12,7 +12,7 @@ use bytes::BytesMut;
 use quinn_proto::VarInt;
 
 use crate::hooks::client::{Action, ClientHook, Sizes};
-use crate::hooks::{Hook, Incoming, Outgoing};
+use crate::hooks::{Arrival, Effects, Hook, Incoming, Outgoing};
 use crate::policy::{AddressClass, Policy};
 use crate::socket::PathId;
 use crate::wire::{Codepoints, Reader, kind, next_frame, put_varint};
@@ -21,6 +21,7 @@ const RTT: Duration = Duration::from_millis(10);
 const SIZES: Sizes = Sizes {
     mtu: 1400,
     datagram: 1362,
+    crowded: false,
 };
 /// More actions in a row than this are a loop.
 const ACTIONS: usize = 1000;
@@ -84,12 +85,13 @@ impl Bench {
     fn receive(&mut self, frames: &[u8]) {
         self.received += 1;
         let mut payload = BytesMut::from(frames);
-        self.hook.on_receive(Incoming {
-            came_by: None,
+        let packet = Incoming {
+            arrival: Arrival::default(),
             number: self.received,
             header: &[0x41, 1, 2, 3, 4, 0, 7],
             payload: &mut payload,
-        });
+        };
+        self.hook.on_receive(packet, &mut Effects::default());
         assert!(payload.len() >= frames.len(), "frames were lost");
         self.follow(&payload);
     }
@@ -118,12 +120,13 @@ impl Bench {
         self.sent += 1;
         let mut header = [&[0x41], self.id.as_slice(), &[0, 7]].concat();
         let mut payload = frames.to_vec();
-        self.hook.on_send(Outgoing {
+        let packet = Outgoing {
             number: self.sent,
             header: &mut header,
             payload: &mut payload,
             tag: 16,
-        });
+        };
+        self.hook.on_send(packet, &mut Effects::default());
         if payload.first().copied().map(u64::from) == Some(kind::PATH_CHALLENGE)
             && frames != payload
         {
@@ -170,17 +173,19 @@ impl Bench {
                     self.path += 1;
                     self.hook.opened(PathId::numbered(self.path), self.now);
                 }
-                Action::Send(carriers) => {
-                    // quinn fits two of the three that fill a packet into one.
-                    for together in carriers.chunks(2) {
+                Action::Send(placeholders) => {
+                    // quinn fits two of three, or three of five, into one packet.
+                    for together in placeholders.chunks(placeholders.len() / 2 + 1) {
                         let mut frames = Vec::new();
-                        for carrier in together {
+                        for placeholder in together {
                             frames.push(0x31);
                             put_varint(
                                 &mut frames,
-                                VarInt::from_u32(u32::try_from(carrier.len()).unwrap_or_default()),
+                                VarInt::from_u32(
+                                    u32::try_from(placeholder.len()).unwrap_or_default(),
+                                ),
                             );
-                            frames.extend_from_slice(carrier);
+                            frames.extend_from_slice(placeholder);
                         }
                         self.send(&frames);
                     }

@@ -20,14 +20,14 @@
 //! |---|---|
 //! | session | a `quinn_proto::crypto::Session` over `rustls::quic`; adds the transport parameter, wraps the 1-RTT packet keys |
 //! | hooks | one state machine for each side, called with every packet in the clear, before sealing and after opening |
-//! | carrier | a DATAGRAM frame with a secret mark that the application task queues; the hook replaces it by the frame that quinn does not know |
-//! | reserve | the server's hook keeps one NEW_CONNECTION_ID frame back: its connection ID and reset token go into the advertisement, so quinn routes them already |
-//! | adoption | once a path is validated the client's hook shows quinn a NEW_CONNECTION_ID frame that makes it switch; the socket routes by connection ID, so the address changes with the same packet |
-//! | alias | the server shows quinn a client that has moved to address number k as a remote address of its own, and quinn's migration (RFC 9000 section 9) does the rest; where a connection began, quinn and the application see the client's own address |
+//! | placeholder datagram | a DATAGRAM frame with a secret marker that the application task queues; the hook replaces it by the frame that quinn does not know |
+//! | spare connection ID | the server's hook keeps one NEW_CONNECTION_ID frame back: its connection ID and reset token go into the advertisement, so quinn routes them already |
+//! | path switch | once a path is validated the client's hook shows quinn a NEW_CONNECTION_ID frame that makes it switch; the socket routes by connection ID, so the address changes with the same packet |
+//! | path tag | the server shows quinn a client that has moved to address number k as a remote address of its own, and quinn's migration (RFC 9000 section 9) does the rest; where a connection began, quinn and the application see the client's own address |
 //!
-//! Many addresses: [`MigrationServer::add_pool`] serves a whole prefix through one socket and tells packets apart by their
-//! destination address. An address costs a table entry while it is served, and nothing afterwards; numbers come round again.
-//! Each address of [`MigrationServer::add_address`] has a socket of its own.
+//! Many addresses: [`MigrationServer::add_pool`] serves a whole prefix through one socket, [`MigrationServer::add_pools`] one of
+//! each family, and packets are told apart by their destination address. An address costs a table entry while it is served, and
+//! nothing afterwards; numbers come round again. Each address of [`MigrationServer::add_address`] has a socket of its own.
 //!
 //! A hook that cannot act passes the bytes through. A validation that fails leaves the connection where it is.
 //!
@@ -52,6 +52,7 @@
 //! | all of them | [`Event::Failed`]; the connection ID is given back, and the next advertisement can use another one |
 //! | the path after the move | after 3 times 3 RTT + 50 ms without an answer: challenges to the path before and to the first address in turns, each with a connection ID of its own; back to the one that answers: [`Event::FellBack`] |
 //! | the path right after the move, before the server has issued another connection ID | the same, with the connection ID of the path before, which is given back only when the new path has worked |
+//! | the same, and quinn keeps the challenge back behind a DATAGRAM of more than 1200 bytes | packets go to the earlier path unasked; back to the one in use when nothing comes from there, or something by the one in use |
 //! | the path, while the client only listens | when what came has stopped for a second, PING asks once |
 //! | the path, with [`FollowPolicy::OnSilence`] | the kept advertisements are followed, one after the other, in turns with earlier paths |
 //! | that too, or no connection ID is left | [`Event::Stranded`]; both paths are tried on until quinn's idle timeout, and the one in use is kept when it comes back |
@@ -65,8 +66,10 @@
 //!   section 8.2.1 recommends, but only [`Policy::challenges`] times.
 //! - The client's RTT estimate, its pacer and its path MTU are not reset by a move (RFC 9000 section 9.4): quinn-proto has
 //!   `path_changed` for that, but quinn 0.11 does not call it and lets nobody else do so. The estimate follows the new path
-//!   within some ten round trips. The congestion window is reset, and what was sent on the old path does not count on the new
-//!   one, by [`PerPathCongestion`], which a `TransportConfig` of your own must name. The server resets all of them.
+//!   within some ten round trips. The congestion window begins anew, and losses and acknowledgements of what was sent on the
+//!   old path do not change it, by [`PerPathCongestion`], which a `TransportConfig` of your own must name. What is in flight
+//!   on the old path still takes room in the new one's window, until it is acknowledged or lost: less is sent than RFC 9000
+//!   allows, never more. The server resets all of them.
 //! - The first challenge has the size of the old path's MTU, up to 1452 bytes. The next ones have 1200 while the client has
 //!   nothing to send, so that a new path with a smaller MTU is found; for a busy upload lower
 //!   `TransportConfig::mtu_discovery_config` where such paths are.
@@ -78,10 +81,11 @@
 //! - quinn takes a packet for a duplicate when 128 later ones have overtaken it. When the client is busy and the new path is
 //!   slower, a challenge is lost that way. So the client's datagrams on the old path wait for the second challenge, 100 ms at
 //!   most, and for the third, 200 ms: a new path may be that much slower, one way.
-//! - In a full datagram buffer a challenge or an advertisement takes the place of the application's oldest datagram.
+//! - In a full datagram buffer a challenge or an advertisement takes the place of the application's oldest datagrams: of three
+//!   or one, and of more, up to four times as many, when it was itself pushed out before it left.
 //! - The advertised connection ID must be as long as the others. Servers with zero-length connection IDs cannot
 //!   advertise ([`AdvertiseError::NoConnectionId`]).
-//! - quinn accepts DATAGRAM frames for sending although the peer takes none, or only small ones, because carriers need that.
+//! - quinn accepts DATAGRAM frames for sending although the peer takes none, or only small ones, because placeholders need that.
 //!   What the peer would not accept is dropped with a warning, not sent: `max_datagram_size` is no measure of it when the peer
 //!   announces less than 16383.
 //! - `TransportConfig::datagram_receive_buffer_size(None)` and `ServerConfig::migration(false)` switch the extension off.
@@ -124,6 +128,8 @@ mod event;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod hooks;
+#[cfg(feature = "metrics")]
+pub mod metrics;
 mod migrator;
 mod policy;
 mod server;

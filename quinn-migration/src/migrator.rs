@@ -1,4 +1,4 @@
-//! The task that drives a client's hook: sockets, timers and carriers.
+//! The task that drives a client's hook: sockets, timers and placeholders.
 //!
 //! Never outlives its connection or its [`Migrator`].
 
@@ -98,7 +98,7 @@ impl Driver {
                 Action::Close(path) => self
                     .with_routes(|routes| routes.close(path))
                     .unwrap_or_default(),
-                Action::Send(carriers) => self.send(carriers),
+                Action::Send(placeholders) => self.send(placeholders),
                 Action::Wait(until) => {
                     let now = Instant::now();
                     let held = self.with_routes(|routes| routes.release(Some(now)));
@@ -141,14 +141,15 @@ impl Driver {
         Sizes {
             mtu: self.connection.stats().path.current_mtu.into(),
             datagram: self.connection.max_datagram_size().unwrap_or(0),
+            crowded: is_crowded(&self.connection),
         }
     }
 
-    fn send(&self, carriers: Vec<Bytes>) {
-        for carrier in carriers {
+    fn send(&self, placeholders: Vec<Bytes>) {
+        for placeholder in placeholders {
             // In a full buffer it takes the place of the application's oldest datagram, which may be lost at any time.
-            if let Err(error) = self.connection.send_datagram(carrier) {
-                tracing::debug!(%error, "carrier not queued");
+            if let Err(error) = self.connection.send_datagram(placeholder) {
+                tracing::debug!(%error, "placeholder not queued");
             }
         }
     }
@@ -180,7 +181,9 @@ impl Driver {
         let Event::Migrated { sequence, to, .. } = event else {
             return event;
         };
-        if self.traffic() != Traffic::default() {
+        // A path that has been left again meanwhile is not to be judged by the one in use.
+        let in_use = self.handle.with_hook(|hook| hook.server()) == Some(to);
+        if !in_use || self.traffic() != Traffic::default() {
             return event;
         }
         self.handle.with_hook(|hook| hook.socket_replaced());
@@ -190,6 +193,13 @@ impl Driver {
             reason: Failure::SocketReplaced,
         }
     }
+}
+
+/// Less room than this in quinn's datagram buffer, in bytes, and an application that fills it may push out what is queued.
+const CROWDED: usize = 32 * 1024;
+
+pub(crate) fn is_crowded(connection: &quinn::Connection) -> bool {
+    connection.datagram_send_buffer_space() < CROWDED
 }
 
 impl Drop for Driver {

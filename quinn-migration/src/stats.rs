@@ -58,21 +58,38 @@ pub struct ClientStats {
     pub stranded: u64,
 }
 
-/// One number that only grows.
-#[derive(Debug, Default)]
-pub(crate) struct Counter(AtomicU64);
+/// One number that only grows. With the feature `metrics` it is measured too.
+#[derive(Debug)]
+pub(crate) struct Counter {
+    count: AtomicU64,
+    #[cfg(feature = "metrics")]
+    metric: &'static str,
+}
+
+/// A counter that is this metric.
+macro_rules! counter {
+    ($metric:ident) => {
+        Counter {
+            count: AtomicU64::new(0),
+            #[cfg(feature = "metrics")]
+            metric: crate::metrics::$metric.name,
+        }
+    };
+}
 
 impl Counter {
     pub(crate) fn add_one(&self) {
-        self.0.fetch_add(1, Ordering::Relaxed);
+        self.count.fetch_add(1, Ordering::Relaxed);
+        #[cfg(feature = "metrics")]
+        ::metrics::counter!(self.metric).increment(1);
     }
 
     pub(crate) fn get(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
+        self.count.load(Ordering::Relaxed)
     }
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct ServerCounters {
     pub(crate) added: Counter,
     pub(crate) removed: Counter,
@@ -82,6 +99,21 @@ pub(crate) struct ServerCounters {
     pub(crate) declined: Counter,
     pub(crate) fell_back: Counter,
     pub(crate) gone: Counter,
+}
+
+impl Default for ServerCounters {
+    fn default() -> Self {
+        Self {
+            added: counter!(ADDRESSES_ADDED),
+            removed: counter!(ADDRESSES_REMOVED),
+            advertised: counter!(ADVERTISED),
+            acknowledged: counter!(ACKNOWLEDGED),
+            moved: counter!(MOVED),
+            declined: counter!(DECLINED),
+            fell_back: counter!(FELL_BACK),
+            gone: counter!(GONE),
+        }
+    }
 }
 
 impl ServerCounters {
@@ -100,7 +132,7 @@ impl ServerCounters {
     }
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct ClientCounters {
     advertised: Counter,
     refused: Counter,
@@ -110,9 +142,40 @@ pub(crate) struct ClientCounters {
     stranded: Counter,
 }
 
+impl Default for ClientCounters {
+    fn default() -> Self {
+        Self {
+            advertised: counter!(CLIENT_ADVERTISED),
+            refused: counter!(CLIENT_REFUSED),
+            moved: counter!(CLIENT_MOVED),
+            failed: counter!(CLIENT_FAILED),
+            fell_back: counter!(CLIENT_FELL_BACK),
+            stranded: counter!(CLIENT_STRANDED),
+        }
+    }
+}
+
 impl ClientCounters {
     pub(crate) fn count(&self, event: &crate::Event) {
         use crate::Event;
+        #[cfg(feature = "metrics")]
+        match event {
+            Event::Migrated { validation, .. } => {
+                let metric = crate::metrics::CLIENT_VALIDATION_SECONDS;
+                ::metrics::histogram!(metric.name).record(*validation);
+            }
+            Event::FellBack { silence, .. } => {
+                let metric = crate::metrics::CLIENT_SILENCE_SECONDS;
+                ::metrics::histogram!(metric.name).record(*silence);
+            }
+            Event::Advertised { .. }
+            | Event::Kept { .. }
+            | Event::Refused { .. }
+            | Event::Validating { .. }
+            | Event::Failed { .. }
+            | Event::Stranded { .. }
+            | Event::Missed(_) => {}
+        }
         match event {
             Event::Advertised { .. } => self.advertised.add_one(),
             Event::Refused { .. } => self.refused.add_one(),
@@ -133,6 +196,76 @@ impl ClientCounters {
             fell_back: self.fell_back.get(),
             stranded: self.stranded.get(),
             ..ClientStats::default()
+        }
+    }
+}
+
+#[cfg(all(test, feature = "metrics"))]
+mod tests {
+    use std::time::Duration;
+
+    use metrics_exporter_prometheus::PrometheusBuilder;
+
+    use super::*;
+    use crate::Event;
+
+    #[test]
+    fn each_counter_is_measured_as_its_metric_and_each_time_too() {
+        let recorder = PrometheusBuilder::new().build_recorder();
+        let (from, to) = (
+            "192.0.2.1:1".parse().unwrap(),
+            "192.0.2.2:1".parse().unwrap(),
+        );
+        metrics::with_local_recorder(&recorder, || {
+            let server = ServerCounters::default();
+            for counter in [
+                &server.added,
+                &server.removed,
+                &server.advertised,
+                &server.acknowledged,
+                &server.moved,
+                &server.declined,
+                &server.fell_back,
+                &server.gone,
+            ] {
+                counter.add_one();
+            }
+            let client = ClientCounters::default();
+            client.count(&Event::Migrated {
+                sequence: 1u32.into(),
+                from,
+                to,
+                challenges: 1,
+                validation: Duration::from_millis(250),
+            });
+            client.count(&Event::FellBack {
+                from: to,
+                to: from,
+                silence: Duration::from_secs(3),
+            });
+            client.count(&Event::Stranded { on: from });
+        });
+        let measured = recorder.handle().render();
+        for (metric, number) in [
+            ("addresses_added_total", "1"),
+            ("addresses_removed_total", "1"),
+            ("advertised_total", "1"),
+            ("acknowledged_total", "1"),
+            ("moved_total", "1"),
+            ("declined_total", "1"),
+            ("fell_back_total", "1"),
+            ("gone_total", "1"),
+            ("client_moved_total", "1"),
+            ("client_fell_back_total", "1"),
+            ("client_stranded_total", "1"),
+            ("client_validation_seconds_sum", "0.25"),
+            ("client_silence_seconds_sum", "3"),
+        ] {
+            let line = format!("quinn_migration_{metric} {number}");
+            assert!(
+                measured.lines().any(|found| found == line),
+                "{line}: {measured}"
+            );
         }
     }
 }

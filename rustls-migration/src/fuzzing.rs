@@ -15,11 +15,12 @@ use zeroize::Zeroizing;
 use crate::codepoints::Codepoints;
 use crate::key_schedule::binder;
 use crate::provider;
-use crate::ticket::{OrdinarySession, Seal, SealedSession, TicketKeys};
+use crate::ticket::{Authorization, OrdinarySession, Seal, SealedSession, TicketKeys};
+use crate::wire::dialect::draft03::{PostHandshake, PostHandshakeReader};
 use crate::wire::hello::{self, ClientHello};
 use crate::wire::record::{HelloProgress, HelloReader, HelloSplicer};
 use crate::wire::ticket::{NewSessionTicket, OfferedTicket};
-use crate::wire::{next_message, push_extension};
+use crate::wire::{KEY_UPDATE, next_message, push_extension};
 
 const OTHER_EXTENSION: u16 = 0xFF99;
 
@@ -95,8 +96,8 @@ pub fn new_session_ticket(input: &[u8]) {
         age_add: before.age_add,
         nonce: before.nonce,
         ticket: before.ticket,
-        token: Some((OTHER_EXTENSION, &token)),
-        stream_extension: (*len % 2 == 1).then_some(OTHER_EXTENSION - 1),
+        mark: Some((OTHER_EXTENSION, &token)),
+        stream_extension: (*len % 2 == 1).then_some((OTHER_EXTENSION - 1, &[][..])),
         max_early_data_size: u32::from(*len),
     };
     let Some(written) = offered.encode() else {
@@ -110,6 +111,37 @@ pub fn new_session_ticket(input: &[u8]) {
     );
     assert_eq!(after.extension(OTHER_EXTENSION), Some(&token[..]));
     assert!(*len % 2 == 0 || after.extension(OTHER_EXTENSION - 1).is_some());
+}
+
+/// Handshake messages after the handshake are found alike however records cut them, and what is left of the records is all but
+/// the requests. The first byte says how they are cut.
+pub fn post_handshake(input: &[u8]) {
+    let Some((cut, bytes)) = input.split_first() else {
+        return;
+    };
+    let request = Codepoints::default().experimental.migrate_request;
+    let read = |records: &mut dyn Iterator<Item = &[u8]>| {
+        let mut reader = PostHandshakeReader::new(Some(request));
+        let (mut requests, mut others, mut left) = (Vec::new(), Vec::new(), Vec::new());
+        for record in records {
+            let mut record = record.to_vec();
+            let kept = reader.read(&mut record, |message| match message {
+                PostHandshake::Request(target) => requests.push(target.to_vec()),
+                PostHandshake::Other(message) => others.extend_from_slice(message),
+            });
+            left.extend_from_slice(&record[..kept.ok()?]);
+        }
+        Some((requests, others, left))
+    };
+    let whole = read(&mut std::iter::once(bytes));
+    if let Some((_, others, left)) = &whole {
+        assert!(left.starts_with(others) && left.len() <= bytes.len());
+    }
+    // Behind a KeyUpdate of the same record nothing is taken out.
+    if !bytes.contains(&KEY_UPDATE) {
+        let pieces = read(&mut bytes.chunks(usize::from(*cut).max(1)));
+        assert_eq!(pieces, whole);
+    }
 }
 
 /// A ticket's plaintext that decodes is what would be encoded again, and bytes that were not sealed do not open.
@@ -148,8 +180,11 @@ impl Session {
             .pre_shared_key?;
         let identity = offer.iter().next()?;
         let sealed = SealedSession::decode(&keys.open(identity.ticket)?).ok()?;
+        let Authorization::Token { key, .. } = sealed.authorization else {
+            return None;
+        };
         Some(Self {
-            token_key: sealed.token_key,
+            token_key: key,
             psk: sealed.psk,
         })
     }

@@ -9,6 +9,8 @@ use rustls::crypto::{hash, hmac};
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
+use crate::lineage::Lineage;
+
 /// A suite's own HKDF and HMAC, for tokens.
 pub(crate) struct SuiteCrypto {
     suite: &'static Tls13CipherSuite,
@@ -58,6 +60,22 @@ pub(crate) fn ticket_psk(
     Zeroizing::new(psk.as_ref().to_vec())
 }
 
+/// The identifier of the stream that begins on the connection with this secret (`docs/protocol.md` section 6).
+pub(crate) fn lineage_id(
+    suite: &Tls13CipherSuite,
+    resumption_master_secret: &[u8],
+) -> [u8; Lineage::ID_LEN] {
+    let secret = OkmBlock::new(resumption_master_secret);
+    let expander = suite.hkdf_provider.expander_for_okm(&secret);
+    let mut id = [0; Lineage::ID_LEN];
+    let len = Lineage::ID_LEN;
+    // It is shorter than any hash's output, so this cannot fail.
+    let _ = with_label(len, b"migration lineage", &[], |info| {
+        expander.expand_slice(info, &mut id)
+    });
+    id
+}
+
 /// Whether `presented` is the [`binder`], in constant time.
 pub(crate) fn binder_is_valid(
     suite: &Tls13CipherSuite,
@@ -86,10 +104,22 @@ pub(crate) fn binder(
 
 /// HKDF-Expand-Label with the hash's output length.
 fn expand_label(expander: &dyn HkdfExpander, label: &[u8], context: &[u8]) -> OkmBlock {
+    with_label(expander.hash_len(), label, context, |info| {
+        expander.expand_block(info)
+    })
+}
+
+/// Expands by the HkdfLabel for `output_len` bytes, in its parts.
+fn with_label<R>(
+    output_len: usize,
+    label: &[u8],
+    context: &[u8],
+    expand: impl FnOnce(&[&[u8]]) -> R,
+) -> R {
     const PREFIX: &[u8] = b"tls13 ";
     let len = |value: usize| u8::try_from(value).unwrap_or(u8::MAX).to_be_bytes();
-    expander.expand_block(&[
-        &u16::from(len(expander.hash_len())[0]).to_be_bytes(),
+    expand(&[
+        &u16::from(len(output_len)[0]).to_be_bytes(),
         &len(PREFIX.len() + label.len()),
         PREFIX,
         label,

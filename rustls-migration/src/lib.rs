@@ -88,6 +88,8 @@
 //!   not act twice calls [`handshake`](tokio::TlsStream::handshake) before. It has no forward secrecy against the ticket keys.
 //! - **A read of `Ok(0)` at a server is the client's half-close.** A client that follows a stream's move half-closes too, in the
 //!   middle of a message perhaps: what was read of it belongs into the state. Without consent it never does.
+//! - **A server that dies need not end a stream.** [`checkpoint`](tokio::TlsStream::checkpoint) says from where another can go on;
+//!   `docs/recovery.md` says what that asks of an application, and [`conversation`](tokio::conversation) does most of it.
 //! - **A deadline is an error at both ends.** The layer says `close_notify` for nobody; see
 //!   [`DepartureOverdue`](tokio::DepartureOverdue).
 //! - **A server that drops a stream with unread bytes resets the connection.** Shut down and read to the end.
@@ -97,24 +99,32 @@ pub mod client;
 mod clock;
 mod codepoints;
 mod connection;
+mod dialect;
 mod error;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod key_schedule;
+mod lineage;
+mod measure;
+#[cfg(feature = "metrics")]
+pub mod metrics;
 mod move_kind;
 pub mod provider;
 pub mod server;
 mod ticket;
 #[cfg(feature = "tokio")]
 pub mod tokio;
+mod trace;
 #[cfg(test)]
 mod vectors;
 mod wire;
 
 pub use clock::{Clock, SystemClock};
-pub use codepoints::Codepoints;
+pub use codepoints::{Codepoints, ExperimentalCodepoints};
 pub use connection::Connection;
+pub use dialect::Dialect;
 pub use error::ConfigError;
+pub use lineage::Lineage;
 pub use migration_token;
 pub use move_kind::MoveKind;
 pub use rustls;

@@ -11,3 +11,14 @@ pub enum MoveKind {
     /// the state that travels with the offer.
     Stream,
 }
+
+#[cfg(feature = "tokio")]
+impl MoveKind {
+    /// What logs and metrics call it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Connection => "connection",
+            Self::Stream => "stream",
+        }
+    }
+}

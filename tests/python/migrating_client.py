@@ -205,6 +205,8 @@ class Run:
         except DecodeError as error:
             self.faults.append(str(error))
             return
+        if kind == "checkpoint":
+            return  # This client follows, and does not recover.
         faults = token_faults(token, session, here)
         if faults:
             self.faults.append(f"token dropped: {', '.join(faults)}")

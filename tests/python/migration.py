@@ -110,11 +110,14 @@ class Keys:
 
 
 def move_kind(session: Session) -> str:
-    """What goes on at the target: `stream` or `connection` (protocol.md section 4); DecodeError for a bad extension."""
+    """What goes on at the target: `stream` or `connection` (protocol.md section 4), or the stream if this server dies,
+    `checkpoint` (section 11); DecodeError for a bad extension."""
+    kinds = {None: "connection", 0: "stream", 8: "checkpoint"}
     content = session.extensions.get(MIGRATION_STREAM)
-    if content:
-        raise DecodeError("migration_stream: not empty")
-    return "connection" if content is None else "stream"
+    kind = kinds.get(None if content is None else len(content))
+    if kind is None:
+        raise DecodeError(f"migration_stream: {len(content)} bytes")
+    return kind
 
 
 def token_faults(token: MigrationToken, session: Session, here: IPAddress) -> list[str]:

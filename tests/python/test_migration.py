@@ -7,7 +7,7 @@ import unittest
 from dataclasses import replace
 
 from keys import SUITES
-from migration import Keys, MigrationToken, target_allowed, token_faults
+from migration import MIGRATION_STREAM, Keys, MigrationToken, move_kind, target_allowed, token_faults
 from tls13 import Session
 from wire import DecodeError
 
@@ -107,6 +107,16 @@ class Checks(unittest.TestCase):
 
     def test_a_good_token_has_no_faults(self):
         self.assertEqual(token_faults(token(session()), session(), HERE), [])
+
+    def test_migration_stream_says_what_goes_on_by_its_length(self):
+        kinds = {None: "connection", 0: "stream", 8: "checkpoint"}
+        for length in (None, *range(10)):
+            extensions = {} if length is None else {MIGRATION_STREAM: bytes(length)}
+            found = replace(session(), extensions=extensions)
+            if length in kinds:
+                self.assertEqual(move_kind(found), kinds[length])
+            else:
+                self.assertRaises(DecodeError, move_kind, found)
 
     def test_a_token_of_another_session_is_dropped(self):
         other = replace(session(), resumption_master=bytes(32))

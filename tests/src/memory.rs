@@ -6,9 +6,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use migration_token::{ClaimOutcome, CommitOutcome};
-use rustls_migration::Connection;
-use rustls_migration::client::{ClientConnection, MigrationClient, Offer};
+use rustls_migration::client::{ClientConnection, MigrationClient, Offer, Update};
 use rustls_migration::server::{HelloAcceptor, MigrationServer, ServerConnection};
+use rustls_migration::{Connection, MoveKind};
 
 use crate::server_name;
 
@@ -45,7 +45,7 @@ impl Joined {
         offer: Offer,
         early_data: &[u8],
     ) -> Self {
-        let here = offer.token().target_address();
+        let here = offer.target();
         let connection = ClientConnection::resume(client, server_name(), offer, early_data);
         Self::join(connection.unwrap(), server, here)
     }
@@ -68,6 +68,11 @@ impl Joined {
         joined
     }
 
+    /// As [`take_offer`], of the client.
+    pub fn take_offer(&mut self, target: SocketAddr) -> Offer {
+        take_offer(&mut self.client, target)
+    }
+
     /// Delivers what either side wants to send until neither does.
     pub fn exchange(&mut self) {
         loop {
@@ -81,6 +86,26 @@ impl Joined {
             deliver(&from_server, &mut self.client);
             deliver(&from_client, &mut self.server);
         }
+    }
+}
+
+/// Takes a client's newest offer. One of draft -03 does not say where it leads, so it is led to `target`.
+pub fn take_offer(client: &mut ClientConnection, target: SocketAddr) -> Offer {
+    if client.offer().is_none() {
+        // As applications resolve them, mapped addresses and others.
+        client.lead_to(target).unwrap();
+    }
+    client.take_offer().unwrap()
+}
+
+/// Panics unless each of these updates is an offer of the kind to the target, as far as its dialect says where it leads.
+pub fn expect_offers(updates: &[Update], target: SocketAddr, kind: MoveKind) {
+    assert!(!updates.is_empty());
+    for update in updates {
+        assert!(
+            [Update::Offered { target, kind }, Update::Marked { kind }].contains(update),
+            "{update:?}"
+        );
     }
 }
 

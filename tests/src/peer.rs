@@ -14,6 +14,7 @@ use rustls_migration::server::MigrationServerBuilder;
 use rustls_migration::tokio::MigrationAcceptor;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
 
+use crate::memory::take_offer;
 use crate::node::echo;
 use crate::{Service, server_name};
 
@@ -115,7 +116,8 @@ impl Setting {
         let service = Service::default();
         let mut config = service.client_config();
         change(&mut config);
-        let client = service.client_with(config);
+        // In draft -03 too it goes on where it has to make a full handshake.
+        let client = service.client_with(config).allow_full_handshakes();
         Self {
             client: Arc::new(client.build().unwrap()),
             service,
@@ -148,7 +150,7 @@ impl Setting {
         peer.say(b"hello").await;
         assert_eq!(peer.hear().await, b"hello");
         served.abort();
-        peer.connection.take_offer().unwrap()
+        take_offer(&mut peer.connection, self.b)
     }
 
     /// A client with a token and early data.

@@ -1,8 +1,8 @@
 //! A certificate authority made for one test.
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, SerialNumber,
-    SignatureAlgorithm,
+    BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, KeyUsagePurpose,
+    SerialNumber, SignatureAlgorithm,
 };
 use rustls::RootCertStore;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -13,10 +13,20 @@ pub struct Pki {
 
 impl Pki {
     pub fn new() -> Self {
+        // Its signatures have one length.
+        Self::signing_by(&rcgen::PKCS_ED25519)
+    }
+
+    /// For peers that are strict about who signs, and how.
+    pub fn strict() -> Self {
+        Self::signing_by(&rcgen::PKCS_ECDSA_P256_SHA256)
+    }
+
+    fn signing_by(algorithm: &'static SignatureAlgorithm) -> Self {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        // Its signatures have one length.
-        let key = KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap();
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        let key = KeyPair::generate_for(algorithm).unwrap();
         let ca = CertifiedIssuer::self_signed(params, key).unwrap();
         Self { ca }
     }
@@ -55,6 +65,8 @@ impl Pki {
 fn params(name: &str) -> CertificateParams {
     let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
     params.serial_number = Some(SerialNumber::from(1));
+    // Some stacks insist on it.
+    params.use_authority_key_identifier_extension = true;
     params
 }
 

@@ -3,13 +3,20 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Output;
+use std::sync::Arc;
 
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::{ClientConfig, RootCertStore};
+use rustls_migration::client::{MigrationClient, NoWider};
+use rustls_migration::provider;
+use rustls_migration::tokio::MigrationConnector;
 use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
 use tokio::io::AsyncReadExt as _;
 use tokio::net::unix::pipe;
 
-use crate::programs::{Server, demo_client};
+use crate::programs::{Server, demo_client, report};
 
 /// More than all the buffers between a server and a client that does not read.
 pub const LONG: usize = 48 << 20;
@@ -59,6 +66,26 @@ impl Place {
         let mut arguments = vec!["--migrate-to", &to_b];
         arguments.extend(more);
         (self.node("127.0.0.2", &arguments).await, b)
+    }
+
+    /// Connects to the place's nodes, from this process.
+    pub fn connector(&self) -> MigrationConnector {
+        let config = ClientConfig::builder_with_provider(Arc::new(provider::ring()));
+        let config = config
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(self.roots())
+            .with_no_client_auth();
+        let client = MigrationClient::builder(config).target_policy(NoWider::any_port());
+        client.build().unwrap().into()
+    }
+
+    /// The authority of the place's nodes, which the first of them has made.
+    pub fn roots(&self) -> RootCertStore {
+        let mut roots = RootCertStore::empty();
+        let authority = CertificateDer::from_pem_file(self.path("state/ca.pem")).unwrap();
+        roots.add(authority).unwrap();
+        roots
     }
 
     /// A client that downloads the file from `server`, not yet started.
@@ -129,4 +156,18 @@ impl Held {
         self.output.read_to_end(&mut self.read).await.unwrap();
         (self.client.wait_with_output().await.unwrap(), self.read)
     }
+}
+
+/// Checks that the download is whole, and went from A to B by itself.
+pub fn assert_followed(output: &Output, copy: &[u8], place: &Place) {
+    let report = report(output);
+    assert_eq!(output.status.code(), Some(0), "{report}");
+    assert!(copy == place.content());
+    assert_eq!(report["sha256"], place.sha256());
+    let [a, b] = report["legs"].as_array().unwrap().as_slice() else {
+        panic!("two legs: {report}");
+    };
+    assert_eq!(a["handshake"], "full");
+    assert_eq!(b["handshake"], "resumed");
+    assert!(b["bytes"].as_u64().unwrap() > 0, "{report}");
 }

@@ -37,10 +37,14 @@ fn program<S: AsRef<OsStr>>(name: &str, arguments: impl IntoIterator<Item = S>) 
 
 fn built(name: &str) -> &'static Path {
     static BUILT: OnceLock<HashMap<String, PathBuf>> = OnceLock::new();
-    BUILT
-        .get_or_init(build)
-        .get(name)
-        .expect("cargo builds every demo program")
+    let built = BUILT.get_or_init(|| match std::env::var_os("DEMO_PROGRAMS") {
+        // A tool has built them already, in this folder.
+        Some(folder) => ["demo-client", "demo-server"]
+            .map(|name| (name.to_owned(), PathBuf::from(&folder).join(name)))
+            .into(),
+        None => build(),
+    });
+    built.get(name).expect("cargo builds every demo program")
 }
 
 /// Builds the programs with the profile of this test and returns where they are.
@@ -53,6 +57,18 @@ fn build() -> HashMap<String, PathBuf> {
         .args(["build", "--message-format=json"])
         .args(["--workspace", "--bins", "--tests"])
         .current_dir(env!("CARGO_MANIFEST_DIR"));
+    // Cargo tells a test of which package it is. ring's build script would take that for a change, and all that needs ring would be built
+    // again.
+    for (name, _) in std::env::vars_os() {
+        let name_of_package = name.to_str().is_some_and(|name| {
+            ["CARGO_PKG_", "CARGO_MANIFEST_"]
+                .iter()
+                .any(|prefix| name.starts_with(prefix))
+        });
+        if name_of_package {
+            build.env_remove(name);
+        }
+    }
     if !cfg!(debug_assertions) {
         build.arg("--release");
     }
@@ -82,13 +98,21 @@ pub struct Server {
     address: SocketAddr,
     input: ChildStdin,
     log: Lines<BufReader<ChildStderr>>,
-    _output: Lines<BufReader<ChildStdout>>,
+    output: Lines<BufReader<ChildStdout>>,
 }
 
 impl Server {
     /// Starts one that listens on a port of its own at `ip`, and waits until it does.
     pub async fn start<S: AsRef<OsStr>>(ip: &str, arguments: impl IntoIterator<Item = S>) -> Self {
-        let mut command = demo_server(["--listen", &format!("{ip}:0")]);
+        Self::start_at(&format!("{ip}:0"), arguments).await
+    }
+
+    /// Starts one that listens at `address`, and waits until it does.
+    pub async fn start_at<S: AsRef<OsStr>>(
+        address: &str,
+        arguments: impl IntoIterator<Item = S>,
+    ) -> Self {
+        let mut command = demo_server(["--listen", address]);
         let mut child = command
             .args(arguments)
             .stdin(Stdio::piped())
@@ -107,12 +131,26 @@ impl Server {
             input: child.stdin.take().unwrap(),
             child,
             log,
-            _output: output,
+            output,
         }
     }
 
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// The URL of its operator's pages, which it says once. It was started with `--operator`.
+    pub async fn operator_url(&mut self) -> String {
+        let line = self.output.next_line().await.unwrap();
+        let line = line.expect("it has an operator's address");
+        line.strip_prefix("operator ").unwrap().to_owned()
+    }
+
+    /// Its operator's address. It was started with `--operator`.
+    pub async fn operator(&mut self) -> SocketAddr {
+        let url = self.operator_url().await;
+        let address = url.strip_prefix("http://").unwrap();
+        address.split('/').next().unwrap().parse().unwrap()
     }
 
     /// Types a line into its terminal.

@@ -5,20 +5,13 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
-use rustls_migration::TicketKeys;
-use tempfile::TempDir;
-
+use crate::Service;
+use crate::folder::ServiceFolder;
 use crate::program::Program;
-use crate::{NAME, Service};
-
-pub const SERVICE: &str = "files";
-pub const KEYS: &str = "keys";
-pub const CERTIFICATE: &str = "certificate.pem";
-pub const PRIVATE_KEY: &str = "key.pem";
 
 /// Processes that answer for one address.
 pub struct Nodes {
-    _folder: TempDir,
+    _folder: ServiceFolder,
     processes: Vec<(Program, SocketAddr)>,
 }
 
@@ -31,17 +24,11 @@ impl Nodes {
         address: SocketAddr,
         stores: &[String],
     ) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let keys = folder.path().join(KEYS);
-        TicketKeys::create(&keys, service.provider.secure_random).unwrap();
-        service.keys = TicketKeys::load(&keys).unwrap();
-        let (certificate, key) = service.pki.issue_pem(NAME);
-        std::fs::write(folder.path().join(CERTIFICATE), certificate).unwrap();
-        std::fs::write(folder.path().join(PRIVATE_KEY), key).unwrap();
+        let folder = ServiceFolder::new(service);
         let mut processes = Vec::new();
         for store in stores {
-            let folder = folder.path().display().to_string();
-            let mut node = Program::start(program, [folder, address.to_string(), store.clone()]);
+            let arguments = [folder.path(), address.to_string(), store.clone()];
+            let mut node = Program::start(program, arguments);
             let listening = node.line_after("listening ").await;
             processes.push((node, listening.parse().unwrap()));
         }

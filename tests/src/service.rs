@@ -14,7 +14,7 @@ use rustls_migration::server::{MigrationServer, MigrationServerBuilder};
 use rustls_migration::tokio::MigrationConnector;
 use rustls_migration::{Clock as _, TicketKeys, provider};
 
-use crate::{Pki, TestClock};
+use crate::{Pki, Spoken, TestClock};
 
 /// The name in the service's certificates.
 pub const NAME: &str = "service.example";
@@ -25,6 +25,8 @@ pub struct Service {
     pub clock: TestClock,
     /// The provider of all configurations; wrapped.
     pub provider: Arc<CryptoProvider>,
+    /// What its nodes and clients speak; decided by the program unless changed.
+    pub spoken: Spoken,
     /// How its certificates sign.
     algorithm: &'static SignatureAlgorithm,
 }
@@ -43,8 +45,17 @@ impl Service {
             pki: Pki::new(),
             keys: TicketKeys::generate(provider.secure_random).unwrap(),
             clock: TestClock::new(),
+            spoken: Spoken::here(),
             provider,
             algorithm: &rcgen::PKCS_ECDSA_P256_SHA256,
+        }
+    }
+
+    /// A service that speaks this, whatever the program is named.
+    pub fn speaking(spoken: Spoken) -> Self {
+        Self {
+            spoken,
+            ..Self::default()
         }
     }
 
@@ -124,6 +135,7 @@ impl Service {
         MigrationServer::builder(config, name, keys)
             .nonce_store(Arc::new(self.store(10_000)))
             .clock_skew(StdDuration::ZERO)
+            .dialects(self.spoken.of_node())
             .clock(self.clock.clone())
     }
 
@@ -135,7 +147,14 @@ impl Service {
     pub fn client_with(&self, config: ClientConfig) -> MigrationClientBuilder {
         MigrationClient::builder(config)
             .target_policy(NoWider::any_port())
+            .dialects(self.spoken.of_client())
             .clock(self.clock.clone())
+    }
+
+    /// As [`connector`](Self::connector), for clients that in draft -03 too go on at a target that makes a full handshake.
+    pub fn lenient_connector(&self) -> MigrationConnector {
+        let client = self.client_with(self.client_config());
+        client.allow_full_handshakes().build().unwrap().into()
     }
 
     pub fn connector(&self) -> MigrationConnector {

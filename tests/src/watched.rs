@@ -116,7 +116,9 @@ fn take(peer: &mut Peer, seen: &Mutex<Seen>, then: WhenTold) -> Option<Result<()
     let mut seen = seen.lock().unwrap();
     while let Some(update) = peer.connection.next_update() {
         match update {
-            Update::Offered { kind, .. } if seen.told.is_none() => seen.kind = Some(kind),
+            Update::Offered { kind, .. } | Update::Marked { kind } if seen.told.is_none() => {
+                seen.kind = Some(kind);
+            }
             Update::Notified if seen.told.is_none() => {
                 seen.told = Some(Instant::now());
                 if then == WhenTold::ClosesItsSide {

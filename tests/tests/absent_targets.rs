@@ -174,7 +174,7 @@ async fn a_migration_to_a_target_that_is_away_keeps_the_old_server_and_the_offer
                 Err(error) => panic!("{error:?}"),
             }
             echoed(&mut stream, b"still at A").await;
-            assert!(stream.offer().is_some());
+            assert!(stream.offered_target().is_some());
             sleep(Duration::from_millis(50)).await;
         };
         assert!(failed >= 9, "{failed}");

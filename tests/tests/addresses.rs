@@ -80,7 +80,7 @@ async fn a_target_is_the_same_however_it_is_spelled() {
         let connector = service.connector();
         let mut stream = connector.connect(server_name(), v4(a)).await.unwrap();
         echoed(&mut stream, b"at A").await;
-        assert_eq!(stream.offer().unwrap().target_address(), v4(b));
+        assert_eq!(stream.offered_target().unwrap(), v4(b));
         let landing = stream.migrate(b"early").await.unwrap();
         assert_eq!(landing.handshake, HandshakeKind::Resumed);
         expect(&mut stream, b"early").await;
@@ -104,7 +104,7 @@ async fn an_offer_names_its_target_in_the_one_form() {
     let connector = service.connector();
     let mut stream = connector.connect(server_name(), v4(a)).await.unwrap();
     echoed(&mut stream, b"at A").await;
-    assert_eq!(stream.offer().unwrap().target_address(), v4(b));
+    assert_eq!(stream.offered_target().unwrap(), v4(b));
     let landing = stream.migrate(b"early").await.unwrap();
     assert_eq!(landing.handshake, HandshakeKind::Resumed);
     expect(&mut stream, b"early").await;

@@ -5,11 +5,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration as StdDuration;
 
-use migration_tests::client::{echoed, expect};
+use migration_tests::client::{Chosen, echoed, expect};
 use migration_tests::node::echo;
 use migration_tests::{Node, Service, TestClock, server_name};
 use rustls::HandshakeKind;
-use rustls_migration::Codepoints;
 use rustls_migration::client::{
     InvalidOfferError, MigrationClient, MigrationLimit, TargetPolicy, TargetRefused,
 };
@@ -17,6 +16,7 @@ use rustls_migration::tokio::{
     ConnectError, DepartureOverdue, EarlyDataOutcome, Event, MigrateError, MigrationConnector,
     MigrationStream,
 };
+use rustls_migration::{Codepoints, ExperimentalCodepoints};
 use time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
@@ -33,6 +33,7 @@ async fn offered_to(
 ) -> (MigrationStream, Node) {
     let mut a = Node::bind("127.0.0.2").await;
     a.serve_echo(service.node().target(target));
+    let connector = connector.clone().target_resolver(Chosen(vec![target]));
     let stream = connector.connect(server_name(), a.address()).await.unwrap();
     (stream, a)
 }
@@ -43,6 +44,11 @@ async fn refuses(mut stream: MigrationStream, why: InvalidOfferError) {
     echoed(&mut stream, b"hello").await;
     match events.try_next() {
         Some(Event::OfferRefused(found)) => assert_eq!(found, why),
+        // It does not say where it leads before it is asked for.
+        Some(Event::Marked { .. }) => {
+            let refused = stream.migrate(b"lost?").await.unwrap_err();
+            assert!(matches!(refused, MigrateError::OfferRefused(found) if found == why));
+        }
         other => panic!("unexpected: {other:?}"),
     }
     let refused = stream.migrate(b"lost?").await.unwrap_err();
@@ -68,7 +74,9 @@ async fn a_target_outside_the_policy_is_refused() {
 #[tokio::test]
 async fn another_port_is_followed_only_by_a_client_that_allows_it() {
     let service = Service::default();
-    let client = MigrationClient::builder(service.client_config()).clock(service.clock.clone());
+    let client = MigrationClient::builder(service.client_config())
+        .clock(service.clock.clone())
+        .dialects(service.spoken.of_client());
     let connector = MigrationConnector::from(client.build().unwrap());
     let bystander = std::net::TcpListener::bind("127.0.0.3:0").unwrap();
     bystander.set_nonblocking(true).unwrap();
@@ -84,6 +92,7 @@ async fn another_port_is_followed_only_by_a_client_that_allows_it() {
     let mut b = Node::bind_at(there).await;
     b.serve_echo(service.node());
     a.serve_echo(service.node().target(there));
+    let connector = connector.target_resolver(Chosen(vec![there]));
     let mut stream = connector.connect(server_name(), a.address()).await.unwrap();
     echoed(&mut stream, b"hello").await;
     let landing = stream.migrate(b"early").await.unwrap();
@@ -129,7 +138,10 @@ async fn an_offer_is_not_followed_once_its_tickets_life_is_over() {
     let (mut stream, _a) = offered(&service, target).await;
     echoed(&mut stream, b"hello").await;
     service.clock.advance(Duration::HOUR - Duration::SECOND);
-    assert!(stream.open_target().is_ok());
+    assert_eq!(
+        stream.open_target().is_ok(),
+        stream.offered_target().is_some()
+    );
     service.clock.advance(Duration::SECOND);
     let refused = stream.migrate(&[]).await.unwrap_err();
     assert!(matches!(refused, MigrateError::Expired));
@@ -163,9 +175,13 @@ async fn a_client_whose_clock_is_wrong_or_is_set_moves_with_early_data() {
 #[tokio::test]
 async fn a_malformed_token_is_an_event_and_the_connection_goes_on() {
     let service = Service::default();
-    // To this client the four bytes of a ticket's early_data extension are the token.
+    // To this client the four bytes of a ticket's early_data extension are the token, or the mark.
     let codepoints = Codepoints {
         migration_token: 42,
+        experimental: ExperimentalCodepoints {
+            migration_allowed: 42,
+            ..ExperimentalCodepoints::default()
+        },
         ..Codepoints::default()
     };
     let client = service.client_with(service.client_config());
@@ -184,7 +200,9 @@ async fn refuses_malformed(mut stream: MigrationStream) {
     assert!(
         matches!(
             event,
-            Some(Event::OfferRefused(InvalidOfferError::Malformed(_)))
+            Some(Event::OfferRefused(
+                InvalidOfferError::Malformed(_) | InvalidOfferError::MalformedMark
+            ))
         ),
         "{event:?}"
     );
@@ -199,6 +217,7 @@ async fn a_stream_migrates_five_times_in_300_seconds_and_then_stays() {
     b.serve_echo(service.node().target(a.address()));
     let mut stream = service
         .connector()
+        .target_resolver(Chosen(vec![a.address(), b.address()]))
         .connect(server_name(), a.address())
         .await
         .unwrap();

@@ -312,7 +312,7 @@ fn a_stream_that_only_its_application_moves_fails_when_it_is_handed_over() {
             "{error:?}"
         );
         // Where the answer is, it can know.
-        assert_eq!(stream.offer().unwrap().target_address(), target);
+        assert_eq!(stream.offered_target().unwrap(), target);
     });
 }
 

@@ -66,6 +66,25 @@ async fn the_hand_off_of_the_programs_own_file_succeeds() {
 }
 
 #[tokio::test]
+async fn hand_offs_are_made_in_the_other_dialect_as_well() {
+    let place = Place::with_file(SHORT);
+    let file = place.path("root/file");
+    for dialect in ["03", "both"] {
+        for mode in ["immediate", "drain", "overlap"] {
+            let options = ["handoff", "--json", "--hops", "2", "--file", text(&file)];
+            let choice = ["--dialect", dialect, "--mode", mode];
+            let command = demo_client([&options[..], &choice].concat()).output();
+            let output = command.await.unwrap();
+            let report = report(&output);
+            assert_eq!(output.status.code(), Some(0), "{dialect} {mode}: {report}");
+            assert_eq!(report["replay"], "refused", "{dialect} {mode}");
+            assert_eq!(report["trigger"], "migrate_request", "{dialect} {mode}");
+            assert_eq!(report["legs"].as_array().unwrap().len(), 3);
+        }
+    }
+}
+
+#[tokio::test]
 async fn the_hand_off_of_the_shortest_file_gives_each_node_a_byte() {
     let place = Place::with_file(2);
     let file = place.path("root/file");
@@ -414,6 +433,11 @@ async fn a_servers_user_is_told_of_a_mistake_in_one_line() {
             garbage,
         ),
         (&["--listen", free, "--ticket-keys", garbage], garbage),
+        (
+            // Nobody may make a folder there.
+            &["--listen", free, "--ticket-keys", "/proc/nowhere/keys"],
+            "/proc/nowhere/keys",
+        ),
         (&["--listen", free, "--nonce-store", "disk"], "file:PATH"),
         (
             &["--listen", free, "--nonce-store", &garbage_store],
@@ -461,6 +485,11 @@ async fn a_clients_user_is_told_of_a_mistake_in_one_line() {
         ),
     ] {
         assert_usage_error(&demo_client(arguments).output().await.unwrap(), expected);
+    }
+    for more in [&[][..], &["--kill"]] {
+        let mut command = demo_client(["handoff"]);
+        command.args(more).env("TMPDIR", "/nowhere");
+        assert_usage_error(&command.output().await.unwrap(), "/nowhere (TMPDIR)");
     }
     for path in ["missing", "../secret", "/../secret"] {
         let get = place.get_path(path, node.address(), &[]).output();

@@ -1,15 +1,8 @@
 //! The demo programs where a client follows without noticing: many hops, and a node that is drained.
 
-use std::process::Output;
-use std::sync::Arc;
-
-use migration_tests::place::{Held, LONG, Place, SHORT, text};
+use migration_tests::place::{Held, LONG, Place, SHORT, assert_followed, text};
 use migration_tests::programs::{demo_client, report};
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject as _;
-use rustls_migration::client::{MigrationClient, NoWider};
-use rustls_migration::provider;
-use rustls_migration::tokio::{MigrationConnector, MigrationStream};
+use rustls_migration::tokio::MigrationStream;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -87,22 +80,6 @@ async fn the_shortest_file_has_a_byte_for_each_of_many_hops() {
     }
 }
 
-/// Checks that the download is whole, and went from A to B by itself.
-fn assert_followed(output: &Output, copy: &[u8], place: &Place) {
-    let report = report(output);
-    assert_eq!(output.status.code(), Some(0), "{report}");
-    assert!(copy == place.content());
-    assert_eq!(report["sha256"], place.sha256());
-    let [a, b] = report["legs"].as_array().unwrap().as_slice() else {
-        panic!("two legs: {report}");
-    };
-    assert_eq!(
-        (&a["handshake"], &b["handshake"]),
-        (&json!("full"), &json!("resumed"))
-    );
-    assert!(b["bytes"].as_u64().unwrap() > 0, "{report}");
-}
-
 #[tokio::test]
 async fn a_terminated_node_hands_a_live_download_over_and_ends() {
     for mode in ["drain", "immediate"] {
@@ -140,19 +117,8 @@ async fn a_typed_word_drains_a_node() {
 
 /// A client of the place's node that moves only when its application says so, with an echo.
 async fn staying(place: &Place, address: std::net::SocketAddr) -> MigrationStream {
-    let mut roots = rustls::RootCertStore::empty();
-    let ca = CertificateDer::from_pem_file(place.path("state/ca.pem")).unwrap();
-    roots.add(ca).unwrap();
-    let config = rustls::ClientConfig::builder_with_provider(Arc::new(provider::ring()))
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    let client = MigrationClient::builder(config).target_policy(NoWider::any_port());
-    let client = client.build().unwrap();
-    let connector = MigrationConnector::from(client);
     let name = "localhost".try_into().unwrap();
-    let mut stream = connector.connect(name, address).await.unwrap();
+    let mut stream = place.connector().connect(name, address).await.unwrap();
     let mut echo = [0; 4];
     stream.write_all(b"ECHO\nword").await.unwrap();
     stream.read_exact(&mut echo).await.unwrap();

@@ -112,7 +112,7 @@ impl Dial for Once {
 enum Client {
     Tcp(TcpStream),
     Stock(Box<tokio_rustls::client::TlsStream<TcpStream>>),
-    Moves(MigrationStream),
+    Moves(Box<MigrationStream>),
 }
 
 async fn moving(service: &Service, tcp: TcpStream, word: u8) -> MigrationStream {
@@ -141,9 +141,9 @@ async fn connected(service: &Service, at_a: SocketAddr, kind: Kind) -> (SocketAd
             assert_eq!(stream.read_u8().await.unwrap(), b'a');
             Client::Stock(Box::new(stream))
         }
-        Kind::Deaf => Client::Moves(moving(service, tcp, b'd').await),
-        Kind::Asks | Kind::Leaves => Client::Moves(moving(service, tcp, b'a').await),
-        Kind::HandsOver => Client::Moves(moving(service, tcp, b'h').await),
+        Kind::Deaf => Client::Moves(Box::new(moving(service, tcp, b'd').await)),
+        Kind::Asks | Kind::Leaves => Client::Moves(Box::new(moving(service, tcp, b'a').await)),
+        Kind::HandsOver => Client::Moves(Box::new(moving(service, tcp, b'h').await)),
     };
     (from, client)
 }
@@ -165,7 +165,7 @@ async fn go_on(
     at_b: SocketAddr,
 ) -> Option<Client> {
     match (kind, client) {
-        (Kind::HandsOver, Client::Moves(stream)) => follow(stream, at_b).await,
+        (Kind::HandsOver, Client::Moves(stream)) => follow(*stream, at_b).await,
         (Kind::Late, Client::Tcp(tcp)) => follow(moving(&service, tcp, b'h').await, at_b).await,
         (Kind::Asks, Client::Moves(mut stream)) => {
             assert_eq!(stream.read(&mut [0; 1]).await.unwrap(), 0, "a clean end");

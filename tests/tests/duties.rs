@@ -35,7 +35,7 @@ macro_rules! table {
 
 table! {
     /// What an application does with its stream, again and again, and nothing else.
-    Path { Read, Write, Flush, Shutdown, Handshake, Notify, Offer, MigrateTo, Refresh, Nothing }
+    Path { Read, Write, Flush, Shutdown, Handshake, Notify, Offer, Checkpoint, MigrateTo, Refresh, Nothing }
 }
 
 table! {
@@ -54,6 +54,7 @@ impl Path {
             Self::Handshake => "handshake",
             Self::Notify => "notify",
             Self::Offer => "offer",
+            Self::Checkpoint => "checkpoint",
             Self::MigrateTo => "migrate_to",
             Self::Refresh => "refresh_traffic_keys",
             Self::Nothing => return None,
@@ -69,6 +70,7 @@ impl Path {
             | Self::Handshake
             | Self::Notify
             | Self::Offer
+            | Self::Checkpoint
             | Self::MigrateTo => true,
             // The stream has been ended, or nobody asks.
             Self::Shutdown | Self::Refresh | Self::Nothing => false,
@@ -77,10 +79,13 @@ impl Path {
 }
 
 /// Methods that only look, or speak to the handle: they neither poll the connection nor wait for it.
-const LOOKS: [&str; 6] = [
+const LOOKS: [&str; 9] = [
     "arrival",
+    "lineage",
     "handle",
     "get_ref",
+    "queue_checkpoint",
+    "take_received",
     "set_state",
     "withdraw_state",
     "fmt",
@@ -142,6 +147,7 @@ async fn only(
             Path::Handshake => stream.handshake().await,
             Path::Notify => stream.notify().await,
             Path::Offer => stream.offer(elsewhere(), None).await,
+            Path::Checkpoint => stream.checkpoint(elsewhere(), b"state").await,
             Path::MigrateTo => stream.migrate_to(elsewhere(), None).await,
             Path::Refresh => {
                 let _ = stream.refresh_traffic_keys();

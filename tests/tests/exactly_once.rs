@@ -3,121 +3,23 @@
 //!
 //! Time is virtual and each case has a runtime of its own, so that a seed decides everything and a hang shows at once.
 
-use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use migration_tests::client::{expect, until_notified};
-use migration_tests::network::{At, Delivered, Direction, Fault, Incident, Network};
+use migration_tests::network::{At, Direction, Fault, Incident, Network};
 use migration_tests::node::echo;
-use migration_tests::session::{Client, Content, Log, Nodes, Random, Script, converse};
-use migration_tests::{Service, server_name};
+use migration_tests::server_name;
+use migration_tests::session::{Content, Random, Script};
+use migration_tests::world::{
+    Case, FAULTS, Outcome, World, paused, random_incident, require, undisturbed,
+};
 use rustls_migration::client::MigrationLimit;
-use rustls_migration::server::MigrationServer;
 use rustls_migration::tokio::{
-    DepartureStatus, EarlyDataOutcome, HandOff, HandOffError, MigrateError, MigrationAcceptor,
-    MigrationConnector,
+    DepartureStatus, EarlyDataOutcome, HandOff, HandOffError, MigrateError, MigrationConnector,
 };
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::time::{sleep, timeout};
-
-/// No conversation takes so long, in virtual time, unless it hangs.
-const LONG: Duration = Duration::from_secs(600);
-
-/// A runtime whose time goes on when there is nothing else to do.
-fn paused() -> tokio::runtime::Runtime {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_time()
-        .start_paused(true)
-        .build()
-        .unwrap()
-}
-
-/// A service whose nodes are at addresses in memory.
-struct World {
-    service: Service,
-    acceptors: Vec<MigrationAcceptor>,
-    addresses: Vec<SocketAddr>,
-    connector: MigrationConnector,
-}
-
-impl World {
-    fn new(nodes: usize) -> Self {
-        // Signatures of one length make records of one length.
-        let service = Service::default().with_ed25519();
-        let addresses: Vec<SocketAddr> = (0..nodes)
-            .map(|i| format!("127.0.0.{}:443", i + 2).parse().unwrap())
-            .collect();
-        let acceptor = |address: &SocketAddr| {
-            let settings = service.node().own_addresses([*address]);
-            let server: MigrationServer = settings.build().unwrap();
-            MigrationAcceptor::from(server)
-        };
-        Self {
-            acceptors: addresses.iter().map(acceptor).collect(),
-            addresses,
-            connector: service.connector().hand_off(HandOff::Drain),
-            service,
-        }
-    }
-
-    fn run(&self, case: &Case) -> Outcome {
-        paused().block_on(self.converse(case))
-    }
-
-    async fn converse(&self, case: &Case) -> Outcome {
-        let network = Network::new(case.latency, case.capacity, case.incidents.clone());
-        let nodes = Nodes::new(case.script.clone(), self.addresses.clone());
-        let mut serving = Vec::new();
-        for (i, acceptor) in self.acceptors.iter().enumerate() {
-            let incoming = network.listen(self.addresses[i]);
-            let node = Arc::clone(&nodes).serve(i, acceptor.clone(), incoming);
-            serving.push(tokio::spawn(node));
-        }
-        let connector = self.connector.clone().dialer(network.clone());
-        let connected = connector.connect(server_name(), self.addresses[0]).await;
-        let client = match connected {
-            Ok(stream) => timeout(LONG, converse(&case.script, stream)).await.ok(),
-            Err(failure) => Some(Client {
-                read_error: Some(failure.into()),
-                ..Client::default()
-            }),
-        };
-        let delivered = network.delivered();
-        network.close();
-        let mut quiet = true;
-        for node in serving {
-            quiet &= timeout(LONG, node).await.is_ok();
-        }
-        let log = std::mem::take(&mut *nodes.log());
-        Outcome {
-            client,
-            log,
-            quiet,
-            delivered,
-        }
-    }
-}
-
-#[derive(Clone, Debug)]
-struct Case {
-    script: Script,
-    latency: Duration,
-    /// What each end of a connection buffers, in bytes.
-    capacity: usize,
-    incidents: Vec<Incident>,
-}
-
-#[derive(Debug)]
-struct Outcome {
-    /// `None` when it hung.
-    client: Option<Client>,
-    log: Log,
-    /// Whether the nodes came to an end too.
-    quiet: bool,
-    delivered: Vec<Delivered>,
-}
+use tokio::time::sleep;
 
 /// Stats of what cases came to, so that a test can tell that it tested something.
 #[derive(Debug, Default)]
@@ -147,34 +49,10 @@ impl Tally {
     }
 }
 
-fn require(holds: bool, otherwise: &str) -> Result<(), String> {
-    holds.then_some(()).ok_or_else(|| otherwise.to_owned())
-}
-
 /// Whether the outcome is one that may be.
 fn judge(case: &Case, outcome: &Outcome) -> Result<(), String> {
-    let client = outcome.client.as_ref().ok_or("the client hangs")?;
-    require(outcome.quiet, "a node hangs")?;
-    require(outcome.log.violations.is_empty(), "a node saw a violation")?;
-    let nodes = &outcome.log.nodes;
-    let received = nodes.iter().map(|node| node.reached.received).max();
-    let tried = nodes.iter().map(|node| node.tried).max();
-    require(
-        received <= Some(client.written),
-        "read more than was written",
-    )?;
-    require(
-        Some(client.read) <= tried,
-        "the client read more than was written",
-    )?;
-    let script = &case.script;
-    if client.ended {
-        let all = client.read == script.pushed + script.uploaded && client.closed;
-        require(
-            all && received == Some(script.uploaded),
-            "an end that is not the end",
-        )?;
-    }
+    outcome.is_consistent(case)?;
+    let (nodes, client) = (&outcome.log.nodes, outcome.client.as_ref().unwrap());
     let refused = matches!(client.hand_off_error(), Some(HandOffError::NotFollowed(_)));
     if !refused && !case.incidents.iter().any(|incident| incident.fault.loses()) {
         require(client.ended, "nothing was lost, but there is an error")?;
@@ -216,23 +94,9 @@ fn judge(case: &Case, outcome: &Outcome) -> Result<(), String> {
     Ok(())
 }
 
-/// Runs all cases on all processors. Panics with the first that comes to what may not be.
-fn run_all(world: &World, cases: &[Case]) -> Tally {
-    let (tally, next) = (Tally::default(), AtomicUsize::new(0));
-    let threads = std::thread::available_parallelism().unwrap().get();
-    std::thread::scope(|scope| {
-        for _ in 0..threads {
-            scope.spawn(|| {
-                while let Some(case) = cases.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let outcome = world.run(case);
-                    if let Err(why) = judge(case, &outcome) {
-                        panic!("{why}\n{case:#?}\n{outcome:#?}");
-                    }
-                    tally.count(&outcome);
-                }
-            });
-        }
-    });
+fn all(world: &World, cases: &[Case]) -> Tally {
+    let tally = Tally::default();
+    world.run_all(cases, judge, |outcome| tally.count(outcome));
     tally
 }
 
@@ -242,40 +106,26 @@ fn script(seed: u64) -> Script {
         seed,
         uploaded: random.below(6000),
         pushed: random.below(6000),
+        largest: 400,
         notify_after: random.below(3000),
+        answers: true,
         change_of_mind: random.once_in(4),
+        checkpoint_every: 0,
+        takes_number: false,
         halves: random.once_in(2),
         impatient: random.once_in(2),
     }
 }
-
-const FAULTS: [Fault; 6] = [
-    Fault::Fin,
-    Fault::Reset,
-    Fault::HalfClose,
-    Fault::Hold(Duration::from_millis(40)),
-    Fault::Hold(Duration::from_secs(3)),
-    Fault::Trickle(3),
-];
 
 fn random_case(seed: u64) -> Case {
     let mut random = Random::new(seed ^ 0xca5e);
     let mut incidents = Vec::new();
     for _ in 0..random.below(3) {
         let bytes = [200, 1500, 6000, 14_000][random.below(4)];
-        incidents.push(Incident {
-            leg: random.below(4),
-            direction: [Direction::ToServer, Direction::ToClient][random.below(2)],
-            at: At::Byte(random.below(bytes)),
-            fault: FAULTS[random.below(FAULTS.len())],
-        });
+        let leg = random.below(4);
+        incidents.push(random_incident(&mut random, leg, bytes));
     }
-    Case {
-        script: script(seed),
-        latency: Duration::from_millis(u64::try_from(random.below(20)).unwrap()),
-        capacity: [64, 1000, 4096, 65_536][random.below(4)],
-        incidents,
-    }
+    Case::over_random_line(&mut random, script(seed), incidents)
 }
 
 #[test]
@@ -285,7 +135,7 @@ fn faults_at_random_bytes_never_make_a_gap_or_a_repeat() {
         Ok(seed) => vec![random_case(seed.parse().unwrap())],
         Err(_) => (0..2500).map(random_case).collect(),
     };
-    let tally = run_all(&world, &cases);
+    let tally = all(&world, &cases);
     println!("{tally:?}");
 }
 
@@ -298,8 +148,12 @@ fn faults_at_each_record_boundary_never_make_a_gap_or_a_repeat() {
             seed: 7,
             uploaded: 3000,
             pushed: 3000,
+            largest: 400,
             notify_after: 800,
+            answers: true,
             change_of_mind: false,
+            checkpoint_every: 0,
+            takes_number: false,
             halves,
             impatient: false,
         };
@@ -331,18 +185,8 @@ fn faults_at_each_record_boundary_never_make_a_gap_or_a_repeat() {
             }
         }
     }
-    let tally = run_all(&world, &cases);
+    let tally = all(&world, &cases);
     println!("{} cases, {tally:?}", cases.len());
-}
-
-/// A conversation over a quick network on which nothing goes wrong.
-fn undisturbed(script: Script) -> Case {
-    Case {
-        script,
-        latency: Duration::from_millis(5),
-        capacity: 65_536,
-        incidents: Vec::new(),
-    }
 }
 
 /// A client that has said all it has to say by the time that it is told to move, and has yet to hear most.
@@ -351,8 +195,12 @@ fn closes_early() -> Case {
         seed: 1,
         uploaded: 1000,
         pushed: 50_000,
+        largest: 400,
         notify_after: 1000,
+        answers: true,
         change_of_mind: false,
+        checkpoint_every: 0,
+        takes_number: false,
         halves: true,
         impatient: false,
     })
@@ -485,8 +333,12 @@ fn a_server_that_breaks_while_the_target_is_dialled_ends_both_halves() {
                 seed: 965,
                 uploaded: 2908,
                 pushed: 5778,
+                largest: 400,
                 notify_after: 30,
+                answers: true,
                 change_of_mind: false,
+                checkpoint_every: 0,
+                takes_number: false,
                 halves: true,
                 impatient: false,
             },

@@ -51,7 +51,7 @@ fn a_hello_leaves_in_records_of_the_configured_size_and_is_understood() {
         let mut here = Joined::new(&client, &node(&service, at_a), at_a);
         here.server.offer(at_b, Some(&[7; 5000])).unwrap();
         here.exchange();
-        let offer = here.client.take_offer().unwrap();
+        let offer = here.take_offer(at_b);
         let early_data = [9; 700];
         let mut next =
             ClientConnection::resume(&client, server_name(), offer, &early_data).unwrap();
@@ -80,7 +80,7 @@ fn a_client_with_small_fragments_moves_through_a_retry() {
     let mut here = Joined::new(&client, &node(&service, at_a), at_a);
     here.server.offer(at_b, Some(&[7; 500])).unwrap();
     here.exchange();
-    let offer = here.client.take_offer().unwrap();
+    let offer = here.take_offer(at_b);
     // The target wants another group than the client sends a share of.
     let mut provider = (*service.provider).clone();
     provider.kx_groups = vec![kx_group::SECP384R1];

@@ -26,7 +26,7 @@ async fn a_notified_client_resumes_at_the_target_with_early_data() {
     expect(&mut stream, b"hello").await;
     assert_eq!(a.arrival().await, Arrival::Fresh);
     until_notified(&mut stream).await;
-    assert_eq!(stream.offer().unwrap().target_address(), b.address());
+    assert_eq!(stream.offered_target().unwrap(), b.address());
 
     let landing = stream.migrate(b"early").await.unwrap();
     assert_eq!(landing.at, b.address());

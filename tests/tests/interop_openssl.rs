@@ -8,8 +8,8 @@ use migration_tests::node::{echo, echo_then_notify};
 use migration_tests::openssl::Openssl;
 use migration_tests::program::Program;
 use migration_tests::stock::{Observed, exchange};
-use migration_tests::{NAME, Node, Service, server_name};
-use openssl_client::Client;
+use migration_tests::{NAME, Node, Service, Spoken, server_name};
+use openssl_client::{Client, Draft, Offer};
 use rustls::{HandshakeKind, ProtocolVersion};
 use rustls_migration::server::{Arrival, Verdict};
 use rustls_migration::tokio::{MigrateError, MigrationStream};
@@ -17,6 +17,9 @@ use tokio::io::AsyncWriteExt as _;
 
 /// What OpenSSL's reason codes for received alerts begin at.
 const ALERT_REASONS: i32 = 1000;
+
+/// OpenSSL's reason code for a message that it does not expect.
+const UNEXPECTED_MESSAGE: i32 = 244;
 
 /// Types a line, which the server must echo.
 async fn typed(client: &mut Program, line: &str) {
@@ -156,8 +159,13 @@ async fn s_server_sees_the_empty_extension_in_both_hellos_and_updates_its_keys()
     server.until("KeyUpdate").await;
     talk(&mut stream, &mut server, "new keys").await;
     let said = server.until("new keys").await;
+    let offered: &[&str] = match service.spoken {
+        Spoken::Draft01 => &[" ff 4d 00 00"],
+        Spoken::Draft03 => &[" fe 4d 00 00"],
+        Spoken::Mixed => &[" ff 4d 00 00 fe 4d 00 00"],
+    };
     for hello in hellos(&said) {
-        assert!(hello.contains(" ff 4d 00 00"), "{hello}");
+        assert!(offered.iter().all(|one| hello.contains(one)), "{hello}");
     }
     assert_eq!(hellos(&said).count(), 2);
 }
@@ -178,7 +186,19 @@ async fn blocking<T: Send + 'static>(
 }
 
 fn openssl_client(service: &Service, groups: &str) -> Client {
-    Client::new(&service.pki.ca_pem(), NAME, groups).unwrap()
+    let draft = match service.spoken {
+        Spoken::Draft01 | Spoken::Mixed => Draft::Revision01,
+        Spoken::Draft03 => Draft::Revision03,
+    };
+    Client::speaking(draft, &service.pki.ca_pem(), NAME, groups).unwrap()
+}
+
+/// An offer names its target in draft -01 alone.
+fn expect_target(client: &Client, offer: &Offer, target: SocketAddr) -> openssl_client::Result<()> {
+    if client.draft() == Draft::Revision01 {
+        assert_eq!(offer.target()?, target);
+    }
+    Ok(())
 }
 
 #[tokio::test]
@@ -196,17 +216,17 @@ async fn an_openssl_client_migrates_with_early_data() {
         let [offer] = &offers[..] else {
             return Err(format!("{} offers", offers.len()).into());
         };
-        assert_eq!(offer.target()?, to);
+        expect_target(&client, offer, to)?;
         stream.shutdown()?;
 
-        let mut stream = client.migrate(offer, b"early at B")?;
+        let mut stream = client.migrate_to(to, offer, b"early at B")?;
         assert!(stream.ssl().session_reused());
         openssl_client::expect(&mut stream, b"early at B")?;
         openssl_client::echoed(&mut stream, b"late at B")?;
         stream.shutdown()?;
 
         // The session is good once more to OpenSSL, but not to B: the client lands by a full handshake.
-        let mut stream = client.migrate(offer, b"")?;
+        let mut stream = client.migrate_to(to, offer, b"")?;
         assert!(!stream.ssl().session_reused());
         openssl_client::echoed(&mut stream, b"again at B")
     })
@@ -229,13 +249,13 @@ async fn an_openssl_client_migrates_through_retries() {
     a.serve_echo(service.node().target(b.address()));
     b.serve_echo(service.node());
     let client = openssl_client(&service, "P-521:X25519");
-    let from = a.address();
+    let (from, to) = (a.address(), b.address());
     blocking(move || {
         let mut stream = client.connect(from)?;
         openssl_client::echoed(&mut stream, b"at A")?;
         let offers = client.take_offers();
         let offer = offers.first().ok_or("no offer")?;
-        let mut stream = client.migrate(offer, b"")?;
+        let mut stream = client.migrate_to(to, offer, b"")?;
         assert!(stream.ssl().session_reused());
         openssl_client::echoed(&mut stream, b"at B")
     })
@@ -250,13 +270,18 @@ async fn an_openssl_client_migrates_through_retries() {
 }
 
 #[tokio::test]
-async fn migrate_notify_ends_an_openssl_connection_and_its_session_still_migrates() {
+async fn a_notice_ends_an_openssl_connection_and_its_session_still_migrates() {
     let service = Service::default();
     let (mut a, mut b) = (Node::bind("127.0.0.2").await, Node::bind("127.0.0.3").await);
     a.serve(service.node().target(b.address()), echo_then_notify);
     b.serve(service.node(), echo);
     let client = openssl_client(&service, "X25519");
-    let from = a.address();
+    let (from, to) = (a.address(), b.address());
+    let expected = match service.spoken {
+        Spoken::Draft01 | Spoken::Mixed => ALERT_REASONS + 224,
+        // A message that OpenSSL does not know, and answers with `unexpected_message`.
+        Spoken::Draft03 => UNEXPECTED_MESSAGE,
+    };
     let reason = blocking(move || {
         let mut stream = client.connect(from)?;
         openssl_client::echoed(&mut stream, b"at A")?;
@@ -268,12 +293,12 @@ async fn migrate_notify_ends_an_openssl_connection_and_its_session_still_migrate
             .ssl_error()
             .and_then(|stack| Some(stack.errors().first()?.reason_code()));
         let offers = client.take_offers();
-        let mut stream = client.migrate(offers.first().ok_or("no offer")?, b"early at B")?;
+        let mut stream = client.migrate_to(to, offers.first().ok_or("no offer")?, b"early at B")?;
         openssl_client::expect(&mut stream, b"early at B")?;
         Ok(reason)
     })
     .await;
-    assert_eq!(reason, Some(ALERT_REASONS + 224));
+    assert_eq!(reason, Some(expected));
     assert!(matches!(
         b.arrival().await,
         Arrival::Migrated {

@@ -286,7 +286,7 @@ async fn a_stock_server_makes_no_offer_and_keeps_the_client_that_asked() {
         let mut stream = stream.unwrap();
         let mut events = stream.events();
         echoed(&mut stream, b"before").await;
-        assert!(stream.offer().is_none());
+        assert!(stream.offered_target().is_none());
         let refused = stream.migrate(b"lost").await.unwrap_err();
         assert!(matches!(refused, MigrateError::NoOffer), "{refused:?}");
         assert!(!stream.is_notified());

@@ -301,8 +301,9 @@ async fn a_stream_may_be_dropped_at_any_time_and_leaves_nothing_behind() {
                 }
             }
             drop(stream);
-            assert_eq!(at_b.connections(), 0);
+            // The keeper may be at the stream in this very moment. It lets go at the end of its turn.
             handle.ended().await;
+            assert_eq!(at_b.connections(), 0);
             client.await.unwrap();
         });
     }

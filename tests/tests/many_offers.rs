@@ -59,7 +59,7 @@ fn a_thousand_offers_of_one_connection_are_all_followed_and_leave_nothing_behind
         let state = state_of(turn);
         here.server.offer(at_b, Some(&state)).unwrap();
         here.exchange();
-        let there = Joined::resume(&client, &b, here.client.take_offer().unwrap());
+        let there = Joined::resume(&client, &b, here.take_offer(at_b));
         let Arrival::Migrated {
             state: Some(arrived),
             ..
@@ -117,7 +117,7 @@ fn moves_after(service: &Service, waited: Duration) {
     here.server.offer(at_b, None).unwrap();
     here.server.offer(at_b, Some(b"state")).unwrap();
     here.exchange();
-    let offer = here.client.take_offer().unwrap();
+    let offer = here.take_offer(at_b);
     let there = Joined::resume_with(&client, &node(at_b), offer, b"early");
     let kind = there.client.tls().handshake_kind();
     assert_eq!(kind, Some(HandshakeKind::Resumed));

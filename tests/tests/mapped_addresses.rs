@@ -3,11 +3,11 @@
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
-use migration_tests::client::echoed;
-use migration_tests::memory::Joined;
+use migration_tests::client::{Chosen, echoed};
+use migration_tests::memory::{Joined, expect_offers};
 use migration_tests::{Node, Service, server_name};
 use rustls_migration::MoveKind;
-use rustls_migration::client::{TargetPolicy, TargetRefused, Update};
+use rustls_migration::client::{TargetPolicy, TargetRefused};
 use rustls_migration::server::Arrival;
 use rustls_migration::tokio::MigrationConnector;
 
@@ -42,15 +42,10 @@ fn a_policy_an_update_and_an_offer_have_the_one_form() {
     let client = Arc::new(client.target_policy(asked.clone()).build().unwrap());
     let mut here = Joined::new(&client, &a, at_a);
     let (canonical_a, canonical_b) = (address("127.0.0.2:443"), address("127.0.0.3:443"));
-    assert_eq!(
-        here.client.next_update(),
-        Some(Update::Offered {
-            target: canonical_b,
-            kind: MoveKind::Connection
-        })
-    );
+    let offered = [here.client.next_update().unwrap()];
+    expect_offers(&offered, canonical_b, MoveKind::Connection);
+    let offer = here.take_offer(at_b);
     assert_eq!(*asked.0.lock().unwrap(), [(canonical_a, canonical_b)]);
-    let offer = here.client.take_offer().unwrap();
     assert_eq!(offer.target(), canonical_b);
     let there = Joined::resume(&client, &b, offer);
     assert!(matches!(there.server.arrival(), Arrival::Migrated { .. }));
@@ -69,6 +64,7 @@ async fn a_stream_is_where_its_server_is() {
     a.serve_echo(service.node().target(target));
     b.serve_echo(service.node().own_addresses([target]));
     let connector: MigrationConnector = service.connector();
+    let connector = connector.target_resolver(Chosen(vec![target]));
     let mut stream = connector.connect(server_name(), mapped(&a)).await.unwrap();
     assert_eq!(stream.peer_addr(), a.address());
     echoed(&mut stream, b"hello").await;

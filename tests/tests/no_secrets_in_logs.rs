@@ -2,11 +2,10 @@
 //! public type: whole hand-offs, accepted and refused, are searched for the very bytes that went over the wire and for
 //! what was sealed.
 
-use std::fmt::Debug;
-use std::io::{self, Write};
+use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
@@ -14,6 +13,7 @@ use chacha20poly1305::aead::{Aead as _, KeyInit as _, Payload};
 use chacha20poly1305::{XChaCha20Poly1305, XNonce};
 use migration_tests::client::{expect, until_notified};
 use migration_tests::hello::{extension, ticket};
+use migration_tests::log::Log;
 use migration_tests::node::{ServerStream, echo};
 use migration_tests::{FailingStore, Node, RecordingDialer, Service, TestClock, server_name};
 use migration_token::MigrationToken;
@@ -25,32 +25,6 @@ use tokio::net::TcpStream;
 
 /// What the application hands over.
 const STATE: &[u8] = b"state of the application, for nobody's eyes";
-
-/// All that was said.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl Log {
-    fn text(&self) -> String {
-        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
-    }
-
-    /// Notes the debug form of something public.
-    fn note(&self, shown: &dyn Debug) {
-        writeln!(self.clone(), "{shown:?}").unwrap();
-    }
-}
-
-impl Write for Log {
-    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(buf);
-        Ok(buf.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
 
 /// The forms in which 16 bytes may show.
 fn forms(bytes: &[u8]) -> Vec<String> {

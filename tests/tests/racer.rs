@@ -5,7 +5,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use migration_tests::client::{echoed, expect};
+use migration_tests::client::{Chosen, echoed, expect};
 use migration_tests::node::echo;
 use migration_tests::raced::{Nodes, Seen};
 use migration_tests::racer::{Copied, Racer};
@@ -50,7 +50,8 @@ impl Origin {
         let client = service.client_with(config).clock(SystemClock);
         Self {
             a: a.address(),
-            connector: client.build().unwrap().into(),
+            connector: MigrationConnector::from(client.build().unwrap())
+                .target_resolver(Chosen(vec![target])),
         }
     }
 
@@ -176,7 +177,8 @@ async fn a_victim_that_is_held_up_until_its_token_has_expired_lands_in_full() {
     let (mut a, mut b) = (Node::bind("127.0.0.2").await, Node::bind("127.0.0.4").await);
     a.serve_echo(service.node().target(racer.address()));
     let at_b = b.serve(service.node().own_addresses([racer.address()]), echo);
-    let connector = service.connector();
+    let connector = service.lenient_connector();
+    let connector = connector.target_resolver(Chosen(vec![racer.address()]));
     let mut stream = connector.connect(server_name(), a.address()).await.unwrap();
     echoed(&mut stream, b"at A").await;
     let moving = tokio::spawn(async move {

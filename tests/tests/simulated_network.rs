@@ -126,8 +126,12 @@ impl World {
             seed,
             uploaded: 500 + random.below(5000),
             pushed: 500 + random.below(5000),
+            largest: 400,
             notify_after: random.below(2000),
+            answers: true,
             change_of_mind: false,
+            checkpoint_every: 0,
+            takes_number: false,
             halves: random.once_in(2),
             impatient: random.once_in(2),
         };
@@ -211,7 +215,7 @@ fn check(seed: u64, outcome: &Outcome) {
     };
     let script = outcome.nodes.script();
     if client.ended {
-        let all = client.read == script.pushed + script.uploaded && client.closed;
+        let all = client.read == script.said(script.uploaded) && client.closed;
         assert!(all, "seed {seed}: {client:?} {log:?}");
         assert_eq!(received, Some(script.uploaded), "seed {seed}");
     }

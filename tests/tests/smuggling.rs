@@ -161,7 +161,7 @@ async fn until_notified(events: &mut Events) {
     loop {
         match events.next().await.expect("the stream is there") {
             Event::Notified { kind } => return assert_eq!(kind, MoveKind::Connection),
-            Event::Offered { .. } => {}
+            Event::Offered { .. } | Event::Marked { .. } => {}
             other => panic!("{other:?}"),
         }
     }

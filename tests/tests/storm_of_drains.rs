@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use migration_tests::client::word_echoed;
 use migration_tests::node::echo;
 use migration_tests::redis::RedisServer;
 use migration_tests::{Node, Service, server_name};
@@ -35,24 +36,16 @@ fn clients() -> usize {
     std::env::var("STORM").map_or(CLIENTS, |clients| clients.parse().unwrap())
 }
 
-async fn echoed(stream: &mut MigrationStream, word: &[u8; 4]) -> io::Result<()> {
-    stream.write_all(word).await?;
-    let mut echoed = [0; 4];
-    stream.read_exact(&mut echoed).await?;
-    assert_eq!(&echoed, word, "no byte is lost or repeated");
-    Ok(())
-}
-
 /// Talks without a pause until the stream is elsewhere, and to its end there.
 async fn talk(mut stream: MigrationStream, from: SocketAddr) -> io::Result<()> {
     let mut said = 0u32;
     while stream.peer_addr() == from {
-        echoed(&mut stream, &said.to_be_bytes()).await?;
+        word_echoed(&mut stream, &said.to_be_bytes()).await?;
         said += 1;
         // All of them together say some thousand words a second.
         tokio::time::sleep(Duration::from_micros(200 * clients() as u64)).await;
     }
-    echoed(&mut stream, b"here").await?;
+    word_echoed(&mut stream, b"here").await?;
     stream.shutdown().await?;
     assert_eq!(stream.read(&mut [0; 1]).await?, 0);
     Ok(())

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use migration_tests::client::{echoed, expect, until_notified};
+use migration_tests::client::{Chosen, echoed, expect, until_notified};
 use migration_tests::{Node, Service, server_name};
 use rustls_migration::MoveKind;
 use rustls_migration::tokio::{Event, HandOff, MigrateError, StreamHandle};
@@ -23,6 +23,7 @@ async fn the_events_end_with_the_stream_and_the_rest_of_a_handle_does_nothing_th
     a.serve_echo(service.node().target(b.address()));
     b.serve_echo(service.node());
     let connector = service.connector().hand_off(HandOff::Overlap);
+    let connector = connector.target_resolver(Chosen(vec![b.address()]));
     let mut stream = connector.connect(server_name(), a.address()).await.unwrap();
     let handle = stream.handle();
     let (mut before, other) = (handle.events(), handle.clone());
@@ -41,17 +42,12 @@ async fn the_events_end_with_the_stream_and_the_rest_of_a_handle_does_nothing_th
     drop(cork);
     drop(other.cork());
     // The offer outlives the stream, and is there once.
-    assert!(other.offer().is_some());
-    let offer = other.take_offer().unwrap();
-    assert_eq!(
-        (offer.target(), offer.kind()),
-        (b.address(), MoveKind::Connection)
-    );
-    assert!(handle.offer().is_none());
+    let mut next = other.successor().await.unwrap();
+    assert_eq!(next.peer_addr(), b.address());
+    assert!(handle.offered_target().is_none());
     assert!(matches!(handle.take_offer(), Err(MigrateError::NoOffer)));
     let none = handle.successor().await;
     assert!(matches!(none, Err(MigrateError::NoOffer)), "{none:?}");
-    let mut next = connector.resume(server_name(), offer).await.unwrap();
     echoed(&mut next, b"at B").await;
 }
 
@@ -74,7 +70,7 @@ async fn an_offer_for_the_stream_itself_is_not_for_another_connection() {
     ));
     let refused = handle.successor().await;
     assert!(matches!(refused, Err(MigrateError::StreamOffer)));
-    assert!(handle.offer().is_some());
+    assert!(handle.offered_target().is_some());
     echoed(&mut stream, b"at A").await;
 }
 
@@ -111,7 +107,7 @@ async fn a_successor_works_beside_a_stream_that_another_task_owns() {
     loop {
         match events.next().await.unwrap() {
             Event::Notified { kind } => break assert_eq!(kind, MoveKind::Connection),
-            Event::Offered { .. } => {}
+            Event::Offered { .. } | Event::Marked { .. } => {}
             other => panic!("unexpected: {other:?}"),
         }
     }

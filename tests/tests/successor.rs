@@ -153,7 +153,8 @@ fn another_client_begins_with_a_full_handshake() {
         pair.serve(pair.b, pair.service.node(), echo);
         let (_stream, handle) = told(&pair, HandOff::Drain).await;
         let offer = handle.take_offer().unwrap();
-        let other = pair.service.connector().dialer(pair.network.clone());
+        let other = pair.service.lenient_connector();
+        let other = other.dialer(pair.network.clone());
         let mut successor = other.resume(server_name(), offer).await.unwrap();
         let tls = successor.get_ref().unwrap();
         assert_eq!(tls.handshake_kind(), Some(HandshakeKind::Full));

@@ -140,12 +140,12 @@ async fn past_the_seal_limit_no_offer_is_made_until_a_reload_and_connections_go_
     second.write_all(b"go").await.unwrap();
     let failed = refusals.recv().await.unwrap();
     assert_eq!(failed, Some(OfferError::SealLimit));
-    assert!(second.offer().is_none());
+    assert!(second.offered_target().is_none());
 
     file.rotate(1);
     keys.reload().unwrap();
     assert_eq!(keys.seals_left(), 1);
     rotated.add_permits(1);
     echoed(&mut first, b"still at A").await;
-    assert!(first.is_notified() && first.offer().is_some());
+    assert!(first.is_notified() && first.offered_target().is_some());
 }

@@ -193,7 +193,7 @@ impl Life {
         }
         first.server.offer(at_b, Some(b"state")).unwrap();
         first.exchange();
-        let offer = first.client.take_offer().unwrap();
+        let offer = first.take_offer(at_b);
         assert_eq!(offer.kind(), MoveKind::Stream);
         let moved = Joined::resume(&client, &b, offer);
         let arrival = moved.server.arrival();

@@ -3,6 +3,7 @@
 //!
 //! A node says one byte to each client, and then listens.
 
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,13 +13,13 @@ use migration_token::{FileNonceStore, NonceStore, RedisNonceStore};
 use rustls::crypto::ring::Ticketer;
 use rustls_migration::provider;
 use rustls_migration::server::MigrationServer;
-use rustls_migration::tokio::{DrainPlan, MigrationAcceptor};
+use rustls_migration::tokio::{DrainPlan, MigrationAcceptor, listen};
 use time::OffsetDateTime;
 use tokio::io::{
     AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufReader,
     Lines, Stdin,
 };
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 
@@ -64,17 +65,9 @@ impl Node {
     }
 }
 
-/// Clients that the system has accepted and the node has not. The standard library lets 128 wait; who comes then is heard a second
-/// later, and a storm would measure that.
-const BACKLOG: u32 = 4096;
-
-fn listen(address: &str) -> Result<TcpListener, BenchError> {
-    let address = address.parse();
-    let address = address.map_err(|_| BenchError::Unexpected("a node has an address"))?;
-    let socket = TcpSocket::new_v4()?;
-    socket.bind(address)?;
-    Ok(socket.listen(BACKLOG)?)
-}
+/// Where nodes listen, at free ports.
+const A: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2)), 0);
+const B: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(127, 0, 0, 3)), 0);
 
 fn commands() -> Lines<BufReader<Stdin>> {
     BufReader::new(tokio::io::stdin()).lines()
@@ -82,7 +75,7 @@ fn commands() -> Lines<BufReader<Stdin>> {
 
 /// Two nodes, whose addresses are said. The first closes its connections when it is told to leave.
 async fn serve_stock(service: &Service) -> Result<(), BenchError> {
-    let listeners = [listen("127.0.0.2:0")?, listen("127.0.0.3:0")?];
+    let listeners = [listen(A)?, listen(B)?];
     let [here, there] = [listeners[0].local_addr()?, listeners[1].local_addr()?];
     let (leave, left) = watch::channel(false);
     let mut config = service.server_config(service.stock_provider(), false)?;
@@ -111,7 +104,7 @@ async fn serve_stock(service: &Service) -> Result<(), BenchError> {
 /// One node, whose address is said. It is drained to the address that it is told, at once or by a drain that stands still.
 /// Another drain takes the place of the first.
 async fn serve_migrating(service: &Service, node: &Node) -> Result<(), BenchError> {
-    let listener = listen("127.0.0.2:0")?;
+    let listener = listen(A)?;
     let here = listener.local_addr()?;
     let config = service.server_config(provider::wrap(service.stock_provider()), true)?;
     let server = MigrationServer::builder(config, "bench", service.ticket_keys())

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls_migration::{TicketKeys, server::MigrationServer, tokio::MigrationAcceptor};
+use rustls_migration::tokio::{MigrationAcceptor, listen};
+use rustls_migration::{TicketKeys, server::MigrationServer};
 use tokio::net::TcpListener;
 
 pub(crate) type Error = Box<dyn std::error::Error + Send + Sync>;
@@ -26,10 +27,10 @@ pub(crate) async fn node() -> Result<(TcpListener, MigrationAcceptor), Error> {
         .with_no_client_auth()
         .with_single_cert(chain, key)?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    let listen = address()?;
+    let own = address()?;
     let server = MigrationServer::builder(config, "example", TicketKeys::load("ticket-keys")?)
-        .own_addresses([listen])
+        .own_addresses([own])
         .target(address()?);
     let acceptor = MigrationAcceptor::from(server.build()?);
-    Ok((TcpListener::bind(listen).await?, acceptor))
+    Ok((listen(own)?, acceptor))
 }

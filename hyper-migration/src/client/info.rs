@@ -5,7 +5,8 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use hyper_util::client::legacy::connect::CaptureConnection;
-use rustls_migration::tokio::StreamHandle;
+use rustls::HandshakeKind;
+use rustls_migration::tokio::{MigrationStream, StreamHandle};
 
 /// One connection of a client. Each response has it among its extensions, with
 /// [`HttpInfo`](hyper_util::client::legacy::connect::HttpInfo) if the inner connector was asked.
@@ -15,6 +16,7 @@ pub struct ConnectionInfo(Arc<Info>);
 struct Info {
     handle: StreamHandle,
     successor: bool,
+    handshake: Option<HandshakeKind>,
     use_: Mutex<Use>,
 }
 
@@ -27,10 +29,11 @@ enum Use {
 }
 
 impl ConnectionInfo {
-    pub(super) fn new(handle: StreamHandle, successor: bool) -> Self {
+    pub(super) fn of(stream: &MigrationStream, successor: bool) -> Self {
         Self(Arc::new(Info {
-            handle,
+            handle: stream.handle(),
             successor,
+            handshake: stream.get_ref().and_then(|tls| tls.handshake_kind()),
             use_: Mutex::new(Use::Open(None)),
         }))
     }
@@ -43,6 +46,12 @@ impl ConnectionInfo {
     /// Whether the connection began where the server of an earlier one had asked the client to go.
     pub fn is_successor(&self) -> bool {
         self.0.successor
+    }
+
+    /// What kind of handshake the connection began with: [`HandshakeKind::Resumed`] where its server resumed the session of an
+    /// earlier one. `None` when it was already over.
+    pub fn handshake_kind(&self) -> Option<HandshakeKind> {
+        self.0.handshake
     }
 
     /// Speaks to the stream beneath.

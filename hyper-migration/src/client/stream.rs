@@ -44,7 +44,7 @@ impl HttpsStream {
     ) -> Self {
         let tls = stream.get_ref();
         let h2 = tls.and_then(|tls| tls.alpn_protocol()) == Some(b"h2");
-        let info = ConnectionInfo::new(stream.handle(), successor);
+        let info = ConnectionInfo::of(&stream, successor);
         let stream = Self {
             io: TokioIo::new(stream),
             info,

@@ -7,8 +7,6 @@ use std::time::Duration;
 use rustls_migration::tokio::{MigrationAcceptor, TlsStream};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::info::ConnectionInfo;
-
 /// How long to wait after the system had no connection to give, as when it has no file descriptors left.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -41,17 +39,14 @@ pub(super) fn complete(
     acceptor: &MigrationAcceptor,
     tcp: TcpStream,
     peer: SocketAddr,
-) -> impl Future<Output = Option<(TlsStream<TcpStream>, ConnectionInfo)>> + Send + use<> {
+) -> impl Future<Output = Option<TlsStream<TcpStream>>> + Send + use<> {
     // It would not be refused to a socket that works.
     let _ = tcp.set_nodelay(true);
     let local = tcp.local_addr().ok();
     let accepting = acceptor.accept_from(tcp, Some(peer), local);
     async move {
         match accepting.await {
-            Ok(stream) => {
-                let info = ConnectionInfo::new(stream.handle(), local);
-                Some((stream, info))
-            }
+            Ok(stream) => Some(stream),
             Err(error) => {
                 tracing::debug!(%peer, %error, "a handshake failed");
                 None

@@ -7,8 +7,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rustls_migration::server::Arrival;
-use rustls_migration::tokio::{ConnectionHandle, DepartureStatus, Transport};
+use rustls_migration::tokio::{ConnectionHandle, DepartureStatus, TlsStream, Transport};
 use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpStream;
 use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 
@@ -38,10 +39,10 @@ struct Info {
 }
 
 impl ConnectionInfo {
-    pub(super) fn new(handle: ConnectionHandle, local: Option<SocketAddr>) -> Self {
+    pub(super) fn of(stream: &TlsStream<TcpStream>) -> Self {
         Self(Arc::new(Info {
-            handle,
-            local,
+            handle: stream.handle(),
+            local: stream.get_ref().io().local_addr().ok(),
             requests: watch::Sender::default(),
             heir: Mutex::default(),
         }))
@@ -54,10 +55,7 @@ impl ConnectionInfo {
 
     /// The state from which the client goes on here in the middle of a stream ([`Serve::resumed`](super::Serve::resumed)).
     pub fn state(&self) -> Option<&[u8]> {
-        let Arrival::Migrated { state, .. } = self.arrival() else {
-            return None;
-        };
-        state.as_ref().map(|state| state.as_slice())
+        self.arrival().state()
     }
 
     /// The client's address.

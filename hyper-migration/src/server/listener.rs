@@ -67,7 +67,8 @@ async fn accept(
                 biased;
                 // The listener is gone.
                 () = sender.closed() => {}
-                stream = stream => if let Some((stream, info)) = stream {
+                stream = stream => if let Some(stream) = stream {
+                    let info = ConnectionInfo::of(&stream);
                     if info.state().is_some() {
                         tracing::warn!("a stream arrived in its middle, and nobody takes it up");
                         return;

@@ -10,8 +10,10 @@ use axum::Router;
 use axum::routing::get;
 use axum::serve::Listener;
 use hyper_migration::server::serve;
+use migration_tests::browser::Browser;
 use migration_tests::{NAME, Service, stock};
 use rustls_migration::tokio::{DrainPlan, MigrationAcceptor};
+use serde_json::Value;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::process::Command;
 use tokio::sync::{Notify, Semaphore};
@@ -235,4 +237,34 @@ async fn reqwest_sees_what_a_graceful_shutdown_of_axum_gives() {
         );
         assert_eq!(seen, reqwest(&service, false, protocol).await);
     }
+}
+
+/// What a page sees: of an answer in whose middle the node began to end, and of a request afterwards.
+async fn browser(service: &Service, migrates: bool) -> (Value, Value) {
+    let node = Drained::new(service, migrates).await;
+    let browser = Browser::start(NAME, node.address).await;
+    let origin = format!("https://{NAME}:{}", node.address.port());
+    browser.goto(&format!("{origin}/quick")).await;
+    browser
+        .run("window.slow = fetch('/slow').then(answer => answer.text()); return true")
+        .await;
+    node.begun.notified().await;
+    node.begin_to_end().await;
+    node.go.add_permits(1);
+    let slow = browser.run("return await window.slow").await;
+    node.node.await.unwrap();
+    let after = browser
+        .run("return await (await fetch('/quick')).text()")
+        .await;
+    browser.quit().await;
+    (slow, after)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_browser_sees_what_a_graceful_shutdown_of_axum_gives() {
+    let service = Service::default();
+    let seen = browser(&service, true).await;
+    assert_eq!(seen.0, "slow but complete");
+    assert_eq!(seen.1, "TypeError: Failed to fetch");
+    assert_eq!(seen, browser(&service, false).await);
 }

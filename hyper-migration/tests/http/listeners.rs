@@ -26,7 +26,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use crate::cluster::{Protocol, tls_connector, two_nodes};
+use crate::cluster::{Protocol, plan, tls_connector, two_nodes};
 
 /// What is answered to a request on a connection of its own.
 async fn answer(stream: &mut MigrationStream) -> String {
@@ -90,7 +90,29 @@ async fn a_node_that_stops_accepts_who_waits_and_ends_with_its_last_connection()
 }
 
 #[tokio::test]
+async fn a_connection_on_which_nothing_has_been_asked_ends_cleanly_when_it_is_told() {
+    let (service, _, mut a, b) = two_nodes(None).await;
+    a.serve(Router::new().route("/", get("hello")));
+    let connector = tls_connector(&service, Protocol::H2);
+    let mut stream = connector.connect(server_name(), a.address).await.unwrap();
+    let drain = a.acceptor.drain(plan(b.address));
+    let mut said = Vec::new();
+    stream.read_to_end(&mut said).await.unwrap();
+    assert!(stream.is_notified() && said.is_empty());
+    drop(stream);
+    let drained = drain.finished().await.progress;
+    assert_eq!((drained.forced, drained.moved), (0, 1));
+}
+
+#[tokio::test]
 async fn http_sees_no_byte_of_a_stream_that_arrives_in_its_middle() {
+    for recovers in [false, true] {
+        arrives_in_its_middle(recovers).await;
+    }
+}
+
+/// Since it was handed over, or since its server has died.
+async fn arrives_in_its_middle(recovers: bool) {
     let (service, _, _, mut b) = two_nodes(Some(Protocol::H1)).await;
     b.serve(Router::new().route("/", get("taken for HTTP")));
     let mut a = Node::bind("127.0.0.4").await;
@@ -98,10 +120,14 @@ async fn http_sees_no_byte_of_a_stream_that_arrives_in_its_middle() {
     let mut config = service.server_config();
     config.alpn_protocols = Protocol::H1.alpn();
     a.serve(service.node_with(config), move |mut stream| async move {
+        if recovers {
+            return stream.checkpoint(target, b"state").await;
+        }
         stream.migrate_to(target, Some(b"state")).await?;
         echo(stream).await
     });
     let connector = tls_connector(&service, Protocol::H1).hand_off(HandOff::Drain);
+    let connector = connector.recover_from_start();
     let mut stream = connector.connect(server_name(), a.address()).await.unwrap();
     // What is written between the servers comes first at the target.
     let mut said = Vec::new();
@@ -113,7 +139,9 @@ async fn http_sees_no_byte_of_a_stream_that_arrives_in_its_middle() {
     let said = String::from_utf8(said).unwrap();
     assert!(!said.contains("taken for HTTP"), "{said}");
     assert!(ended.is_err(), "{ended:?}, {said}");
-    assert_eq!(b.acceptor.stats().migrated(), 1);
+    let stats = b.acceptor.stats();
+    let arrived = (u64::from(!recovers), u64::from(recovers));
+    assert_eq!((stats.migrated(), stats.recovered()), arrived);
 }
 
 #[tokio::test]

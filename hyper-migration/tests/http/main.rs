@@ -19,6 +19,7 @@ mod events;
 mod examples;
 mod grpc;
 mod listeners;
+mod one_way;
 mod requests;
 mod trial;
 mod websocket;

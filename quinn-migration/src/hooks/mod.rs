@@ -4,18 +4,18 @@
 //! does I/O. What it cannot act on it passes through unchanged.
 
 mod attempts;
-mod carrier;
 pub(crate) mod client;
 mod packet;
+mod path_monitor;
 mod peer_ids;
+mod placeholder;
 pub(crate) mod server;
-mod watch;
 
 use std::time::Duration;
 
 use quinn_proto::ConnectionId;
 
-pub(crate) use packet::{Incoming, Outgoing, widen_number};
+pub(crate) use packet::{Arrival, Incoming, Outgoing, widen_packet_number};
 
 use crate::socket::PathId;
 use crate::wire::ParametersError;
@@ -23,15 +23,23 @@ use crate::wire::ParametersError;
 /// One side's state machine for one connection.
 pub(crate) trait Hook: Send + 'static {
     /// A 1-RTT or 0-RTT packet is about to be sealed.
-    fn on_send(&mut self, packet: Outgoing<'_>) -> Effects;
+    fn on_send(&mut self, packet: Outgoing<'_>, effects: &mut Effects);
 
     /// A 1-RTT packet was opened; quinn reads it next.
-    fn on_receive(&mut self, packet: Incoming<'_>) -> Effects;
+    fn on_receive(&mut self, packet: Incoming<'_>, effects: &mut Effects);
 
     /// Paths that are not in use, by which something may come that belongs there.
     fn other_paths(&self) -> Vec<PathId> {
         Vec::new()
     }
+
+    /// The path that the connection is on, when the hook knows.
+    fn path_in_use(&self) -> Option<PathId> {
+        None
+    }
+
+    /// So many datagrams have come by the path in use so far.
+    fn on_traffic(&mut self, _received: u64) {}
 
     /// The peer's transport parameters arrived, or those that were `remembered` with a session ticket (RFC 9000 section
     /// 7.4.1). Answers with the list that quinn is to read.
@@ -42,7 +50,8 @@ pub(crate) trait Hook: Send + 'static {
     ) -> Result<Vec<u8>, ParameterFault>;
 }
 
-/// What has to happen outside of a hook.
+/// What has to happen outside of a hook. A hook adds to it: for almost every packet it stays as it is, and moving it about would
+/// cost more than all the rest.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Effects {
     /// The task that drives this hook has something to do.
@@ -55,8 +64,8 @@ pub(crate) struct Effects {
     pub(crate) hold: Option<(ConnectionId, Duration)>,
     /// They wait no longer.
     pub(crate) release: bool,
-    /// The packet leaves the path that quinn chose its packet number's length for: see [`widen_number`].
-    pub(crate) long_number: bool,
+    /// The packet leaves the path that quinn chose its packet number's length for: see [`widen_packet_number`].
+    pub(crate) force_4_byte_pn: bool,
 }
 
 impl Effects {
@@ -80,7 +89,7 @@ pub(crate) enum ParameterFault {
 const LONGEST_EXCHANGE: Duration = Duration::from_secs(30);
 
 /// How long to wait for an answer before trying again: three round trips and the peer's usual delays.
-pub(crate) fn patience(rtt: Duration) -> Duration {
+pub(crate) fn retry_interval(rtt: Duration) -> Duration {
     const DELAYS: Duration = Duration::from_millis(50);
     const LONGEST: Duration = Duration::from_secs(3);
     rtt.saturating_mul(3).saturating_add(DELAYS).min(LONGEST)

@@ -23,8 +23,16 @@ pub(crate) struct Incoming<'a> {
     pub(crate) number: u64,
     pub(crate) header: &'a [u8],
     pub(crate) payload: &'a mut BytesMut,
+    pub(crate) arrival: Arrival,
+}
+
+/// How a packet came.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Arrival {
     /// The path that it came by, when that is known not to be the one in use.
-    pub(crate) came_by: Option<PathId>,
+    pub(crate) by: Option<PathId>,
+    /// If so: something has come by the path in use that nobody has read yet.
+    pub(crate) unread: bool,
 }
 
 impl Outgoing<'_> {
@@ -34,7 +42,7 @@ impl Outgoing<'_> {
     }
 
     /// Destination connection ID of a 1-RTT packet.
-    pub(crate) fn destination(&self) -> Option<ConnectionId> {
+    pub(crate) fn destination(&self) -> Option<&[u8]> {
         destination(self.header)
     }
 
@@ -64,12 +72,12 @@ impl Outgoing<'_> {
     }
 }
 
-impl Incoming<'_> {
+impl<'a> Incoming<'a> {
     pub(crate) fn is_short(&self) -> bool {
         is_short(self.header)
     }
 
-    pub(crate) fn destination(&self) -> Option<ConnectionId> {
+    pub(crate) fn destination(&self) -> Option<&'a [u8]> {
         destination(self.header)
     }
 }
@@ -98,7 +106,12 @@ const LONGEST_NUMBER: usize = 4;
 ///
 /// quinn takes the shortest number that its own path needs. A packet on another path may arrive long after later
 /// ones, and the receiver could not tell its number any more (RFC 9000 appendix A.3).
-pub(crate) fn widen_number(packet: &mut [u8], header: usize, tag: usize, number: u64) -> usize {
+pub(crate) fn widen_packet_number(
+    packet: &mut [u8],
+    header: usize,
+    tag: usize,
+    number: u64,
+) -> usize {
     widened(packet, header, tag, number).unwrap_or(header)
 }
 
@@ -127,14 +140,14 @@ fn is_short(header: &[u8]) -> bool {
 }
 
 /// Short header: flags, destination connection ID, packet number of 1 to 4 bytes (RFC 9000 section 17.3.1).
-fn destination(header: &[u8]) -> Option<ConnectionId> {
+fn destination(header: &[u8]) -> Option<&[u8]> {
     let (flags, rest) = header.split_first()?;
     if flags & 0x80 != 0 {
         return None;
     }
     let number_length = usize::from(flags & 0x03) + 1;
     let id = rest.get(..rest.len().checked_sub(number_length)?)?;
-    (id.len() <= crate::wire::LONGEST_CONNECTION_ID).then(|| ConnectionId::new(id))
+    (id.len() <= crate::wire::LONGEST_CONNECTION_ID).then_some(id)
 }
 
 #[cfg(test)]
@@ -148,7 +161,7 @@ mod tests {
             let mut header = vec![0x40 | (u8::try_from(number.len()).unwrap() - 1)];
             header.extend_from_slice(&id);
             header.extend_from_slice(&number);
-            prop_assert_eq!(destination(&header), Some(ConnectionId::new(&id)));
+            prop_assert_eq!(destination(&header), Some(&id[..]));
         }
 
         #[test]
@@ -167,15 +180,15 @@ mod tests {
             expected.extend_from_slice(&frames);
             expected.extend(std::iter::repeat_n(0, 6 + length));
             expected.extend_from_slice(&[0xee; 16]);
-            prop_assert_eq!(widen_number(&mut packet, header, 16, number), header + 4 - length);
-            prop_assert_eq!(destination(&packet[..header + 4 - length]), Some(ConnectionId::new(&id)));
+            prop_assert_eq!(widen_packet_number(&mut packet, header, 16, number), header + 4 - length);
+            prop_assert_eq!(destination(&packet[..header + 4 - length]), Some(&id[..]));
             prop_assert_eq!(packet, expected);
         }
 
         #[test]
         fn any_packet_is_widened_without_a_panic(mut packet in prop::collection::vec(any::<u8>(), 0..40), header in 0..50usize, tag in 0..50usize) {
             let before = packet.clone();
-            if widen_number(&mut packet, header, tag, 7) == header && before.first().is_some_and(|first| first & 3 != 3) {
+            if widen_packet_number(&mut packet, header, tag, 7) == header && before.first().is_some_and(|first| first & 3 != 3) {
                 prop_assert_eq!(packet, before);
             }
         }

@@ -17,10 +17,10 @@ use quinn_proto::{ConnectionId, VarInt};
 use self::advert::{Advert, AdvertState};
 use self::arrivals::Arrivals;
 use super::attempts::{Attempts, Step};
-use super::carrier::{Carriers, Found};
 use super::packet::Largest;
 use super::peer_ids::PeerIds;
-use super::{Effects, Hook, Incoming, LONGEST_EXCHANGE, Outgoing, ParameterFault, patience};
+use super::placeholder::{DatagramKind, Placeholders};
+use super::{Effects, Hook, Incoming, LONGEST_EXCHANGE, Outgoing, ParameterFault, retry_interval};
 use crate::stats::ServerCounters;
 use crate::wire::{
     AlternateAddress, Codepoints, Frame, INITIAL_SOURCE_CONNECTION_ID, NewConnectionId, PING_FRAME,
@@ -43,18 +43,20 @@ pub(crate) struct ServerHook {
     counters: Arc<ServerCounters>,
     /// The client sent enable_server_migration.
     negotiated: bool,
-    carriers: Carriers,
+    placeholders: Placeholders,
     /// The client has room for a connection ID that it does not see and one to change its own path with.
     has_room: bool,
+    /// The server's connection IDs have a length.
+    has_ids: bool,
     /// A connection ID that quinn issued and the client has not seen.
-    reserve: Option<NewConnectionId>,
+    spare_cid: Option<NewConnectionId>,
     /// Sequence numbers kept from NEW_CONNECTION_ID, until the client retires them.
     withheld: BTreeSet<VarInt>,
     retire_prior_to: VarInt,
     /// The highest sequence number that was let through. What was let through once is let through again: it may be
     /// the frame that carries a new "retire prior to".
     passed: VarInt,
-    /// Connection IDs that lost their use in reserve: no client can retire what it never saw.
+    /// Connection IDs that were spare and lost their use: no client can retire what it never saw.
     orphans: Vec<VarInt>,
     received: Largest,
     advert: Option<Advert>,
@@ -72,9 +74,10 @@ impl ServerHook {
             codepoints,
             counters,
             negotiated: false,
-            carriers: Carriers::new(),
+            placeholders: Placeholders::new(),
             has_room: false,
-            reserve: None,
+            has_ids: true,
+            spare_cid: None,
             withheld: BTreeSet::new(),
             retire_prior_to: VarInt::default(),
             passed: VarInt::default(),
@@ -86,6 +89,11 @@ impl ServerHook {
             answering: None,
             arrivals: Arrivals::default(),
         }
+    }
+
+    /// The same, of a server whose connection IDs may have no length.
+    pub(crate) fn with_ids(self, has_ids: bool) -> Self {
+        Self { has_ids, ..self }
     }
 
     /// Whether the client has followed an advertisement since the last call.
@@ -113,22 +121,25 @@ impl ServerHook {
         {
             return Err(CannotBegin::Busy);
         }
-        let reserved = self.reserve.take().ok_or(CannotBegin::NoReserve)?;
+        if !self.has_room || !self.has_ids {
+            return Err(CannotBegin::Never);
+        }
+        let cid = self.spare_cid.take().ok_or(CannotBegin::NoSpareCid)?;
         self.counters.advertised.add_one();
-        self.arrivals.on_advertised(reserved.id);
-        let sequence = reserved.sequence;
+        self.arrivals.on_advertised(cid.id);
+        let sequence = cid.sequence;
         let address = AlternateAddress {
             sequence,
             v4,
             v6,
-            id: reserved.id,
-            token: reserved.token.clone(),
+            id: cid.id,
+            token: cid.token.clone(),
         };
         let mut frame = Vec::new();
         address.encode(self.codepoints.frame(), &mut frame);
         let attempts = Attempts::new(SENDS).within(LONGEST_EXCHANGE);
         self.advert = Some(Advert {
-            reserved,
+            cid,
             frame,
             attempts,
             numbers: Vec::new(),
@@ -142,7 +153,7 @@ impl ServerHook {
         let Some(advert) = self
             .advert
             .as_mut()
-            .filter(|advert| advert.reserved.sequence == sequence)
+            .filter(|advert| advert.cid.sequence == sequence)
         else {
             return AdvertStep::Lost;
         };
@@ -153,9 +164,9 @@ impl ServerHook {
                 return AdvertStep::Acknowledged(advert.attempts.sent());
             }
         }
-        match advert.attempts.poll(now, patience(rtt)) {
-            Step::Send => match self.carriers.small() {
-                Some(carrier) => AdvertStep::Send(carrier),
+        match advert.attempts.poll(now, retry_interval(rtt)) {
+            Step::Send => match self.placeholders.small() {
+                Some(placeholder) => AdvertStep::Send(vec![placeholder; advert.attempts.copies()]),
                 None => AdvertStep::Lost,
             },
             Step::Wait(until) => AdvertStep::Wait(until),
@@ -166,13 +177,13 @@ impl ServerHook {
     /// The task that advertised `sequence` is gone. What never left the host is taken back.
     pub(crate) fn end(&mut self, sequence: VarInt) {
         let unfinished = |advert: &mut Advert| {
-            advert.reserved.sequence == sequence && advert.state == AdvertState::Sending
+            advert.cid.sequence == sequence && advert.state == AdvertState::Sending
         };
         let Some(advert) = self.advert.take_if(unfinished) else {
             return;
         };
-        if advert.numbers.is_empty() && self.reserve.is_none() {
-            self.reserve = Some(advert.reserved);
+        if advert.numbers.is_empty() && self.spare_cid.is_none() {
+            self.spare_cid = Some(advert.cid);
         } else {
             // It may still arrive, so its outcome is still of interest.
             self.advert = Some(Advert {
@@ -187,7 +198,7 @@ impl ServerHook {
         let advert = self
             .advert
             .as_ref()
-            .filter(|advert| advert.reserved.sequence == sequence);
+            .filter(|advert| advert.cid.sequence == sequence);
         match advert.map(|advert| advert.state) {
             Some(AdvertState::Moved) => Some(Outcome::Moved),
             Some(AdvertState::Declined | AdvertState::Expired) => Some(Outcome::Declined),
@@ -209,12 +220,12 @@ impl ServerHook {
         let plain = self.has_room
             && new.retire_prior_to <= self.retire_prior_to
             && new.sequence > self.passed;
-        if again || (plain && self.reserve.is_none()) {
+        if again || (plain && self.spare_cid.is_none()) {
             if !overwrite(payload, frame.whole.clone(), PING_FRAME) || again {
                 return false;
             }
             self.withheld.insert(new.sequence);
-            self.reserve = Some(new);
+            self.spare_cid = Some(new);
             return true;
         }
         self.passed = self.passed.max(new.sequence);
@@ -223,7 +234,7 @@ impl ServerHook {
     }
 
     /// Connection IDs below `floor` are on their way out, also those that the client has not seen. The client goes on
-    /// to the lowest one that it knows and never back, so it passes over a reserve that is older than this frame too.
+    /// to the lowest one that it knows and never back, so it passes over a spare one that is older than this frame too.
     fn raise_retirement(&mut self, floor: VarInt) {
         if floor <= self.retire_prior_to {
             return;
@@ -232,38 +243,42 @@ impl ServerHook {
         // Sent again, they do no harm by now: the client retires them at once.
         self.withheld = self.withheld.split_off(&floor);
         self.orphans
-            .extend(self.reserve.take().map(|reserve| reserve.sequence));
+            .extend(self.spare_cid.take().map(|spare| spare.sequence));
         let open = |advert: &&mut Advert| {
-            advert.reserved.sequence < floor && advert.state != AdvertState::Moved
+            advert.cid.sequence < floor && advert.state != AdvertState::Moved
         };
         if let Some(advert) = self.advert.as_mut().filter(open) {
-            advert.state = match advert.state {
+            let state = match advert.state {
                 AdvertState::Sending | AdvertState::Expired => AdvertState::Expired,
                 AdvertState::Acknowledged | AdvertState::Moved | AdvertState::Declined => {
                     AdvertState::Declined
                 }
             };
+            advert.enter(state, &self.counters);
             // quinn stops routing it, so without a probe so far there will be no answer and no move.
             self.orphans
-                .extend((!advert.probed).then_some(advert.reserved.sequence));
+                .extend((!advert.probed).then_some(advert.cid.sequence));
         }
     }
 
-    /// Puts the frame in the place of a carrier, or nothing at all.
+    /// Puts the frame in the place of a placeholder, or nothing at all.
     fn carry(&mut self, number: u64, payload: &mut [u8], frame: &Frame) -> bool {
-        match self.carriers.inspect(payload, frame) {
-            Found::Carrier => {}
-            Found::Unwanted => {
+        match self.placeholders.inspect(payload, frame) {
+            DatagramKind::Placeholder => {}
+            DatagramKind::Unwanted => {
                 tracing::warn!(
                     "application DATAGRAM dropped: the peer does not accept one of this size"
                 );
                 overwrite(payload, frame.whole.clone(), PING_FRAME);
                 return false;
             }
-            Found::Other => return false,
+            DatagramKind::Other => return false,
         }
-        let sending = |advert: &&mut Advert| advert.state == AdvertState::Sending;
-        let Some(advert) = self.advert.as_mut().filter(sending) else {
+        // Of several copies the first one counts.
+        let due = |advert: &&mut Advert| {
+            advert.state == AdvertState::Sending && advert.attempts.is_wanted()
+        };
+        let Some(advert) = self.advert.as_mut().filter(due) else {
             overwrite(payload, frame.whole.clone(), PING_FRAME);
             return false;
         };
@@ -272,7 +287,7 @@ impl ServerHook {
             advert.attempts.on_sent();
         } else {
             overwrite(payload, frame.whole.clone(), PING_FRAME);
-            advert.attempts.on_spoiled();
+            advert.attempts.on_wasted();
         }
         true
     }
@@ -299,8 +314,7 @@ impl ServerHook {
         {
             return false;
         }
-        advert.state = AdvertState::Acknowledged;
-        self.counters.acknowledged.add_one();
+        advert.enter(AdvertState::Acknowledged, &self.counters);
         true
     }
 
@@ -309,15 +323,14 @@ impl ServerHook {
             return false;
         };
         self.withheld.remove(&sequence);
-        self.reserve.take_if(|reserve| reserve.sequence == sequence);
+        self.spare_cid.take_if(|spare| spare.sequence == sequence);
         match self
             .advert
             .as_mut()
-            .filter(|advert| advert.reserved.sequence == sequence)
+            .filter(|advert| advert.cid.sequence == sequence)
         {
             Some(advert) if advert.state != AdvertState::Moved => {
-                advert.state = AdvertState::Declined;
-                self.counters.declined.add_one();
+                advert.enter(AdvertState::Declined, &self.counters);
                 true
             }
             _ => false,
@@ -343,8 +356,7 @@ impl ServerHook {
     fn on_advertised_id(&mut self, probing: bool) -> bool {
         match self.advert.as_mut() {
             Some(advert) if !probing && advert.state != AdvertState::Moved => {
-                advert.state = AdvertState::Moved;
-                self.counters.moved.add_one();
+                advert.enter(AdvertState::Moved, &self.counters);
                 true
             }
             _ => false,
@@ -353,18 +365,17 @@ impl ServerHook {
 }
 
 impl Hook for ServerHook {
-    fn on_send(&mut self, mut packet: Outgoing<'_>) -> Effects {
-        let mut wake = false;
+    fn on_send(&mut self, mut packet: Outgoing<'_>, effects: &mut Effects) {
         if !self.negotiated || !packet.is_short() {
-            return Effects::default();
+            return;
         }
         let (mut at, mut only_response, mut alone) = (0, None, true);
         while let Some(frame) = next_frame(packet.payload, at, self.codepoints.frame()) {
             at = frame.whole.end;
             match frame.kind {
-                kind::NEW_CONNECTION_ID => wake |= self.withhold(packet.payload, &frame),
+                kind::NEW_CONNECTION_ID => effects.wake |= self.withhold(packet.payload, &frame),
                 kind::DATAGRAM | kind::DATAGRAM_WITH_LENGTH => {
-                    wake |= self.carry(packet.number, packet.payload, &frame)
+                    effects.wake |= self.carry(packet.number, packet.payload, &frame)
                 }
                 kind::PATH_RESPONSE => {
                     only_response = Reader::starting_at(packet.payload, frame.body.start).array()
@@ -374,34 +385,33 @@ impl Hook for ServerHook {
             alone &= matches!(frame.kind, kind::PATH_RESPONSE | kind::PADDING);
         }
         let used = packet.destination();
-        if let Some(id) = used.filter(|_| used != self.last_id) {
+        if let Some(id) = used.filter(|_| used != self.last_id.as_deref()) {
+            let id = ConnectionId::new(id);
             self.client_ids.on_used(&id);
-            self.last_id = used;
+            self.last_id = Some(id);
         }
         let only_response = only_response.filter(|_| alone);
         self.unlink_answer(&mut packet, only_response);
-        Effects {
-            wake,
-            // quinn sends an answer alone when it goes off the path in use.
-            long_number: only_response.is_some(),
-            ..Effects::default()
-        }
+        // quinn sends an answer alone when it goes off the path in use.
+        effects.force_4_byte_pn = only_response.is_some();
     }
 
-    fn on_receive(&mut self, packet: Incoming<'_>) -> Effects {
-        let mut wake = false;
+    fn on_receive(&mut self, packet: Incoming<'_>, effects: &mut Effects) {
         if !self.negotiated || !packet.is_short() {
-            return Effects::default();
+            return;
         }
-        let advertised = self.advert.as_ref().map(|advert| advert.reserved.id);
-        let on_new_path = advertised.is_some() && packet.destination() == advertised;
+        let used = packet.destination();
+        let on_new_path = self
+            .advert
+            .as_ref()
+            .is_some_and(|advert| used == Some(&*advert.cid.id));
         let (mut at, mut probing) = (0, true);
         while let Some(frame) = next_frame(packet.payload, at, self.codepoints.frame()) {
             at = frame.whole.end;
             let body = packet.payload.get(frame.body.clone()).unwrap_or_default();
             match frame.kind {
-                kind::ACK | kind::ACK_ECN => wake |= self.on_acknowledgement(body),
-                kind::RETIRE_CONNECTION_ID => wake |= self.on_retirement(body),
+                kind::ACK | kind::ACK_ECN => effects.wake |= self.on_acknowledgement(body),
+                kind::RETIRE_CONNECTION_ID => effects.wake |= self.on_retirement(body),
                 kind::NEW_CONNECTION_ID => self.client_ids.learn_from(body),
                 kind::PATH_CHALLENGE if on_new_path => {
                     let next = self.client_ids.next().map(|new| new.id);
@@ -420,15 +430,11 @@ impl Hook for ServerHook {
         }
         if let Some(advert) = self.advert.as_mut().filter(|_| on_new_path) {
             advert.probed = true;
-            wake |= self.on_advertised_id(probing);
+            effects.wake |= self.on_advertised_id(probing);
         }
         if self.received.is_new(packet.number) && !probing {
-            wake |= self.arrivals.on_packet(packet.destination());
+            effects.wake |= self.arrivals.on_packet(used);
             self.retire_orphans(packet.payload);
-        }
-        Effects {
-            wake,
-            ..Effects::default()
         }
     }
 
@@ -443,7 +449,7 @@ impl Hook for ServerHook {
         // quinn's clients without connection IDs have the smallest limit too, and hide nothing on another path anyway.
         let unnamed = find_parameter(list, INITIAL_SOURCE_CONNECTION_ID)? == Some(&[]);
         self.has_room = unnamed || limit.is_some_and(|limit| limit > SMALLEST_LIMIT);
-        Ok(self.carriers.show(list)?)
+        Ok(self.placeholders.show(list)?)
     }
 }
 

@@ -12,10 +12,14 @@ use super::alternate::Alternate;
 use super::core::Core;
 use crate::error::AdvertiseError;
 use crate::hooks::server::{AdvertStep, CannotBegin, Outcome, ServerHook};
+use crate::migrator::is_crowded;
 use crate::session::Handle;
 
-/// How long an advertisement waits for quinn to issue a connection ID.
-const RESERVE_PATIENCE: Duration = Duration::from_secs(2);
+/// How long an advertisement waits for quinn to issue a connection ID. A client of this crate that has moved holds on to the one
+/// of the path before for 10 s at most.
+const SPARE_CID_PATIENCE: Duration = Duration::from_secs(12);
+/// The same for one of many connections, the next of which may wait for this one.
+const SHORT_SPARE_CID_PATIENCE: Duration = Duration::from_secs(2);
 
 /// How an attempt to move a connection ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,6 +39,17 @@ impl Core {
         connection: &quinn::Connection,
         alternate: Alternate,
     ) -> Result<Advertised, AdvertiseError> {
+        self.advertise_within(SPARE_CID_PATIENCE, connection, alternate)
+            .await
+    }
+
+    /// The same, and waits so long for a connection ID.
+    async fn advertise_within(
+        &self,
+        patience: Duration,
+        connection: &quinn::Connection,
+        alternate: Alternate,
+    ) -> Result<Advertised, AdvertiseError> {
         let alternate = alternate.resolve(&self.socket, connection.local_ip())?;
         let handle = self
             .handles
@@ -44,7 +59,7 @@ impl Core {
         let from = self.client_of(connection).server;
         self.socket.expect(from.0, to.into_iter().flatten());
         let started = Instant::now();
-        let sequence = begin(&handle, connection, alternate).await?;
+        let sequence = begin(&handle, connection, alternate, patience).await?;
         let end = EndOnDrop {
             handle: &handle,
             sequence,
@@ -69,7 +84,8 @@ impl Core {
         patience: Duration,
         told: impl FnOnce(),
     ) -> MoveEnd {
-        let advertised = match self.advertise(connection, alternate).await {
+        let advertising = self.advertise_within(SHORT_SPARE_CID_PATIENCE, connection, alternate);
+        let advertised = match advertising.await {
             Ok(advertised) => advertised,
             Err(AdvertiseError::Closed(_)) => return MoveEnd::Gone,
             Err(AdvertiseError::Busy | AdvertiseError::NotAcknowledged) => {
@@ -89,14 +105,15 @@ impl Core {
     }
 }
 
-/// Waits for a connection ID in reserve: quinn issues them right after the handshake, and again when the client has
+/// Waits for a spare connection ID: quinn issues them right after the handshake, and again when the client has
 /// retired one.
 async fn begin(
     handle: &Handle<ServerHook>,
     connection: &quinn::Connection,
     alternate: Alternate,
+    patience: Duration,
 ) -> Result<VarInt, AdvertiseError> {
-    let deadline = tokio::time::Instant::now() + RESERVE_PATIENCE;
+    let deadline = tokio::time::Instant::now() + patience;
     let mut wakes = handle.wakes();
     loop {
         wakes.mark_unchanged();
@@ -104,7 +121,8 @@ async fn begin(
             Ok(sequence) => return Ok(sequence),
             Err(CannotBegin::NotNegotiated) => return Err(AdvertiseError::NotNegotiated),
             Err(CannotBegin::Busy) => return Err(AdvertiseError::Busy),
-            Err(CannotBegin::NoReserve) => {}
+            Err(CannotBegin::Never) => return Err(AdvertiseError::NoConnectionId),
+            Err(CannotBegin::NoSpareCid) => {}
         }
         tokio::select! {
             error = connection.closed() => return Err(error.into()),
@@ -115,7 +133,7 @@ async fn begin(
     }
 }
 
-/// Queues carriers as the hook asks for them. Answers with the number of packets that it took.
+/// Queues placeholders as the hook asks for them. Answers with the number of packets that it took.
 async fn deliver(
     handle: &Handle<ServerHook>,
     connection: &quinn::Connection,
@@ -126,7 +144,16 @@ async fn deliver(
         wakes.mark_unchanged();
         let rtt = connection.rtt();
         match handle.with_hook(|hook| hook.poll(sequence, Instant::now(), rtt)) {
-            AdvertStep::Send(carrier) => queue(connection, carrier)?,
+            AdvertStep::Send(placeholders) => {
+                let copies = if is_crowded(connection) {
+                    placeholders.len()
+                } else {
+                    1
+                };
+                for placeholder in placeholders.into_iter().take(copies) {
+                    queue(connection, placeholder)?;
+                }
+            }
             AdvertStep::Acknowledged(packets) => return Ok(packets),
             AdvertStep::Lost => return Err(AdvertiseError::NotAcknowledged),
             AdvertStep::Wait(until) => tokio::select! {
@@ -137,9 +164,9 @@ async fn deliver(
     }
 }
 
-fn queue(connection: &quinn::Connection, carrier: bytes::Bytes) -> Result<(), AdvertiseError> {
+fn queue(connection: &quinn::Connection, placeholder: bytes::Bytes) -> Result<(), AdvertiseError> {
     // In a full buffer it takes the place of the application's oldest datagram, which may be lost at any time.
-    match connection.send_datagram(carrier) {
+    match connection.send_datagram(placeholder) {
         Ok(()) => Ok(()),
         Err(SendDatagramError::ConnectionLost(error)) => Err(error.into()),
         Err(

@@ -62,6 +62,8 @@ impl Registry {
         }
         book.come(id, &connection, on);
         book.attached.insert(id, Attached { connection, on });
+        #[cfg(feature = "metrics")]
+        metrics::gauge!(crate::metrics::ATTACHED.name).increment(1.0);
         true
     }
 
@@ -82,6 +84,8 @@ impl Registry {
         let mut book = self.book.lock();
         let removed = book.attached.remove(&id);
         if let Some(attached) = &removed {
+            #[cfg(feature = "metrics")]
+            metrics::gauge!(crate::metrics::ATTACHED.name).decrement(1.0);
             book.leave(id, attached.on);
         }
         // The last handle of a connection closes it, which is not for under this lock.

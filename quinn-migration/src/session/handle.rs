@@ -86,10 +86,11 @@ impl<H: Hook> Handle<H> {
 
     /// Runs a hook on a packet and does what it asks for. Answers whether the packet is to have a long number, which
     /// is the caller's part.
-    pub(super) fn apply(&self, work: impl FnOnce(&mut H) -> Effects) -> bool {
-        let effects = self.with_hook(work);
+    pub(super) fn apply(&self, work: impl FnOnce(&mut H, &mut Effects)) -> bool {
+        let mut effects = Effects::default();
+        self.with_hook(|hook| work(hook, &mut effects));
         if effects.is_nothing() {
-            return effects.long_number;
+            return effects.force_4_byte_pn;
         }
         if let Some(routes) = &self.0.routes {
             let new = [effects.route, effects.probe_route];
@@ -108,7 +109,7 @@ impl<H: Hook> Handle<H> {
             self.watch_other_paths();
             self.wake();
         }
-        effects.long_number
+        effects.force_4_byte_pn
     }
 
     /// Unique in the process.
@@ -126,6 +127,17 @@ impl<H: Hook> Handle<H> {
     /// The path that the packet with this AEAD tag came by, when that is not the one in use.
     pub(super) fn came_by(&self, tag: &Tag) -> Option<PathId> {
         self.0.routes.as_ref()?.came_by(tag)
+    }
+
+    /// Tells the hook how much has come by the path in use. Answers whether more of it waits in the socket.
+    pub(super) fn has_unread(&self) -> bool {
+        let path = self.with_hook(|hook| hook.path_in_use());
+        let Some((path, routes)) = path.zip(self.0.routes.as_ref()) else {
+            return false;
+        };
+        let received = routes.traffic(path).received;
+        self.with_hook(|hook| hook.on_traffic(received));
+        routes.has_unread(path)
     }
 
     pub(crate) fn routes(&self) -> Option<&Routes> {

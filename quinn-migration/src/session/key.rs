@@ -6,7 +6,7 @@ use bytes::BytesMut;
 use quinn_proto::crypto::{CryptoError, PacketKey};
 
 use super::Handle;
-use crate::hooks::{Hook, Incoming, Outgoing, widen_number};
+use crate::hooks::{Arrival, Hook, Incoming, Outgoing, widen_packet_number};
 
 pub(super) struct HookedKey<H> {
     /// quinn implements its own trait for this type.
@@ -33,16 +33,17 @@ impl<H: Hook> HookedKey<H> {
         else {
             return header_length;
         };
-        let long_number = self.handle.apply(|hook| {
-            hook.on_send(Outgoing {
-                number,
-                header,
-                payload,
-                tag,
-            })
-        });
-        if long_number {
-            widen_number(packet, header_length, tag, number)
+        let outgoing = Outgoing {
+            number,
+            header,
+            payload,
+            tag,
+        };
+        let force_4_byte_pn = self
+            .handle
+            .apply(|hook, effects| hook.on_send(outgoing, effects));
+        if force_4_byte_pn {
+            widen_packet_number(packet, header_length, tag, number)
         } else {
             header_length
         }
@@ -61,18 +62,19 @@ impl<H: Hook> PacketKey for HookedKey<H> {
         header: &[u8],
         payload: &mut BytesMut,
     ) -> Result<(), CryptoError> {
-        let came_by = payload
+        let by = payload
             .last_chunk()
             .and_then(|tag| self.handle.came_by(tag));
         PacketKey::decrypt(&self.key, number, header, payload)?;
-        self.handle.apply(|hook| {
-            hook.on_receive(Incoming {
-                number,
-                header,
-                payload,
-                came_by,
-            })
-        });
+        let unread = by.is_some() && self.handle.has_unread();
+        let incoming = Incoming {
+            number,
+            header,
+            payload,
+            arrival: Arrival { by, unread },
+        };
+        self.handle
+            .apply(|hook, effects| hook.on_receive(incoming, effects));
         Ok(())
     }
 

@@ -78,10 +78,10 @@ impl crypto::ServerConfig for ServerCrypto {
             .ok()
             .flatten();
         let id = id.filter(|id| id.len() <= LONGEST_CONNECTION_ID);
-        let resident = self
-            .homes
-            .session(ConnectionId::new(id.unwrap_or_default()));
+        let id = ConnectionId::new(id.unwrap_or_default());
         let hook = ServerHook::new(self.codepoints, Arc::clone(&self.counters));
+        let hook = hook.with_ids(!id.is_empty());
+        let resident = self.homes.session(id);
         let tls = ServerConnection::new(Arc::clone(&self.tls), version, list).inspect_err(
             |error| tracing::error!(%error, "rustls refused the server configuration"),
         );

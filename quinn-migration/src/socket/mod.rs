@@ -2,7 +2,6 @@
 //!
 //! Never reads a packet beyond its destination connection ID, and never blocks.
 
-mod alias;
 mod batch;
 mod came_by;
 mod client;
@@ -10,6 +9,7 @@ mod hold;
 mod home;
 mod opener;
 mod path_socket;
+mod path_tag;
 mod pool;
 mod router;
 mod server;

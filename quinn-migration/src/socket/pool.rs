@@ -67,12 +67,16 @@ impl AddressRange {
         Self(Kind::List(addresses.into_iter().collect()))
     }
 
-    /// Whether all addresses are of this one's family.
-    pub(super) fn is_of_family(&self, of: IpAddr) -> bool {
-        let same = |address: &IpAddr| address.is_ipv4() == of.is_ipv4();
+    /// Whether it is of IPv4 addresses; `None` when it is of both families, or of none.
+    pub(super) fn is_ipv4(&self) -> Option<bool> {
         match &self.0 {
-            Kind::List(addresses) => addresses.iter().all(same),
-            Kind::Prefix(address, _) => same(address),
+            Kind::List(addresses) => {
+                let (first, rest) = addresses.split_first()?;
+                let v4 = first.is_ipv4();
+                let same = rest.iter().all(|address| address.is_ipv4() == v4);
+                same.then_some(v4)
+            }
+            Kind::Prefix(address, _) => Some(address.is_ipv4()),
         }
     }
 }
@@ -91,9 +95,10 @@ impl FromStr for AddressRange {
 /// A range that a server draws from.
 #[derive(Debug)]
 pub(crate) struct Pool {
-    /// The socket that all of it shares.
+    /// The socket that all of it shares, and other ranges may.
     pub(super) socket: PathId,
     pub(super) local: SocketAddr,
+    v4: bool,
     source: Mutex<Source>,
 }
 
@@ -110,13 +115,14 @@ impl Pool {
         Self {
             socket,
             local,
+            v4: range.is_ipv4().unwrap_or(local.is_ipv4()),
             source: Mutex::new(Source::of(range)),
         }
     }
 
     /// Whether clients of this family can use it.
     pub(crate) fn is_ipv4(&self) -> bool {
-        self.local.is_ipv4()
+        self.v4
     }
 
     pub(super) fn draw(&self, taken: impl Fn(IpAddr) -> bool) -> Option<IpAddr> {

@@ -399,6 +399,11 @@ impl Routes {
         self.router.traffic(path)
     }
 
+    /// Whether the path's socket has something that was not read, as far as its signals tell.
+    pub(crate) fn has_unread(&self, path: PathId) -> bool {
+        self.router.sockets.has_unread(path)
+    }
+
     /// Packets on these paths are to be told from others, and on no more.
     pub(crate) fn watch(&self, paths: Vec<PathId>) {
         let mut own = self.own.lock();

@@ -13,9 +13,9 @@ use parking_lot::Mutex;
 use quinn::udp::{RecvMeta, Transmit};
 use quinn::{AsyncUdpSocket, UdpPoller};
 
-use super::alias::{HIGHEST, alias, unalias};
 use super::home::{Homes, is_long};
 use super::opener::{Opened, Opener};
+use super::path_tag::{HIGHEST, tag_path, untag_path};
 use super::pool::{AddressRange, Pool};
 use super::set::SocketSet;
 use super::shared::{Arrival, Shared};
@@ -110,22 +110,29 @@ impl ServerSocket {
         !first.is_unspecified() && first != ip && !self.sockets.has_ip(ip)
     }
 
-    /// Receives for a range of addresses, none of which is served until it is drawn. `None` when every number is in use.
-    pub(crate) fn add_pool(
+    /// Receives for ranges of addresses, none of which is served until it is drawn. A pool for each; `None` when every number
+    /// is in use.
+    pub(crate) fn add_pools(
         &self,
         socket: UdpSocket,
-        range: &AddressRange,
-    ) -> io::Result<Option<Arc<Pool>>> {
+        ranges: &[AddressRange],
+    ) -> io::Result<Option<Vec<Arc<Pool>>>> {
         let local = socket.local_addr()?;
-        if !range.is_of_family(local.ip()) {
+        let both = local.is_ipv6() && !socket2::SockRef::from(&socket).only_v6()?;
+        let takes = |v4: bool| both || v4 == local.is_ipv4();
+        let mut families = ranges.iter().map(AddressRange::is_ipv4);
+        if ranges.is_empty() || !families.all(|v4| v4.is_some_and(takes)) {
             return Err(io::ErrorKind::AddrNotAvailable.into());
         }
-        answer_from_any_address(&socket)?;
+        answer_from_any_address(&socket, both)?;
         let (socket, direct) = self.opener.open(socket)?;
         Ok(self.numbered(|id| {
-            self.shared.add_socket(id);
+            let pools = ranges.iter();
+            let pools = pools.map(|range| Arc::new(Pool::new(range, id, local)));
+            let pools: Vec<_> = pools.collect();
+            pools.iter().for_each(|pool| self.shared.add_pool(pool));
             self.sockets.insert(id, socket, direct);
-            Arc::new(Pool::new(range, id, local))
+            pools
         }))
     }
 
@@ -138,11 +145,16 @@ impl ServerSocket {
         })?
     }
 
-    /// Closes the pool's socket. Answers `false` when that was done before.
+    /// Removes a pool, and closes its socket when it was the last one there. Answers `false` when that was done before.
     pub(crate) fn remove_pool(&self, pool: &Pool) -> bool {
-        let gone = self.shared.remove_socket(pool.socket);
+        let Some((gone, last)) = self.shared.remove_pool(pool) else {
+            return false;
+        };
         gone.iter().for_each(|served| self.homes.remove(served.id));
-        self.sockets.remove(pool.socket)
+        if last {
+            self.sockets.remove(pool.socket);
+        }
+        true
     }
 
     pub(crate) fn remove(&self, id: PathId) -> bool {
@@ -212,7 +224,7 @@ impl ServerSocket {
     /// The client behind a remote address that quinn shows for a connection that began at the local address `local`, and
     /// the server address that it is on.
     pub(crate) fn client(&self, shown: SocketAddr, local: Option<IpAddr>) -> (SocketAddr, PathId) {
-        let (client, on) = unalias(shown);
+        let (client, on) = untag_path(shown);
         let home = self.homes.at(local);
         let at_home = home.filter(|home| self.homes.is_home((shown, *home)));
         (canonical(client), on.or(at_home).unwrap_or(PathId::FIRST))
@@ -251,7 +263,7 @@ impl ServerSocket {
         if plain || is_long(packet) {
             client
         } else {
-            alias(client, at)
+            tag_path(client, at)
         }
     }
 }
@@ -262,12 +274,12 @@ impl AsyncUdpSocket for ServerSocket {
     }
 
     fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
-        let (client, moved_to) = unalias(transmit.destination);
+        let (client, moved_to) = untag_path(transmit.destination);
         let home = self.homes.at(transmit.src_ip);
         let id = moved_to.unwrap_or_else(|| self.departure(transmit, home));
         if let Some(served) = self.shared.get(id) {
             let part = Transmit {
-                destination: client,
+                destination: served.destination(client),
                 src_ip: Some(served.ip),
                 ..transmit.clone()
             };
@@ -303,6 +315,7 @@ impl AsyncUdpSocket for ServerSocket {
                 Arrival::Socket => socket,
                 Arrival::Address(served) => {
                     served.on_received(datagrams(one.len, one.stride));
+                    one.addr = canonical(one.addr);
                     served.id
                 }
                 Arrival::Nowhere => {
@@ -339,17 +352,20 @@ impl AsyncUdpSocket for ServerSocket {
 
 /// An address of a pool need not be one of an interface: it may only be routed to this host.
 #[cfg(target_os = "linux")]
-fn answer_from_any_address(socket: &UdpSocket) -> io::Result<()> {
-    let local = socket.local_addr()?;
+fn answer_from_any_address(socket: &UdpSocket, both_families: bool) -> io::Result<()> {
+    let v4 = socket.local_addr()?.is_ipv4();
     let socket = socket2::SockRef::from(socket);
-    match local {
-        SocketAddr::V4(_) => socket.set_freebind_v4(true),
-        SocketAddr::V6(_) => socket.set_freebind_v6(true),
+    if v4 || both_families {
+        socket.set_freebind_v4(true)?;
     }
+    if !v4 {
+        socket.set_freebind_v6(true)?;
+    }
+    Ok(())
 }
 
 #[cfg(not(target_os = "linux"))]
-fn answer_from_any_address(_: &UdpSocket) -> io::Result<()> {
+fn answer_from_any_address(_: &UdpSocket, _: bool) -> io::Result<()> {
     Ok(())
 }
 
@@ -362,10 +378,9 @@ mod tests {
         let bind = |address: &str| UdpSocket::bind(address).unwrap();
         let first = bind("127.0.0.2:0");
         let socket = ServerSocket::new(first, Opener::default(), Arc::default()).unwrap();
-        let pool = socket
-            .add_pool(bind("0.0.0.0:0"), &"127.90.0.0/16".parse().unwrap())
-            .unwrap()
-            .unwrap();
+        let range = "127.90.0.0/16".parse().unwrap();
+        let pools = socket.add_pools(bind("0.0.0.0:0"), &[range]);
+        let pool = pools.unwrap().unwrap().remove(0);
         let added = socket.add(bind("127.0.0.3:0")).unwrap().unwrap();
         assert_eq!((pool.socket, added), (PathId(1), PathId(2)));
         *socket.last.lock() = HIGHEST - 1;

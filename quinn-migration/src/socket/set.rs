@@ -50,7 +50,8 @@ pub(super) struct Member {
     socket: Socket,
     /// The same, when it can be read without a signal.
     direct: Option<Arc<TokioSocket>>,
-    waker: Arc<MemberWaker>,
+    /// Queues the member and wakes the endpoint.
+    waker: Waker,
     sent: AtomicU64,
     received: AtomicU64,
     /// Errors in a row at receiving.
@@ -158,14 +159,14 @@ impl SocketSet {
     }
 
     fn put(&self, id: PathId, socket: Socket, direct: Option<Arc<TokioSocket>>, before: Traffic) {
-        let waker = Arc::new(MemberWaker {
+        let waker = Waker::from(Arc::new(MemberWaker {
             id,
             ready: Arc::clone(&self.ready),
-        });
+        }));
         let member = Member {
             socket,
             direct,
-            waker: Arc::clone(&waker),
+            waker: waker.clone(),
             sent: AtomicU64::new(before.sent),
             received: AtomicU64::new(before.received),
             errors: AtomicU64::new(0),
@@ -257,6 +258,11 @@ impl SocketSet {
         })
     }
 
+    /// Whether the socket has signalled something that was not read, or may have more of what was.
+    pub(super) fn has_unread(&self, id: PathId) -> bool {
+        self.ready.is_queued(id)
+    }
+
     fn member(&self, id: PathId) -> Option<Arc<Member>> {
         self.members.read().get(&id).map(Arc::clone)
     }
@@ -315,10 +321,9 @@ impl SocketSet {
             let Some(member) = self.member(id) else {
                 continue;
             };
-            let waker = Waker::from(Arc::clone(&member.waker));
             match member
                 .socket
-                .poll_recv(&mut Context::from_waker(&waker), buffers, meta)
+                .poll_recv(&mut Context::from_waker(&member.waker), buffers, meta)
             {
                 Poll::Pending => {}
                 Poll::Ready(Ok(count)) => {

@@ -25,8 +25,14 @@ pub(super) struct Shared {
 #[derive(Debug, Default)]
 struct Table {
     by_id: HashMap<PathId, Arc<Served>>,
-    /// For each shared socket.
-    by_ip: HashMap<PathId, HashMap<IpAddr, Arc<Served>>>,
+    by_socket: HashMap<PathId, OfSocket>,
+}
+
+/// What a socket is shared by.
+#[derive(Debug, Default)]
+struct OfSocket {
+    pools: Vec<Arc<Pool>>,
+    by_ip: HashMap<IpAddr, Arc<Served>>,
 }
 
 /// One address.
@@ -53,6 +59,16 @@ impl Served {
         SocketAddr::new(self.ip, self.pool.local.port())
     }
 
+    /// The client's address in the form that the socket takes.
+    pub(super) fn destination(&self, client: SocketAddr) -> SocketAddr {
+        match (client, self.pool.local) {
+            (SocketAddr::V4(v4), SocketAddr::V6(_)) => {
+                SocketAddr::new(v4.ip().to_ipv6_mapped().into(), v4.port())
+            }
+            _ => client,
+        }
+    }
+
     pub(super) fn on_sent(&self, datagrams: u64) {
         self.sent.fetch_add(datagrams, Ordering::Relaxed);
     }
@@ -70,28 +86,43 @@ impl Served {
 }
 
 impl Shared {
-    pub(super) fn add_socket(&self, socket: PathId) {
-        self.table.write().by_ip.entry(socket).or_default();
+    pub(super) fn add_pool(&self, pool: &Arc<Pool>) {
+        let mut table = self.table.write();
+        let of_socket = table.by_socket.entry(pool.socket).or_default();
+        of_socket.pools.push(Arc::clone(pool));
         self.any.store(true, Ordering::Release);
     }
 
-    /// Answers with the addresses that are gone with it.
-    pub(super) fn remove_socket(&self, socket: PathId) -> Vec<Arc<Served>> {
+    /// Answers with the addresses that are gone with it, and whether its socket serves no other; `None` when it was removed
+    /// before.
+    pub(super) fn remove_pool(&self, pool: &Pool) -> Option<(Vec<Arc<Served>>, bool)> {
         let mut table = self.table.write();
-        let gone = table.by_ip.remove(&socket).unwrap_or_default();
-        let gone: Vec<_> = gone.into_values().collect();
+        let of_socket = table.by_socket.get_mut(&pool.socket)?;
+        let before = of_socket.pools.len();
+        let is_it = |other: &Arc<Pool>| std::ptr::eq(Arc::as_ptr(other), pool);
+        of_socket.pools.retain(|other| !is_it(other));
+        if of_socket.pools.len() == before {
+            return None;
+        }
+        let gone = of_socket.by_ip.extract_if(|_, served| is_it(&served.pool));
+        let gone: Vec<_> = gone.map(|(_, served)| served).collect();
+        let last = of_socket.pools.is_empty();
+        if last {
+            table.by_socket.remove(&pool.socket);
+        }
         gone.iter().for_each(|served| {
             table.by_id.remove(&served.id);
         });
-        gone
+        Some((gone, last))
     }
 
     /// Serves another address of the pool's. `None` when all are in use, or the pool is gone.
     pub(super) fn draw(&self, id: PathId, pool: &Arc<Pool>) -> Option<IpAddr> {
         let mut table = self.table.write();
-        let Table { by_id, by_ip } = &mut *table;
-        let of_socket = by_ip.get_mut(&pool.socket)?;
-        let ip = pool.draw(|ip| of_socket.contains_key(&ip))?;
+        let Table { by_id, by_socket } = &mut *table;
+        let OfSocket { pools, by_ip } = by_socket.get_mut(&pool.socket)?;
+        pools.iter().find(|known| Arc::ptr_eq(known, pool))?;
+        let ip = pool.draw(|ip| by_ip.contains_key(&ip))?;
         let served = Arc::new(Served {
             id,
             ip,
@@ -99,7 +130,7 @@ impl Shared {
             sent: AtomicU64::new(0),
             received: AtomicU64::new(0),
         });
-        of_socket.insert(ip, Arc::clone(&served));
+        by_ip.insert(ip, Arc::clone(&served));
         by_id.insert(id, served);
         Some(ip)
     }
@@ -109,8 +140,8 @@ impl Shared {
         let Some(served) = table.by_id.remove(&id) else {
             return false;
         };
-        if let Some(of_socket) = table.by_ip.get_mut(&served.pool.socket) {
-            of_socket.remove(&served.ip);
+        if let Some(of_socket) = table.by_socket.get_mut(&served.pool.socket) {
+            of_socket.by_ip.remove(&served.ip);
         }
         served.pool.give_back(served.ip);
         true
@@ -129,13 +160,14 @@ impl Shared {
 
     /// Sockets that are shared.
     pub(super) fn sockets(&self) -> usize {
-        self.table.read().by_ip.len()
+        self.table.read().by_socket.len()
     }
 
     /// The socket of an address of this table.
     pub(super) fn socket_of(&self, address: SocketAddr) -> Option<PathId> {
         let table = self.table.read();
-        let mut found = table.by_ip.values().filter_map(|of| of.get(&address.ip()));
+        let sockets = table.by_socket.values();
+        let mut found = sockets.filter_map(|of| of.by_ip.get(&address.ip()));
         let found = found.find(|served| served.address() == address);
         found.map(|served| served.pool.socket)
     }
@@ -146,10 +178,10 @@ impl Shared {
             return Arrival::Socket;
         }
         let table = self.table.read();
-        let Some(of_socket) = table.by_ip.get(&socket) else {
+        let Some(of_socket) = table.by_socket.get(&socket) else {
             return Arrival::Socket;
         };
-        let served = to.and_then(|ip| of_socket.get(&ip.to_canonical()));
+        let served = to.and_then(|ip| of_socket.by_ip.get(&ip.to_canonical()));
         if served.is_none() {
             self.strays.fetch_add(1, Ordering::Relaxed);
         }

@@ -20,6 +20,18 @@ pub struct Frame {
 }
 
 impl Frame {
+    /// Whether a packet with this frame is acknowledged (RFC 9000 section 13.2.1, RFC 9002 section 2).
+    pub(crate) fn is_ack_eliciting(&self) -> bool {
+        !matches!(
+            self.kind,
+            kind::PADDING
+                | kind::ACK
+                | kind::ACK_ECN
+                | kind::CONNECTION_CLOSE
+                | kind::APPLICATION_CLOSE
+        )
+    }
+
     /// Whether this is a STREAM or DATAGRAM frame.
     pub(crate) fn is_application_data(&self) -> bool {
         matches!(

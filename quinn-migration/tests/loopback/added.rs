@@ -64,15 +64,8 @@ async fn a_connection_begins_at_an_added_address_after_a_retry_and_moves_everywh
             echo(&ours, &theirs).await;
             assert_eq!(server.inner.client_of(&theirs).server, server.id(index));
         }
-        let (ours, theirs) = with_retry(&client, &server, 2).await;
-        let migrator = client.attach(&ours, tireless()).unwrap();
-        let mut world = World {
-            server,
-            client,
-            ours,
-            theirs,
-            migrator,
-        };
+        let ends = with_retry(&client, &server, 2).await;
+        let mut world = World::of(server, client, ends, tireless());
         let transfer = Transfer::start(&world.ours, &world.theirs).await;
         for index in [1, 0, 2, 0, 1] {
             let mut to = world.server.address(index);

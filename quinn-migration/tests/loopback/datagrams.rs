@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use quinn::Connection;
 use quinn_migration::{Alternate, Event, Outcome};
@@ -47,8 +47,7 @@ async fn drain(at: Connection, stop: Arc<AtomicBool>) -> u64 {
 async fn moves_under_load(waits: bool) {
     let identity = Identity::new();
     let server = Server::on(&identity, &["127.0.0.2:0", "127.0.0.3:0"]);
-    let one = Relay::start("127.0.1.2:0", server.address(0), DELAY).await;
-    let other = Relay::start("127.0.1.3:0", server.address(1), DELAY).await;
+    let [one, other] = Relay::pair(&server, [DELAY; 2]).await;
     one.limit(RATE);
     other.limit(RATE);
     let mut world = World::between(server, client(&identity), one.address).await;
@@ -67,20 +66,13 @@ async fn moves_under_load(waits: bool) {
             world.ours.datagram_send_buffer_space() < 8 * SIZE
         })
         .await;
-        let start = Instant::now();
         let advertised = world.advertise(Alternate::forwarded(to)).await.unwrap();
-        let told = start.elapsed();
         let event = settled(&mut world.migrator).await;
         assert!(
             matches!(event, Event::Migrated { to: reached, .. } if reached == to),
             "{event:?}"
         );
         assert_eq!(within(advertised.outcome()).await.unwrap(), Outcome::Moved);
-        let moved = start.elapsed();
-        assert!(
-            moved < Duration::from_secs(20),
-            "told after {told:?}, moved after {moved:?}"
-        );
     }
     stop.store(true, Ordering::SeqCst);
     while let Some(ended) = within(tasks.join_next()).await {

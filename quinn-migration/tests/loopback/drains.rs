@@ -4,12 +4,12 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use quinn::Connection;
-use quinn::crypto::rustls::QuicClientConfig;
 use quinn_migration::{
     AddressId, AttachError, Attachment, DrainOutcome, DrainPlan, Migrator, Outcome, Policy,
     ServerEvent,
 };
 
+use crate::support::stock::stock_client;
 use crate::support::{Identity, Server, World, client, connect, echo, tireless, until, within};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -165,10 +165,7 @@ async fn a_drain_tells_what_became_of_each_connection() {
 async fn a_client_that_does_not_know_the_draft_is_not_movable() {
     let identity = Identity::new();
     let server = Server::on(&identity, &["127.0.0.2:0", "127.0.0.3:0"]);
-    let crypto = QuicClientConfig::try_from(identity.client_tls()).unwrap();
-    let mut endpoint = quinn::Endpoint::client("0.0.0.0:0".parse().unwrap()).unwrap();
-    let config = quinn::ClientConfig::new(std::sync::Arc::new(crypto));
-    endpoint.set_default_client_config(config);
+    let endpoint = stock_client(&identity);
     let (ours, theirs) = connect(&endpoint, &server, server.address(0)).await;
     let _attachment = server.inner.attach(&theirs).unwrap();
     let plan = DrainPlan::to([(server.id(1), 1)])

@@ -23,15 +23,8 @@ async fn with_policy(addresses: &[&str], policy: Policy) -> World {
     let identity = Identity::new();
     let server = Server::on(&identity, addresses);
     let client = client(&identity);
-    let (ours, theirs) = connect(client.endpoint(), &server, server.address(0)).await;
-    let migrator = client.attach(&ours, policy).unwrap();
-    World {
-        server,
-        client,
-        ours,
-        theirs,
-        migrator,
-    }
+    let ends = connect(client.endpoint(), &server, server.address(0)).await;
+    World::of(server, client, ends, policy)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -6,11 +6,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use quinn::crypto::rustls::{HandshakeData, QuicClientConfig, QuicServerConfig};
+use quinn::crypto::rustls::{HandshakeData, QuicServerConfig};
 use quinn::{Connection, Endpoint};
 use quinn_migration::{AdvertiseError, Alternate, Event, MigrationClient, Policy};
 
 use crate::support::relay::Relay;
+use crate::support::stock::{self, stock_client};
 use crate::support::transfer::Transfer;
 use crate::support::{
     ALPN, Identity, Server, World, accept, bind, client, connect, echo, settled, tireless, until,
@@ -22,23 +23,7 @@ fn stock_server(identity: &Identity) -> Endpoint {
 }
 
 fn stock_server_with(identity: &Identity, transport: quinn::TransportConfig) -> Endpoint {
-    let crypto = QuicServerConfig::try_from(identity.server_tls()).unwrap();
-    let mut config = quinn::ServerConfig::with_crypto(Arc::new(crypto));
-    config.transport_config(Arc::new(transport));
-    Endpoint::new(
-        Default::default(),
-        Some(config),
-        bind("127.0.0.2:0"),
-        Arc::new(quinn::TokioRuntime),
-    )
-    .unwrap()
-}
-
-fn stock_client(identity: &Identity) -> Endpoint {
-    let mut endpoint = Endpoint::client("0.0.0.0:0".parse().unwrap()).unwrap();
-    let crypto = QuicClientConfig::try_from(identity.client_tls()).unwrap();
-    endpoint.set_default_client_config(quinn::ClientConfig::new(Arc::new(crypto)));
-    endpoint
+    stock::stock_server(identity, transport, Arc::new(quinn::TokioRuntime))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -157,15 +142,7 @@ async fn a_connection_made_after_a_retry_moves() {
         second.await.unwrap()
     };
     let (ours, theirs) = within(async { tokio::join!(connecting, accepting) }).await;
-    let ours = ours.unwrap();
-    let migrator = client.attach(&ours, tireless()).unwrap();
-    let mut world = World {
-        server,
-        client,
-        ours,
-        theirs,
-        migrator,
-    };
+    let mut world = World::of(server, client, (ours.unwrap(), theirs), tireless());
     let to = world.server.address(1);
     world.move_to(to).await;
     world.echo().await;
@@ -202,15 +179,8 @@ async fn a_resumed_connection_sends_early_data_and_moves() {
     let mut received = within(theirs.accept_uni()).await.unwrap();
     assert_eq!(within(received.read_to_end(64)).await.unwrap(), b"early");
     assert!(within(accepted).await, "early data was rejected");
-    let migrator = world.client.attach(&ours, tireless()).unwrap();
     let World { server, client, .. } = world;
-    world = World {
-        server,
-        client,
-        ours,
-        theirs,
-        migrator,
-    };
+    world = World::of(server, client, (ours, theirs), tireless());
     let to = world.server.address(1);
     world.move_to(to).await;
     world.echo().await;
@@ -229,7 +199,7 @@ async fn application_datagrams_arrive_unchanged_around_a_move() {
             world.move_to(to).await;
         }
     }
-    // Nothing else arrived: no carrier was taken for a datagram.
+    // Nothing else arrived: no placeholder was taken for a datagram.
     world.ours.send_datagram(b"last"[..].into()).unwrap();
     assert_eq!(
         within(world.theirs.read_datagram()).await.unwrap(),

@@ -15,6 +15,7 @@
 mod added;
 mod adversary;
 mod capture;
+mod challenged;
 mod datagrams;
 mod drains;
 mod families;
@@ -23,6 +24,8 @@ mod identifiers;
 mod interop;
 mod lifecycle;
 mod masque;
+#[cfg(feature = "metrics")]
+mod measured;
 mod moving;
 mod opened;
 mod paths;
@@ -30,4 +33,5 @@ mod rebinding;
 mod recovery;
 mod rotation;
 mod segmentation;
+mod slow_lines;
 mod support;

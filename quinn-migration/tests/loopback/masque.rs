@@ -10,7 +10,9 @@ use quinn_migration::{Alternate, Event, Outcome, PerPathCongestion};
 use tokio::task::JoinHandle;
 
 use crate::support::relay::Relay;
-use crate::support::{Identity, Server, World, client, settled, tireless, until, within};
+use crate::support::{
+    Identity, Server, World, client, connect_with, settled, tireless, until, within,
+};
 
 const RATE: u32 = 20_000_000;
 const DELAY: Duration = Duration::from_millis(10);
@@ -84,27 +86,13 @@ async fn tunnel() -> (World, [Relay; 2]) {
     let mut config = server.inner.server_config();
     config.transport_config(transport());
     server.inner.endpoint().set_server_config(Some(config));
-    let relays = [
-        Relay::start("127.0.1.2:0", server.address(0), DELAY).await,
-        Relay::start("127.0.1.3:0", server.address(1), DELAY).await,
-    ];
+    let relays = Relay::pair(&server, [DELAY; 2]).await;
     relays.iter().for_each(|relay| relay.limit(RATE));
     let client = client(&identity);
     let mut config = client.client_config();
     config.transport_config(transport());
-    let to = relays[0].address;
-    let connecting = client.endpoint().connect_with(config, to, "localhost");
-    let (ours, theirs) = tokio::join!(connecting.unwrap(), server.accept());
-    let ours = ours.unwrap();
-    let migrator = client.attach(&ours, tireless()).unwrap();
-    let world = World {
-        server,
-        client,
-        ours,
-        theirs,
-        migrator,
-    };
-    (world, relays)
+    let ends = connect_with(config, client.endpoint(), &server, relays[0].address).await;
+    (World::of(server, client, ends, tireless()), relays)
 }
 
 /// What the queues of both lines have dropped so far, up and down.

@@ -11,7 +11,7 @@ use crate::support::transfer::Transfer;
 use crate::support::{World, settled, tireless, until, within};
 
 /// Sends in one direction, as fast as it can, for as long as the connection lives.
-async fn flood(from: &quinn::Connection, to: &quinn::Connection) {
+pub async fn flood(from: &quinn::Connection, to: &quinn::Connection) {
     let mut up = from.open_uni().await.unwrap();
     up.write_all(&[0]).await.unwrap();
     let mut down = within(to.accept_uni()).await.unwrap();

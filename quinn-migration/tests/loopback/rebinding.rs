@@ -6,10 +6,10 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use quinn::Connection;
-use quinn::crypto::rustls::QuicClientConfig;
 use quinn_migration::{Alternate, Event, Failure, MigrationClient};
 
 use crate::support::relay::Relay;
+use crate::support::stock::stock_client;
 use crate::support::{
     Identity, Server, World, bind, client, client_with, connect, echo, settled, until,
 };
@@ -52,12 +52,9 @@ async fn a_rebind_receives_what_is_under_way_as_stock_quinn_does() {
     let identity = Identity::new();
     let all: Vec<u8> = (0..UNDER_WAY).collect();
     let server = Server::on(&identity, &["127.0.0.2:0", "127.0.0.3:0"]);
-    let old = Relay::start("127.0.1.2:0", server.address(0), Duration::ZERO).await;
-    let new = Relay::start("127.0.1.3:0", server.address(1), Duration::ZERO).await;
+    let [old, new] = Relay::pair(&server, [Duration::ZERO; 2]).await;
 
-    let mut stock = quinn::Endpoint::client("0.0.0.0:0".parse().unwrap()).unwrap();
-    let crypto = QuicClientConfig::try_from(identity.client_tls()).unwrap();
-    stock.set_default_client_config(quinn::ClientConfig::new(Arc::new(crypto)));
+    let stock = stock_client(&identity);
     let (ours, theirs) = connect(&stock, &server, old.address).await;
     let received = received_across(&old, &ours, &theirs, || {
         stock.rebind(bind("0.0.0.0:0")).unwrap()

@@ -2,15 +2,22 @@
 
 use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::sync::Arc;
 use std::time::Duration;
 
+use quinn::EndpointConfig;
 use quinn_migration::{
-    AddressError, AddressPool, AddressRange, Event, Rotation, RotationProgress, ServerEvent,
+    AddressError, AddressId, AddressPool, AddressRange, Codepoints, Event, MigrationServer,
+    Rotation, RotationProgress, ServerEvent,
 };
+use socket2::{Domain, Socket, Type};
 use tokio::sync::watch;
 
 use crate::support::transfer::Transfer;
-use crate::support::{World, bind, connect, echo, next, settled, tireless, until, within};
+use crate::support::{
+    Identity, Server, World, bind, client, client_with, connect, echo, next, settled, tireless,
+    until, within,
+};
 
 /// All of 127.0.0.0/8 reaches this host, so a wildcard socket serves any part of it.
 fn pool(world: &World, range: &str) -> AddressPool {
@@ -191,9 +198,118 @@ async fn a_pool_wants_a_wildcard_socket_of_its_family() {
     let range: AddressRange = "127.82.0.0/16".parse().unwrap();
     let specific = server.add_pool(bind("127.0.0.9:0"), &range);
     assert!(matches!(specific, Err(AddressError::Specific)));
-    let other: Result<UdpSocket, _> = UdpSocket::bind("[::]:0");
-    let family = server.add_pool(other.unwrap(), &range);
-    assert!(matches!(family, Err(AddressError::Io(_))), "{family:?}");
+    let both = ["127.0.0.9".parse().unwrap(), "::1".parse().unwrap()];
+    for (socket, range) in [
+        (only_v6("[::]:0"), range),
+        (bind("0.0.0.0:0"), "2001:db8::/64".parse().unwrap()),
+        (bind("[::]:0"), AddressRange::list(both)),
+        (bind("[::]:0"), AddressRange::list([])),
+    ] {
+        let family = server.add_pool(socket, &range);
+        assert!(matches!(family, Err(AddressError::Io(_))), "{family:?}");
+    }
+    let none = server.add_pools(bind("[::]:0"), &[]);
+    assert!(matches!(none, Err(AddressError::Io(_))), "{none:?}");
+}
+
+/// A socket for IPv6 alone.
+fn only_v6(address: &str) -> UdpSocket {
+    let socket = Socket::new(Domain::IPV6, Type::DGRAM, None).unwrap();
+    socket.set_only_v6(true).unwrap();
+    let address: SocketAddr = address.parse().unwrap();
+    socket.bind(&address.into()).unwrap();
+    socket.into()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_dual_stack_socket_has_pools_of_both_families() {
+    for (first, any) in [("127.0.0.2:0", "0.0.0.0:0"), ("[::1]:0", "[::]:0")] {
+        let identity = Identity::new();
+        let server = Server::on(&identity, &[first]);
+        let v4: AddressRange = "127.84.0.0/16".parse().unwrap();
+        let v6 = AddressRange::list(["::1".parse().unwrap()]);
+        let pools = server.inner.add_pools(bind("[::]:0"), &[v4, v6]);
+        let pools = pools.unwrap();
+        assert_eq!([pools[0].is_ipv4(), pools[1].is_ipv4()], [true, false]);
+        let to = server.address(0);
+        let client = client_with(identity.client_tls(), EndpointConfig::default(), any);
+        let mut world = World::between(server, client, to).await;
+        let server = &world.server.inner;
+        // A connection moves there, and another one begins there.
+        let transfer = Transfer::start(&world.ours, &world.theirs).await;
+        let rotating = server.rotate(&world.theirs, fast(&[&pools[0], &pools[1]]));
+        let moves = if to.is_ipv4() { 5 } else { 1 };
+        rounds(&mut rotating.watch(), moves).await;
+        let event = settled(&mut world.migrator).await;
+        let Event::Migrated { to: moved, .. } = event else {
+            panic!("{event:?}")
+        };
+        assert_eq!(moved.is_ipv4(), to.is_ipv4());
+        drop(rotating);
+        transfer.check().await;
+        let seen = server.client_of(&world.theirs);
+        assert_eq!(seen.client.is_ipv4(), to.is_ipv4(), "{seen:?}");
+        world.ours.close(0u32.into(), b"");
+        let pool = &pools[usize::from(to.is_ipv6())];
+        let mut drawn = server.draw_address(pool);
+        while drawn.is_err() {
+            // The rotation's lingers.
+            tokio::task::yield_now().await;
+            drawn = server.draw_address(pool);
+        }
+        let drawn = drawn.unwrap();
+        let address = server.address(drawn).unwrap();
+        let endpoint = world.client.endpoint();
+        let (ours, theirs) = connect(endpoint, &world.server, address).await;
+        assert_eq!(theirs.remote_address().is_ipv4(), to.is_ipv4());
+        echo(&ours, &theirs).await;
+        assert_eq!(server.client_of(&theirs).server, drawn);
+        // The other pool stays.
+        assert!(server.remove_pool(pool) && !server.remove_pool(pool));
+        assert!(matches!(
+            server.draw_address(pool),
+            Err(AddressError::NoneFree)
+        ));
+        let other = &pools[usize::from(to.is_ipv4())];
+        server.draw_address(other).unwrap();
+        assert!(server.remove_pool(other));
+    }
+}
+
+/// Clients' firewalls may let one port pass.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pool_has_the_port_of_the_first_address() {
+    let shared = |address: &str| {
+        let address: SocketAddr = address.parse().unwrap();
+        let socket = Socket::new(Domain::for_address(address), Type::DGRAM, None).unwrap();
+        socket.set_reuse_address(true).unwrap();
+        socket.bind(&address.into()).unwrap();
+        UdpSocket::from(socket)
+    };
+    let identity = Identity::new();
+    let first = shared("127.0.0.2:0");
+    let address = first.local_addr().unwrap();
+    let tls = Arc::new(identity.server_tls());
+    let codepoints = Codepoints::default();
+    let inner = MigrationServer::bind(tls, codepoints, EndpointConfig::default(), first);
+    let server = Server {
+        inner: inner.unwrap(),
+        addresses: vec![(AddressId::FIRST, address)],
+    };
+    let pool = shared(&format!("[::]:{}", address.port()));
+    let range = "127.85.0.0/16".parse().unwrap();
+    let pool = server.inner.add_pool(pool, &range).unwrap();
+    let mut world = World::between(server, client(&identity), address).await;
+    world.echo().await;
+    for _ in 0..3 {
+        let drawn = world.server.inner.draw_address(&pool).unwrap();
+        let to = world.server.inner.address(drawn).unwrap();
+        assert_eq!(to.port(), address.port());
+        world.move_to(to).await;
+        world.echo().await;
+        world.move_to(address).await;
+        world.echo().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -8,11 +8,14 @@ use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn::udp::{RecvMeta, Transmit};
-use quinn::{AsyncTimer, AsyncUdpSocket, Connection, Endpoint, Runtime, TokioRuntime, UdpPoller};
+use quinn::{
+    AsyncTimer, AsyncUdpSocket, Connection, Endpoint, Runtime, TokioRuntime, TransportConfig,
+    UdpPoller,
+};
 use quinn_migration::{AddressId, Alternate, Event, MigrationClient, MigrationServer, Outcome};
 
+use crate::support::stock::{self, stock_client};
 use crate::support::{Identity, Server, bind, client, connect, settled, tireless, until, within};
 
 const BULK: usize = 4 << 20;
@@ -117,22 +120,7 @@ impl AsyncUdpSocket for WithoutSegmentation {
 }
 
 fn stock_server(identity: &Identity, runtime: Arc<dyn Runtime>) -> Endpoint {
-    let crypto = QuicServerConfig::try_from(identity.server_tls()).unwrap();
-    let config = quinn::ServerConfig::with_crypto(Arc::new(crypto));
-    Endpoint::new(
-        Default::default(),
-        Some(config),
-        bind("127.0.0.2:0"),
-        runtime,
-    )
-    .unwrap()
-}
-
-fn stock_client(identity: &Identity) -> Endpoint {
-    let mut endpoint = Endpoint::client("0.0.0.0:0".parse().unwrap()).unwrap();
-    let crypto = QuicClientConfig::try_from(identity.client_tls()).unwrap();
-    endpoint.set_default_client_config(quinn::ClientConfig::new(Arc::new(crypto)));
-    endpoint
+    stock::stock_server(identity, TransportConfig::default(), runtime)
 }
 
 fn our_server(identity: &Identity, runtime: Arc<Shim>) -> Server {

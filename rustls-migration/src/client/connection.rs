@@ -3,45 +3,32 @@
 //!
 //! A bad offer is told and dropped; it never ends the connection.
 
+mod tickets;
+
 use std::collections::VecDeque;
 use std::fmt;
 use std::io::{self, BufRead as _, Read, Write};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use migration_token::{TokenKey, VerifyError};
+use migration_token::TokenKey;
 use rustls::pki_types::ServerName;
 use rustls::{HandshakeKind, ProtocolVersion};
 
+use super::first_data::FirstData;
 use super::hook::ClientHook;
-use super::offer::{Arrived, ReceivedTicket};
-use super::{InvalidOfferError, MigrationClient, Offer};
+use super::update::{ConnectError, Update};
+use super::{Checkpoint, InvalidOfferError, MarkedTicket, MigrationClient, Offer};
 use crate::address::canonical;
 use crate::connection::{BUFFER_LIMIT, Connection};
-use crate::key_schedule::SuiteCrypto;
+use crate::dialect::Dialect;
+use crate::lineage::Lineage;
 use crate::move_kind::MoveKind;
 use crate::provider::hook::{ConnectionHook as _, Scope};
 use crate::wire::record::HelloSplicer;
 
 /// How many updates wait to be taken; past that the oldest are forgotten.
 const MAX_UPDATES: usize = 64;
-
-/// What the server did that has to do with migration.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Update {
-    /// It made an offer, which replaces an older one.
-    Offered {
-        /// Where the offer leads.
-        target: SocketAddr,
-        /// What goes on there.
-        kind: MoveKind,
-    },
-    /// It sent a token that is no offer.
-    OfferRefused(InvalidOfferError),
-    /// It asks the client to move now.
-    Notified,
-}
 
 /// A client's TLS connection that can be moved. It mirrors [`rustls::ClientConnection`], which it wraps.
 pub struct ClientConnection {
@@ -54,30 +41,27 @@ pub struct ClientConnection {
     hello_sent: bool,
     /// TLS bytes after splicing that are still to be written.
     outgoing: VecDeque<u8>,
-    early_data: EarlyData,
+    first_data: FirstData,
     /// On the heap: an idle connection has none.
     offer: Option<Box<Offer>>,
-    /// What verifies offers, once one has come.
+    /// The newest checkpoint.
+    checkpoint: Option<Box<Checkpoint>>,
+    /// A ticket of draft -03 that has not been given a target.
+    marked: Option<Box<MarkedTicket>>,
+    /// The newest target that was asked for, in draft -03.
+    requested: Option<Vec<u8>>,
+    /// What verifies tokens, once one has come.
     token_key: Option<TokenKey>,
+    /// Which stream this is, once a marked ticket has come.
+    lineage: Option<Lineage>,
+    /// Which stream goes on here if the session is resumed.
+    goes_on: Option<Lineage>,
     notices: u64,
     /// What the last offer was that came after this side had been closed, and after how many notices.
     last_word: Option<(u64, Result<MoveKind, InvalidOfferError>)>,
     updates: VecDeque<Update>,
+    must_resume: bool,
     closed: bool,
-}
-
-/// What the application gave to send with the hello.
-#[derive(Default)]
-struct EarlyData {
-    data: Vec<u8>,
-    /// How much of it left as early data.
-    sent: usize,
-    /// Whether the rest has been given to the connection.
-    finished: bool,
-    /// Whether it is meant for the resumed session only.
-    for_session: bool,
-    /// The application protocol that it is meant for, if it matters.
-    for_alpn: Option<Option<Vec<u8>>>,
 }
 
 impl ClientConnection {
@@ -91,8 +75,15 @@ impl ClientConnection {
         name: ServerName<'static>,
         server: SocketAddr,
     ) -> Result<Self, ConnectError> {
-        let hook = ClientHook::new(client.codepoints, None).ok_or(ConnectError::TokenTooLong)?;
+        let hook = ClientHook::new(client.codepoints, client.dialects, None, None)
+            .ok_or(ConnectError::TokenTooLong)?;
         Self::with_hook(client, name, server, hook)
+    }
+
+    /// Which stream this is, once its server has sent a ticket that may be taken elsewhere.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn lineage(&self) -> Option<Lineage> {
+        self.lineage
     }
 
     /// A connection that takes up the offer's session at its target.
@@ -115,23 +106,43 @@ impl ClientConnection {
             return Err(ConnectError::OfferExpired);
         }
         let time = offer.tls_time(now);
+        let (since, goes_on) = (offer.since(), offer.goes_on());
+        let must_resume = offer.dialect() == Dialect::Draft03 && !client.full_handshakes;
         let (session, token) = offer.into_parts();
-        let hook = ClientHook::new(client.codepoints, Some((session, token.encode())))
+        let resume = Some((session, token.map(|token| token.encode())));
+        let hook = ClientHook::new(client.codepoints, client.dialects, resume, since)
             .map(|hook| hook.at(time))
             .ok_or(ConnectError::TokenTooLong)?;
         let mut connection = Self::with_hook(client, name, target, hook)?;
-        if let Some(mut writer) = connection.tls.early_data() {
-            connection.early_data.sent = writer.write(early_data).unwrap_or(0);
-        }
-        connection.early_data.data = early_data.to_vec();
+        connection.first_data.set(early_data);
+        connection.first_data.for_session = must_resume;
+        connection.first_data.send_early(&mut connection.tls);
+        connection.must_resume = must_resume;
+        connection.goes_on = goes_on;
         Ok(connection)
+    }
+
+    /// Whether a server that makes a full handshake must not be told anything (draft -03 section 10.3): an offer of that dialect,
+    /// and no [leave](super::MigrationClientBuilder::allow_full_handshakes) to go on. Who drives a connection by hand gives it up
+    /// when it [is refused](Self::is_refused).
+    pub fn must_resume(&self) -> bool {
+        self.must_resume
+    }
+
+    /// Whether the server has made a full handshake although the session [had to be resumed](Self::must_resume).
+    pub fn is_refused(&self) -> bool {
+        let full = match self.tls.handshake_kind() {
+            Some(HandshakeKind::Full | HandshakeKind::FullWithHelloRetryRequest) => true,
+            Some(HandshakeKind::Resumed) | None => false,
+        };
+        self.must_resume && full && !self.tls.is_handshaking()
     }
 
     /// Sends the early data only if the session resumes: it continues what the session said before, so a server that
     /// refused the session must not have it.
     #[must_use]
     pub fn only_if_resumed(mut self) -> Self {
-        self.early_data.for_session = true;
+        self.first_data.for_session = true;
         self
     }
 
@@ -139,21 +150,27 @@ impl ClientConnection {
     /// `None`: it continues a stream that speaks it. To a server that negotiated another one nothing is sent.
     #[must_use]
     pub fn only_with_alpn(mut self, protocol: Option<Vec<u8>>) -> Self {
-        self.early_data.for_alpn = Some(protocol);
+        self.first_data.for_alpn = Some(protocol);
         self
     }
 
     /// Sends `data` as soon as the handshake is complete, on a connection that resumes no offer.
     #[must_use]
     pub fn with_first_data(mut self, data: &[u8]) -> Self {
-        self.early_data.data = data.to_vec();
+        self.first_data.set(data);
         self
+    }
+
+    /// How many bytes the connection was given to send first.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn first_data_len(&self) -> usize {
+        self.first_data.len()
     }
 
     /// Whether the server may have got anything of the data that was given with the hello.
     #[cfg(feature = "tokio")]
     pub(crate) fn first_data_may_have_left(&self) -> bool {
-        self.early_data.sent > 0 || self.early_data.finished
+        self.first_data.may_have_left()
     }
 
     fn with_hook(
@@ -177,12 +194,18 @@ impl ClientConnection {
             splicer,
             hello_sent: false,
             outgoing: VecDeque::new(),
-            early_data: EarlyData::default(),
+            first_data: FirstData::default(),
             offer: None,
+            checkpoint: None,
+            marked: None,
+            requested: None,
             token_key: None,
+            lineage: None,
+            goes_on: None,
             notices: 0,
             last_word: None,
             updates: VecDeque::new(),
+            must_resume: false,
             closed: false,
         })
     }
@@ -196,6 +219,12 @@ impl ClientConnection {
     /// The newest offer that was accepted.
     pub fn offer(&self) -> Option<&Offer> {
         self.offer.as_deref()
+    }
+
+    /// What the newest offer would move, or the newest marked ticket that has no target.
+    pub fn offered_kind(&self) -> Option<MoveKind> {
+        let marked = || self.marked.as_ref().map(|marked| marked.kind());
+        self.offer().map(Offer::kind).or_else(marked)
     }
 
     /// Whether the server has handed the stream over: an offer of kind [`MoveKind::Stream`] that came when this side had
@@ -218,6 +247,35 @@ impl ClientConnection {
         self.offer.take().map(|offer| *offer)
     }
 
+    /// Takes the newest checkpoint, to go on elsewhere when the server has died.
+    pub fn take_checkpoint(&mut self) -> Option<Checkpoint> {
+        self.checkpoint.take().map(|checkpoint| *checkpoint)
+    }
+
+    /// Takes the newest ticket of draft -03 that has not been given a target.
+    pub fn take_marked(&mut self) -> Option<MarkedTicket> {
+        self.marked.take().map(|marked| *marked)
+    }
+
+    /// The newest target that the server asked for, in draft -03: opaque bytes, for the application to resolve. Empty when the
+    /// choice is the client's; `None` when there has been no request.
+    pub fn requested_target(&self) -> Option<&[u8]> {
+        self.requested.as_deref()
+    }
+
+    /// Lets the newest marked ticket of draft -03 lead to `target`, which the application has resolved or chosen: it becomes the
+    /// newest offer.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidOfferError::NoMark`] when there is no such ticket, and [`InvalidOfferError::Target`] when the policy does not let
+    /// the client go there, which uses the ticket up.
+    pub fn lead_to(&mut self, target: SocketAddr) -> Result<&Offer, InvalidOfferError> {
+        let marked = self.marked.take().ok_or(InvalidOfferError::NoMark)?;
+        let offer = marked.lead_to(target, self.server, &*self.client.policy)?;
+        Ok(self.offer.insert(Box::new(offer)))
+    }
+
     /// The oldest update that was not taken yet.
     pub fn next_update(&mut self) -> Option<Update> {
         self.updates.pop_front()
@@ -226,7 +284,7 @@ impl ClientConnection {
     /// How many bytes left as early data; whether they were accepted,
     /// [`rustls::ClientConnection::is_early_data_accepted`] tells after the handshake.
     pub fn early_data_sent(&self) -> usize {
-        self.early_data.sent
+        self.first_data.sent()
     }
 
     /// The wrapped connection, for what it knows of the session.
@@ -234,90 +292,28 @@ impl ClientConnection {
         &self.tls
     }
 
-    /// Verifies the offers that have come.
-    fn take_offers(&mut self) {
-        if !self.hook.take_news() {
-            return;
-        }
-        while let Some(received) = self.hook.take_received() {
-            let notices = received.notices;
-            let verified = self.verify(received);
-            if self.closed {
-                self.last_word =
-                    Some((notices, verified.as_ref().map(Offer::kind).map_err(|e| *e)));
-            }
-            let update = match verified {
-                Ok(offer) => {
-                    let (target, kind) = (offer.target(), offer.kind());
-                    self.offer = Some(Box::new(offer));
-                    Update::Offered { target, kind }
-                }
-                Err(error) => Update::OfferRefused(error),
-            };
-            self.push_update(update);
-        }
-        if self.notices < self.hook.notices() {
-            self.notices = self.hook.notices();
-            self.push_update(Update::Notified);
-        }
-    }
-
-    /// Verifies one offer. The token's key is derived for the first one.
-    fn verify(&mut self, received: ReceivedTicket) -> Result<Offer, InvalidOfferError> {
-        let arrived = Arrived {
-            at: self.client.clock.instant(),
-            tls_time: self.client.config.time_provider.current_time(),
-        };
-        let suite = self.tls.negotiated_cipher_suite();
-        let crypto = suite.and_then(|suite| SuiteCrypto::new(suite.tls13()?));
-        let crypto = crypto.ok_or(VerifyError::OtherSession)?;
-        let key = match self.token_key.take() {
-            Some(key) => key,
-            None => {
-                let secret = self.hook.take_secret().ok_or(VerifyError::OtherSession)?;
-                TokenKey::derive_with(&crypto, &secret).map_err(|_| VerifyError::OtherSession)?
-            }
-        };
-        let key = self.token_key.insert(key);
-        let policy = &*self.client.policy;
-        Offer::verify(received, (&crypto, key), self.server, policy, arrived)
-    }
-
-    fn push_update(&mut self, update: Update) {
-        if self.updates.len() == MAX_UPDATES {
-            self.updates.pop_front();
-        }
-        self.updates.push_back(update);
-    }
-
     /// Sends what early data did not carry.
-    fn finish_early_data(&mut self) {
-        let resumed = self.tls.handshake_kind() == Some(HandshakeKind::Resumed);
-        let EarlyData {
-            data,
-            sent,
-            for_session,
-            for_alpn,
-            finished,
-        } = &mut self.early_data;
-        let other_alpn = for_alpn
-            .as_ref()
-            .is_some_and(|protocol| protocol.as_deref() != self.tls.alpn_protocol());
-        let withheld = (*for_session && !resumed) || other_alpn;
-        let from = match (self.tls.is_early_data_accepted(), withheld) {
-            (true, _) => *sent,
-            (false, false) => 0,
-            (false, true) => data.len(),
-        };
-        if let Some(rest) = data.get(from..).filter(|rest| !rest.is_empty()) {
-            // All of it is in memory already, so the buffer's limit must not cut it.
-            self.tls.set_buffer_limit(None);
-            let written = self.scope.enter(|| self.tls.writer().write_all(rest));
-            debug_assert!(written.is_ok(), "an unlimited buffer takes all");
-            *finished = true;
-            self.tls.set_buffer_limit(Some(BUFFER_LIMIT));
+    fn finish_first_data(&mut self) {
+        let rest = self.first_data.take_rest(&self.tls);
+        if !rest.is_empty() {
+            self.write_held(&rest);
         }
-        *data = Vec::new();
+    }
+
+    /// Writes all of what has been held for this connection. It is in memory already, so the buffer's limit must not cut it.
+    pub(crate) fn write_held(&mut self, held: &[u8]) {
+        self.tls.set_buffer_limit(None);
+        let written = self.scope.enter(|| self.tls.writer().write_all(held));
+        debug_assert!(written.is_ok(), "an unlimited buffer takes all");
+        self.tls.set_buffer_limit(Some(BUFFER_LIMIT));
+    }
+
+    /// Adds to what the application gave to send with the hello, as far as it can leave as early data now: nothing when some of
+    /// what was given before cannot. Returns how much was taken.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn add_early_data(&mut self, more: &[u8]) -> usize {
+        let (tls, first_data) = (&mut self.tls, &mut self.first_data);
+        self.scope.enter(|| first_data.add_early(tls, more))
     }
 
     /// Moves what rustls wants to write through the splicer. Only a hello changes: the first, and after a
@@ -346,9 +342,13 @@ impl Connection for ClientConnection {
         let handshaking = self.tls.is_handshaking();
         self.scope.enter(|| self.tls.process_new_packets())?;
         if handshaking && !self.tls.is_handshaking() {
-            self.finish_early_data();
+            self.finish_first_data();
         }
         self.take_offers();
+        if self.hook.take_key_updated() && !self.closed {
+            // rustls answers a KeyUpdate only with what is written next. This writes nothing, and lets the answer go.
+            let _ = self.scope.enter(|| self.tls.writer().write(&[]));
+        }
         Ok(())
     }
 
@@ -393,6 +393,9 @@ impl Connection for ClientConnection {
         if self.closed {
             return Err(io::ErrorKind::BrokenPipe.into());
         }
+        if self.is_refused() {
+            return Err(io::ErrorKind::ConnectionRefused.into());
+        }
         self.scope.enter(|| self.tls.writer().write(plaintext))
     }
 
@@ -415,19 +418,4 @@ impl fmt::Debug for ClientConnection {
             .field("offer", &self.offer)
             .finish_non_exhaustive()
     }
-}
-
-/// Why there is no connection. Nothing has been sent.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum ConnectError {
-    /// The offer's time is over: see [`Offer::is_expired`]. The caller is late.
-    #[error("the offer's time is over")]
-    OfferExpired,
-    /// The token does not fit an extension. The server is at fault.
-    #[error("the token does not fit an extension")]
-    TokenTooLong,
-    /// rustls makes no connection. The caller is at fault: the name, or the configuration.
-    #[error("the TLS library makes no connection")]
-    Tls(#[source] rustls::Error),
 }

@@ -1,5 +1,5 @@
-//! The client's end of the hook: it puts extensions into the hello, reads tokens out of tickets, keeps the alert
-//! from rustls, and supplies the session to resume.
+//! The client's end of the hook: it puts extensions into the hello, reads marks out of tickets, keeps the alert and the
+//! request to move from rustls, and supplies the session to resume.
 //!
 //! It judges nothing: what it collects, the connection verifies.
 
@@ -13,29 +13,35 @@ use rustls::time_provider::TimeProvider;
 use rustls::{ContentType, NamedGroup};
 use zeroize::Zeroizing;
 
-use super::offer::{ReceivedTicket, ReceivedToken};
+use super::offer::{Heard, ReceivedMark, ReceivedTicket};
 use crate::codepoints::Codepoints;
+use crate::dialect::{Dialect, Dialects};
 use crate::provider::HashedHello;
 use crate::provider::hook::{ConnectionHook, Verifying, current_as};
+use crate::wire::dialect::draft01;
+use crate::wire::dialect::draft03::{PostHandshake, PostHandshakeReader};
 use crate::wire::ticket::NewSessionTicket;
-use crate::wire::{MESSAGE_HEADER_LEN, NEW_SESSION_TICKET, next_message, push_extension};
+use crate::wire::{KEY_UPDATE, Malformed, NEW_SESSION_TICKET, push_extension};
 
-/// Largest handshake message that rustls takes; a longer one ends the connection there.
-const MAX_MESSAGE_LEN: usize = MESSAGE_HEADER_LEN + 0xffff;
-
-/// How many tickets with tokens are kept for verification. The newest count.
+/// How many marked tickets are kept for verification. The newest count.
 const MAX_RECEIVED: usize = 4;
 
 pub(super) struct ClientHook {
     codepoints: Codepoints,
+    /// Those that the client offers.
+    dialects: Dialects,
     /// Encoded, for each hello of this connection.
     hello_extensions: Vec<u8>,
-    /// How many times `migrate_notify` has come.
+    /// How many bytes of application data have come.
+    received: AtomicU64,
+    /// How many times the server has asked the client to move.
     notices: AtomicU64,
     /// Whether the handshake is complete.
     established: AtomicBool,
-    /// Whether tickets with tokens have come, or notices.
+    /// Whether marked tickets have come, or notices.
     has_news: AtomicBool,
+    /// Whether a KeyUpdate has come, which may want an answer.
+    key_updated: AtomicBool,
     verifying: Verifying,
     hashed_hello: HashedHello,
     state: Mutex<State>,
@@ -48,33 +54,53 @@ struct State {
     resume: Option<Tls13ClientSessionValue>,
     /// The time at which rustls takes it, until rustls asks.
     time: Option<UnixTime>,
-    /// Post-handshake messages whose end is still to come.
-    partial: Vec<u8>,
-    /// For each ticket that was decrypted and that rustls has not yet stored: its token, if it has one.
-    tokens: VecDeque<Option<ReceivedToken>>,
+    messages: PostHandshakeReader,
+    /// For each ticket that was decrypted and that rustls has not yet stored: its mark, if it has one.
+    marks: VecDeque<Option<ReceivedMark>>,
     received: VecDeque<ReceivedTicket>,
+    /// The newest target that was asked for, in draft -03.
+    target: Option<Vec<u8>>,
 }
 
 impl ClientHook {
-    /// `resume` is a session with the encoded token that lets it resume elsewhere. `None` when the token is too long
-    /// for an extension.
+    /// `resume` is a session, with the encoded token that lets it resume elsewhere if there is one. With a checkpoint's,
+    /// `received` is how many bytes have come since. `None` when the token is too long for an extension.
     pub(super) fn new(
         codepoints: Codepoints,
-        resume: Option<(Tls13ClientSessionValue, Vec<u8>)>,
+        dialects: Dialects,
+        resume: Option<(Tls13ClientSessionValue, Option<Vec<u8>>)>,
+        received: Option<u64>,
     ) -> Option<Self> {
         let mut hello_extensions = Vec::new();
-        push_extension(&mut hello_extensions, codepoints.migration_support, &[])?;
-        let mut state = State::default();
-        if let Some((session, token)) = resume {
-            push_extension(&mut hello_extensions, codepoints.migration_token, &token)?;
-            state.resume = Some(session);
+        let mut push = |kind, content: &[u8]| push_extension(&mut hello_extensions, kind, content);
+        if dialects.has(Dialect::Draft01) {
+            push(codepoints.migration_support, &[])?;
         }
+        if dialects.has(Dialect::Draft03) {
+            push(codepoints.experimental.migration_support, &[])?;
+        }
+        let (session, token) = resume.unzip();
+        if let Some(token) = token.flatten() {
+            push(codepoints.migration_token, &token)?;
+        }
+        if let Some(received) = received {
+            push(codepoints.migration_stream, &received.to_be_bytes())?;
+        }
+        let request = codepoints.experimental.migrate_request;
+        let state = State {
+            resume: session,
+            messages: PostHandshakeReader::new(dialects.has(Dialect::Draft03).then_some(request)),
+            ..State::default()
+        };
         Some(Self {
             codepoints,
+            dialects,
             hello_extensions,
+            received: AtomicU64::new(0),
             notices: AtomicU64::new(0),
             established: AtomicBool::new(false),
             has_news: AtomicBool::new(false),
+            key_updated: AtomicBool::new(false),
             verifying: Verifying::default(),
             hashed_hello: HashedHello::default(),
             state: Mutex::new(state),
@@ -87,7 +113,7 @@ impl ClientHook {
         self
     }
 
-    /// How many times `migrate_notify` has come.
+    /// How many times the server has asked the client to move.
     pub(super) fn notices(&self) -> u64 {
         self.notices.load(Ordering::Relaxed)
     }
@@ -97,7 +123,17 @@ impl ClientHook {
         self.has_news.load(Ordering::Relaxed) && self.has_news.swap(false, Ordering::Relaxed)
     }
 
-    /// The next ticket with a token.
+    /// Whether the server has sent a KeyUpdate since.
+    pub(super) fn take_key_updated(&self) -> bool {
+        self.key_updated.load(Ordering::Relaxed) && self.key_updated.swap(false, Ordering::Relaxed)
+    }
+
+    /// The newest target that was asked for, in draft -03.
+    pub(super) fn take_target(&self) -> Option<Vec<u8>> {
+        self.state().target.take()
+    }
+
+    /// The next marked ticket.
     pub(super) fn take_received(&self) -> Option<ReceivedTicket> {
         let mut state = self.state();
         let received = state.received.pop_front();
@@ -105,6 +141,12 @@ impl ClientHook {
             state.received = VecDeque::new();
         }
         received
+    }
+
+    /// Derives something from the connection's `resumption_master_secret`.
+    pub(super) fn with_secret<R>(&self, derive: impl FnOnce(&[u8]) -> R) -> Option<R> {
+        let secret = self.state().resumption_master_secret.clone();
+        secret.map(|secret| derive(&secret))
     }
 
     /// The connection's `resumption_master_secret`, which is worth nothing more here once the token's key has been derived.
@@ -116,43 +158,58 @@ impl ClientHook {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes the tokens of the tickets in one record, which may begin or end inside a message.
-    fn note_tickets(&self, state: &mut State, payload: &[u8]) {
-        state.partial.extend_from_slice(payload);
-        while let Some((message, rest)) = next_message(&state.partial) {
-            if message.first() == Some(&NEW_SESSION_TICKET) {
-                let token = NewSessionTicket::read(message)
-                    .ok()
-                    .and_then(|ticket| ReceivedToken::of(&ticket, self.codepoints));
-                state.tokens.push_back(token);
+    /// Notes what the handshake messages in one record say of migration, and takes out those that rustls does not know. Returns
+    /// how much is left.
+    fn read_messages(&self, record: &mut [u8]) -> Result<usize, Malformed> {
+        let mut state = self.state();
+        let State {
+            messages,
+            marks,
+            target,
+            ..
+        } = &mut *state;
+        messages.read(record, |message| match message {
+            PostHandshake::Request(asked) => {
+                *target = Some(asked.to_vec());
+                self.note_notice();
             }
-            state.partial = rest.to_vec();
-        }
-        if state.partial.len() > MAX_MESSAGE_LEN {
-            state.partial.clear();
-        }
+            PostHandshake::Other(message) if message.first() == Some(&NEW_SESSION_TICKET) => {
+                let heard = Heard {
+                    notices: self.notices(),
+                    bytes: self.received.load(Ordering::Relaxed),
+                };
+                let mark = NewSessionTicket::read(message).ok().and_then(|ticket| {
+                    ReceivedMark::of(&ticket, self.codepoints, self.dialects, heard)
+                });
+                marks.push_back(mark);
+            }
+            PostHandshake::Other(message) if message.first() == Some(&KEY_UPDATE) => {
+                self.key_updated.store(true, Ordering::Relaxed);
+            }
+            PostHandshake::Other(_) => {}
+        })
     }
 
-    /// rustls stores the ticket that was decrypted first. One with a token is kept here, since it is worth nothing
-    /// without it; another is given back.
+    fn note_notice(&self) {
+        self.notices.fetch_add(1, Ordering::Relaxed);
+        self.has_news.store(true, Ordering::Relaxed);
+    }
+
+    /// rustls stores the ticket that was decrypted first. A marked one is kept here, for elsewhere; another is given back.
     fn keep(&self, session: Tls13ClientSessionValue) -> Option<Tls13ClientSessionValue> {
         let mut state = self.state();
-        let token = state.tokens.pop_front().flatten();
-        if state.tokens.is_empty() {
+        let mark = state.marks.pop_front().flatten();
+        if state.marks.is_empty() {
             // Tickets are rare: their room is not kept.
-            state.tokens = VecDeque::new();
+            state.marks = VecDeque::new();
         }
-        let Some(token) = token else {
+        let Some(mark) = mark else {
             return Some(session);
         };
         if state.received.len() == MAX_RECEIVED {
             state.received.pop_front();
         }
-        state.received.push_back(ReceivedTicket {
-            session,
-            token,
-            notices: self.notices(),
-        });
+        state.received.push_back(ReceivedTicket { session, mark });
         self.has_news.store(true, Ordering::Relaxed);
         None
     }
@@ -177,21 +234,27 @@ impl ConnectionHook for ClientHook {
         self.established.store(true, Ordering::Relaxed);
     }
 
+    fn application_data(&self, len: usize) {
+        let len = u64::try_from(len).unwrap_or(u64::MAX);
+        self.received.fetch_add(len, Ordering::Relaxed);
+    }
+
     /// Only after the handshake: until then there is no `resumption_master_secret`.
-    fn hide_inbound(&self, kind: ContentType, payload: &[u8]) -> bool {
+    fn inbound(&self, kind: ContentType, payload: &mut [u8]) -> Result<usize, Malformed> {
         if !self.established.load(Ordering::Relaxed) {
-            return false;
+            return Ok(payload.len());
         }
         if kind == ContentType::Handshake {
-            self.note_tickets(&mut self.state(), payload);
+            return self.read_messages(payload);
         }
-        let notify = kind == ContentType::Alert
-            && matches!(payload, [_, description] if *description == self.codepoints.migrate_notify);
-        if notify {
-            self.notices.fetch_add(1, Ordering::Relaxed);
-            self.has_news.store(true, Ordering::Relaxed);
+        if kind == ContentType::Alert
+            && self.dialects.has(Dialect::Draft01)
+            && draft01::is_notice(self.codepoints, payload)
+        {
+            self.note_notice();
+            return Ok(0);
         }
-        notify
+        Ok(payload.len())
     }
 }
 

@@ -2,11 +2,14 @@
 //!
 //! Nothing here does I/O of its own; [`crate::tokio`] does.
 
+mod checkpoint;
 mod connection;
+mod first_data;
 mod hook;
 mod offer;
 mod policy;
 mod tls12_client_auth;
+mod update;
 
 use std::fmt;
 use std::sync::Arc;
@@ -17,11 +20,14 @@ use rustls::client::{
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection as RustlsConnection};
 
-pub use self::connection::{ClientConnection, ConnectError, Update};
-pub use self::offer::{InvalidOfferError, Offer};
+pub use self::checkpoint::Checkpoint;
+pub use self::connection::ClientConnection;
+pub use self::offer::{InvalidOfferError, MarkedTicket, Offer};
 pub use self::policy::{LoopGuard, MigrationLimit, NoWider, TargetPolicy, TargetRefused};
+pub use self::update::{ConnectError, Update};
 use crate::clock::{Clock, SystemClock};
 use crate::codepoints::Codepoints;
+use crate::dialect::{Dialect, Dialects};
 use crate::error::ConfigError;
 use crate::provider::is_wrapped;
 use crate::provider::user_code::UserCode;
@@ -39,6 +45,8 @@ pub struct MigrationClient {
     limit: MigrationLimit,
     clock: Arc<dyn Clock>,
     codepoints: Codepoints,
+    dialects: Dialects,
+    full_handshakes: bool,
 }
 
 impl MigrationClient {
@@ -54,12 +62,20 @@ impl MigrationClient {
             limit: MigrationLimit::default(),
             clock: Arc::new(SystemClock),
             codepoints: Codepoints::default(),
+            dialects: Dialects::default(),
+            full_handshakes: false,
         }
     }
 
     /// How often a stream may migrate.
     pub fn limit(&self) -> MigrationLimit {
         self.limit
+    }
+
+    /// Which targets are followed.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn policy(&self) -> &dyn TargetPolicy {
+        &*self.policy
     }
 
     /// The client's clock.
@@ -86,6 +102,8 @@ pub struct MigrationClientBuilder {
     limit: MigrationLimit,
     clock: Arc<dyn Clock>,
     codepoints: Codepoints,
+    dialects: Dialects,
+    full_handshakes: bool,
 }
 
 impl MigrationClientBuilder {
@@ -135,6 +153,23 @@ impl MigrationClientBuilder {
         self
     }
 
+    /// The dialects that the client offers; by default [`Dialect::Draft01`] alone. The server chooses. None at all changes
+    /// nothing.
+    #[must_use]
+    pub fn dialects(mut self, dialects: impl IntoIterator<Item = Dialect>) -> Self {
+        self.dialects = Dialects::new(dialects).unwrap_or(self.dialects);
+        self
+    }
+
+    /// Lets a client that follows an offer of [`Dialect::Draft03`] go on at a target that does not resume the session and makes a
+    /// full handshake (draft -03 section 6.3.4), as it does in the other dialect. Unless this is called, it sends such a target
+    /// nothing and leaves it (section 10.3).
+    #[must_use]
+    pub fn allow_full_handshakes(mut self) -> Self {
+        self.full_handshakes = true;
+        self
+    }
+
     /// Checks that the method can carry the configuration.
     ///
     /// # Errors
@@ -166,6 +201,8 @@ impl MigrationClientBuilder {
             limit: self.limit,
             clock: self.clock,
             codepoints: self.codepoints,
+            dialects: self.dialects,
+            full_handshakes: self.full_handshakes,
         })
     }
 }

@@ -1,4 +1,4 @@
-//! Record protection: the hook may change the type of what is encrypted and hide what was decrypted.
+//! Record protection: the hook may change the type of what is encrypted and take out some of what was decrypted.
 //!
 //! Sequence numbers stay rustls' own, since every record goes through exactly once.
 
@@ -8,7 +8,7 @@ use rustls::crypto::cipher::{
     AeadKey, InboundOpaqueMessage, InboundPlainMessage, Iv, MessageDecrypter, MessageEncrypter,
     OutboundOpaqueMessage, OutboundPlainMessage, Tls13AeadAlgorithm, UnsupportedOperationError,
 };
-use rustls::{ConnectionTrafficSecrets, ContentType, Error, ProtocolVersion};
+use rustls::{ConnectionTrafficSecrets, ContentType, Error, InvalidMessage, ProtocolVersion};
 use zeroize::Zeroizing;
 
 use super::hook::{ConnectionHook, current};
@@ -62,7 +62,7 @@ impl MessageEncrypter for HookedEncrypter {
         mut msg: OutboundPlainMessage<'_>,
         seq: u64,
     ) -> Result<OutboundOpaqueMessage, Error> {
-        msg.typ = self.hook.outbound_type(msg.typ, msg.payload.len());
+        msg.typ = self.hook.outbound_type(msg.typ, &msg.payload);
         self.encrypter.encrypt(msg, seq)
     }
 
@@ -79,21 +79,37 @@ struct HookedDecrypter {
 impl MessageDecrypter for HookedDecrypter {
     fn decrypt<'a>(
         &mut self,
-        msg: InboundOpaqueMessage<'a>,
+        mut msg: InboundOpaqueMessage<'a>,
         seq: u64,
     ) -> Result<InboundPlainMessage<'a>, Error> {
-        let plain = self.decrypter.decrypt(msg, seq)?;
-        if plain.typ == ContentType::ApplicationData
-            || !self.hook.hide_inbound(plain.typ, plain.payload)
-        {
-            return Ok(plain);
+        // The plaintext stands somewhere in the record's own bytes. They are borrowed for a moment, to be changed afterwards.
+        let start = msg.payload.as_ptr().addr();
+        let record = InboundOpaqueMessage::new(msg.typ, msg.version, &mut msg.payload);
+        let plain = self.decrypter.decrypt(record, seq)?;
+        let (typ, version, len) = (plain.typ, plain.version, plain.payload.len());
+        let at = match len {
+            0 => 0,
+            _ => plain.payload.as_ptr().addr().saturating_sub(start),
+        };
+        let mut found = at..at.saturating_add(len).min(msg.payload.len());
+        if found.len() != len {
+            return Err(Error::General("a record was decrypted elsewhere".into()));
         }
-        // rustls locates the payload inside the record, so an empty one must still lie there.
-        Ok(InboundPlainMessage {
-            typ: ContentType::ApplicationData,
-            version: plain.version,
-            payload: plain.payload.get(..0).unwrap_or_default(),
-        })
+        msg.typ = typ;
+        msg.version = version;
+        if typ == ContentType::ApplicationData {
+            self.hook.application_data(len);
+            return Ok(msg.into_plain_message_range(found));
+        }
+        let payload = msg.payload.get_mut(found.clone()).unwrap_or_default();
+        let left = self.hook.inbound(typ, payload);
+        let left = left.map_err(|_| InvalidMessage::TrailingData("a message of migration"))?;
+        if left == 0 && !found.is_empty() {
+            // Only application data may be empty.
+            msg.typ = ContentType::ApplicationData;
+        }
+        found.end = found.end.min(found.start + left);
+        Ok(msg.into_plain_message_range(found))
     }
 }
 

@@ -14,10 +14,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustls::ContentType;
+use rustls::crypto::cipher::OutboundChunks;
 
 use super::aead::SharedDecrypter;
 use super::hash::HashedHello;
-use crate::wire::{CERTIFICATE, CLIENT_KEY_EXCHANGE, COMPRESSED_CERTIFICATE, SERVER_HELLO_DONE};
+use crate::wire::{
+    CERTIFICATE, CLIENT_KEY_EXCHANGE, COMPRESSED_CERTIFICATE, Malformed, SERVER_HELLO_DONE,
+};
 
 /// One connection's view of what passes through its cryptographic objects.
 ///
@@ -49,9 +52,9 @@ pub(crate) trait ConnectionHook: Any + Send + Sync {
         let _ = (nonce, psk);
     }
 
-    /// The type to give a record with `len` bytes of plaintext that is about to be encrypted.
-    fn outbound_type(&self, kind: ContentType, len: usize) -> ContentType {
-        let _ = len;
+    /// The type to give a record with this plaintext that is about to be encrypted.
+    fn outbound_type(&self, kind: ContentType, plaintext: &OutboundChunks<'_>) -> ContentType {
+        let _ = plaintext;
         kind
     }
 
@@ -65,10 +68,16 @@ pub(crate) trait ConnectionHook: Any + Send + Sync {
         let _ = decrypter;
     }
 
-    /// A record has been decrypted. `true` hides it from rustls.
-    fn hide_inbound(&self, kind: ContentType, payload: &[u8]) -> bool {
-        let _ = (kind, payload);
-        false
+    /// So many bytes of application data have been decrypted.
+    fn application_data(&self, len: usize) {
+        let _ = len;
+    }
+
+    /// A record that is no application data has been decrypted. What rustls is to get of it stands at its beginning afterwards, and
+    /// how much that is, is returned. A malformed one ends the connection.
+    fn inbound(&self, kind: ContentType, payload: &mut [u8]) -> Result<usize, Malformed> {
+        let _ = kind;
+        Ok(payload.len())
     }
 }
 

@@ -118,7 +118,7 @@ fn with_token(message: &[u8]) -> Vec<u8> {
         age_add: ticket.age_add,
         nonce: ticket.nonce,
         ticket: ticket.ticket,
-        token: Some((TOKEN, TOKEN_BYTES)),
+        mark: Some((TOKEN, TOKEN_BYTES)),
         stream_extension: None,
         // In QUIC there is no other value (RFC 9001 section 4.6.1).
         max_early_data_size: u32::MAX,

@@ -1,4 +1,5 @@
-//! Admission: whether a ClientHello with a token may resume its session here (`docs/protocol.md` sections 7 and 8).
+//! Admission: whether a ClientHello may resume here what was offered elsewhere (`docs/protocol.md` sections 7 and 8): by its
+//! token, or in draft -03 by its ticket alone (`scoped.rs`).
 //!
 //! The order of the checks is part of the protocol. Nothing before the claim costs I/O, and nothing here reaches the
 //! TLS library.
@@ -9,10 +10,13 @@
 //! ticket, server name), from the clock and the configuration, and from whether one of those four comparisons held. The
 //! scope is a digest of public names. To learn anything of the nonce, a hello must have passed the binder.
 
+pub(super) mod scoped;
+
 use std::fmt;
 
 use migration_token::{
-    Claim, ClaimId, ClaimOutcome, CommitOutcome, MigrationToken, NonceKey, StoreError,
+    Claim, ClaimId, ClaimOutcome, CommitOutcome, MigrationToken, NonceKey, SESSION_ID_LEN,
+    StoreError, TokenKey,
 };
 use rustls::crypto::GetRandomFailed;
 use sha2::{Digest, Sha256};
@@ -20,13 +24,16 @@ use subtle::ConstantTimeEq;
 use time::{Duration, OffsetDateTime};
 use zeroize::Zeroizing;
 
-use super::{MigrationServer, Verdict};
+use super::{Arrival, MigrationServer, Verdict};
 #[cfg(feature = "tokio")]
 use crate::MoveKind;
 use crate::address::as_in_token;
 use crate::key_schedule::{SuiteCrypto, binder_is_valid};
+use crate::lineage::Lineage;
 use crate::provider::Hashed;
-use crate::ticket::SealedSession;
+use crate::ticket::{Authorization, SealedSession};
+use crate::trace;
+use crate::wire::checkpoint;
 use crate::wire::hello::ClientHello;
 
 /// How long a nonce outlives its token, so that a handshake that began in time can still commit.
@@ -52,6 +59,8 @@ pub(super) enum Examined {
 pub(super) struct Candidate {
     lent: Lent,
     state: Option<Zeroizing<Vec<u8>>>,
+    received: Option<u64>,
+    lineage: Lineage,
     claim: Claim,
 }
 
@@ -76,6 +85,10 @@ pub struct Admitted {
     lent: Option<Lent>,
     /// The application's state when its stream goes on here.
     pub(super) state: Option<Zeroizing<Vec<u8>>>,
+    /// When the state is a checkpoint's: how many bytes the client has that the application writes from it on.
+    pub(super) received: Option<u64>,
+    /// That of the stream which goes on here, if one does.
+    pub(super) goes_on: Option<Lineage>,
     /// Whether early data may run here.
     pub(super) early_data: bool,
     /// What to commit once the client's Finished has been verified.
@@ -118,7 +131,10 @@ impl Candidate {
         };
         Ok(Admitted {
             lent: Some(self.lent),
+            // Where only the session goes on, a conversation begins.
+            goes_on: self.state.is_some().then(|| self.lineage.next()),
             state: self.state,
+            received: self.received,
             early_data,
             claim: self.claim,
         })
@@ -126,6 +142,19 @@ impl Candidate {
 }
 
 impl Admitted {
+    /// How its client has come, as far as is known before its hello is answered.
+    pub(super) fn arrival(&self) -> Arrival {
+        let (early_data, state) = (false, self.state.clone());
+        match (state, self.received) {
+            (Some(state), Some(received)) => Arrival::Recovered {
+                early_data,
+                state,
+                received,
+            },
+            (state, _) => Arrival::Migrated { early_data, state },
+        }
+    }
+
     /// The session, for rustls. There is one.
     pub(super) fn lend(&mut self) -> Option<Lent> {
         self.lent.take()
@@ -153,41 +182,105 @@ pub(super) fn examine(
         Ok(opened) => opened,
         Err(verdict) => return Ok(Examined::Declined(verdict)),
     };
+    trace::comes_from(opened.sealed.lineage);
     if let Err(verdict) = check(server, scope, encoded_token, &opened, now) {
         return Ok(Examined::Declined(verdict));
     }
-    let Some(suite) = server.suite_of(opened.sealed.token_key.hash()) else {
-        return Ok(Examined::Declined(Verdict::NotResumed));
-    };
-    let hashed = Hashed::new(suite.common.hash_provider, opened.truncated_hello);
-    let psk = &opened.sealed.psk;
-    if !binder_is_valid(suite, psk, &hashed.digest(), opened.binder) {
-        return Ok(Examined::BadBinder);
-    }
+    let Opened {
+        token,
+        session_id,
+        sealed,
+        presented,
+        ..
+    } = opened;
+    let nonce = NonceKey::new(&sealed.scope, &session_id, token.nonce());
+    let expiry = token.expiry();
+    let spent = Spent { nonce, expiry };
+    spendable(
+        server,
+        sealed,
+        presented,
+        hello.migration_stream,
+        spent,
+        now,
+    )
+}
+
+/// What is spent when a token or a ticket is accepted, and when that would not be accepted any more.
+pub(super) struct Spent {
+    pub(super) nonce: NonceKey,
+    pub(super) expiry: OffsetDateTime,
+}
+
+/// What to ask the nonce store for a connection of its own, or for a server that takes a checkpoint back.
+pub(super) fn claim(
+    server: &MigrationServer,
+    Spent { nonce, expiry }: Spent,
+    issued_at_ms: u64,
+    now: OffsetDateTime,
+) -> Result<Claim, GetRandomFailed> {
     let mut id = [0; 16];
     server.random().fill(&mut id)?;
-    let sealed = opened.sealed;
-    let claim = Claim {
-        nonce: NonceKey::new(
-            &sealed.scope,
-            sealed.token_key.session_id(),
-            opened.token.nonce(),
-        ),
+    Ok(Claim {
+        nonce,
         id: ClaimId::new(id),
-        issued_after: issued_after(server, sealed.issued_at_ms),
-        keep_until: opened
-            .token
-            .expiry()
-            .saturating_add(server.clock_skew + HANDSHAKE_GRACE),
+        issued_after: issued_after(server, issued_at_ms),
+        keep_until: expiry.saturating_add(server.clock_skew + HANDSHAKE_GRACE),
         now,
+    })
+}
+
+/// How many bytes the client has that the application writes from the ticket's checkpoint on, if it is a checkpoint's. `said` is
+/// what the hello says of it.
+fn received(sealed: &SealedSession, said: Option<&[u8]>) -> Result<Option<u64>, Verdict> {
+    match (sealed.ahead, said.map(checkpoint::received)) {
+        (None, None) => Ok(None),
+        (Some(ahead), Some(Ok(since))) => {
+            let received = ahead.checked_add(since);
+            received.map(Some).ok_or(Verdict::Malformed)
+        }
+        (None, Some(_)) | (Some(_), None | Some(Err(_))) => Err(Verdict::Malformed),
+    }
+}
+
+/// A ticket as a hello presents it.
+#[derive(Clone, Copy)]
+pub(super) struct Presented<'a> {
+    pub(super) ticket: &'a [u8],
+    pub(super) binder: &'a [u8],
+    pub(super) truncated_hello: &'a [u8],
+}
+
+/// Step 11, and what to ask for in step 12.
+fn spendable(
+    server: &MigrationServer,
+    sealed: SealedSession,
+    presented: Presented<'_>,
+    said: Option<&[u8]>,
+    spent: Spent,
+    now: OffsetDateTime,
+) -> Result<Examined, GetRandomFailed> {
+    let received = match received(&sealed, said) {
+        Ok(received) => received,
+        Err(verdict) => return Ok(Examined::Declined(verdict)),
     };
+    let Some(suite) = sealed.hash().and_then(|hash| server.suite_of(hash)) else {
+        return Ok(Examined::Declined(Verdict::NotResumed));
+    };
+    let hashed = Hashed::new(suite.common.hash_provider, presented.truncated_hello);
+    if !binder_is_valid(suite, &sealed.psk, &hashed.digest(), presented.binder) {
+        return Ok(Examined::BadBinder);
+    }
+    let claim = claim(server, spent, sealed.issued_at_ms, now)?;
     Ok(Examined::Candidate(Box::new(Candidate {
         lent: Lent {
-            ticket: opened.ticket.to_vec(),
+            ticket: presented.ticket.to_vec(),
             session: sealed.session,
             hashed: Some(hashed),
         },
         state: sealed.state,
+        received,
+        lineage: sealed.lineage,
         claim,
     })))
 }
@@ -195,10 +288,12 @@ pub(super) fn examine(
 /// A token and the ticket that came with it.
 struct Opened<'a> {
     token: MigrationToken,
+    /// What is sealed of the token.
+    digest: [u8; 32],
+    key: TokenKey,
+    session_id: [u8; SESSION_ID_LEN],
     sealed: SealedSession,
-    ticket: &'a [u8],
-    binder: &'a [u8],
-    truncated_hello: &'a [u8],
+    presented: Presented<'a>,
 }
 
 /// Steps 3 to 5.
@@ -210,21 +305,32 @@ fn open<'a>(
     let offer = hello.pre_shared_key.filter(|_| hello.psk_dhe_ke);
     let offer = offer.ok_or(Verdict::NoPsk)?;
     let token = MigrationToken::decode(encoded_token).map_err(|_| Verdict::Malformed)?;
-    let (ticket, binder, sealed) = offer
+    let (identity, sealed, digest, key) = offer
         .iter()
         .take(MAX_IDENTITIES)
         .find_map(|identity| {
             let plain = server.ticket_keys.open(identity.ticket)?;
             let sealed = SealedSession::decode(&plain).ok()?;
-            Some((identity.ticket, identity.binder, sealed))
+            match &sealed.authorization {
+                Authorization::Token { digest, key } => {
+                    let (digest, key) = (*digest, key.clone());
+                    Some((identity, sealed, digest, key))
+                }
+                Authorization::Scoped { .. } => None,
+            }
         })
         .ok_or(Verdict::UnknownTicket)?;
     Ok(Opened {
         token,
+        digest,
+        session_id: *key.session_id(),
+        key,
         sealed,
-        ticket,
-        binder,
-        truncated_hello: offer.truncated_hello,
+        presented: Presented {
+            ticket: identity.ticket,
+            binder: identity.binder,
+            truncated_hello: offer.truncated_hello,
+        },
     })
 }
 
@@ -236,11 +342,10 @@ fn check(
     opened: &Opened<'_>,
     now: OffsetDateTime,
 ) -> Result<(), Verdict> {
-    let (token, sealed) = (&opened.token, &opened.sealed);
+    let (token, sealed, key) = (&opened.token, &opened.sealed, &opened.key);
     if sealed.scope != *scope {
         return Err(Verdict::WrongScope);
     }
-    let key = &sealed.token_key;
     let crypto = server.suite_of(key.hash()).and_then(SuiteCrypto::new);
     match crypto {
         Some(crypto) => key.verify_with(&crypto, token),
@@ -248,7 +353,7 @@ fn check(
     }
     .map_err(|_| Verdict::BadSignature)?;
     let digest = server.sha256(encoded_token);
-    if !bool::from(digest.ct_eq(&sealed.token_digest)) {
+    if !bool::from(digest.ct_eq(&opened.digest)) {
         return Err(Verdict::NotIssued);
     }
     if !server
@@ -257,13 +362,15 @@ fn check(
     {
         return Err(Verdict::WrongTarget);
     }
-    if token.is_expired(now, server.clock_skew)
-        || is_from_the_future(server, sealed.issued_at_ms, now)
-        || may_be_forgotten(server, sealed.issued_at_ms)
-    {
+    if token.is_expired(now, server.clock_skew) || !is_timely(server, sealed.issued_at_ms, now) {
         return Err(Verdict::Expired);
     }
     Ok(())
+}
+
+/// Whether what was issued at this moment may have been issued, and cannot have been forgotten.
+fn is_timely(server: &MigrationServer, issued_at_ms: u64, now: OffsetDateTime) -> bool {
+    !is_from_the_future(server, issued_at_ms, now) && !may_be_forgotten(server, issued_at_ms)
 }
 
 /// Whether a token was issued later than now, by more than clocks may differ. Our clock is slow then, or the issuer's was
@@ -344,5 +451,33 @@ mod tests {
             scope("a", Some(b"Host.Example")),
             scope("a", Some(b"host.example"))
         );
+    }
+
+    #[test]
+    fn a_number_goes_with_a_checkpoint_and_with_nothing_else() {
+        let said = 7u64.to_be_bytes();
+        let sealed = |ahead| SealedSession {
+            issued_at_ms: 0,
+            scope: [0; 32],
+            lineage: Lineage::from_parts([0; 16], 0),
+            authorization: Authorization::Scoped {
+                expiry: 0,
+                target: "192.0.2.7:443".parse().unwrap(),
+            },
+            psk: Zeroizing::new(vec![0; 32]),
+            session: Zeroizing::default(),
+            state: Some(Zeroizing::default()),
+            ahead,
+        };
+        for (ahead, said, expected) in [
+            (None, None, Ok(None)),
+            (Some(3), Some(&said[..]), Ok(Some(10))),
+            (Some(3), None, Err(Verdict::Malformed)),
+            (None, Some(&said[..]), Err(Verdict::Malformed)),
+            (Some(3), Some(&said[1..]), Err(Verdict::Malformed)),
+            (Some(u64::MAX), Some(&said[..]), Err(Verdict::Malformed)),
+        ] {
+            assert_eq!(received(&sealed(ahead), said), expected);
+        }
     }
 }

@@ -9,8 +9,9 @@ use rustls::crypto::hash::{Hash, HashAlgorithm};
 use rustls::server::StoresServerSessions;
 use rustls::{ServerConfig, SupportedCipherSuite};
 
-use super::hook::{HookedStorage, Wanted};
+use super::hook::Wanted;
 use super::issue::MAX_EARLY_DATA_SIZE;
+use super::storage::HookedStorage;
 use crate::provider::user_code::UserCode;
 use crate::wire::hello::TicketRequest;
 

@@ -2,6 +2,8 @@
 //!
 //! No byte of 1-RTT data reaches the application before the token's nonce is committed, and no ticket the client.
 
+mod telling;
+
 use std::fmt;
 use std::io::{self, BufRead as _, Read, Write};
 use std::net::SocketAddr;
@@ -13,8 +15,9 @@ use rustls::{ContentType, HandshakeKind, PeerMisbehaved, ServerConfig};
 use super::admission::{Admitted, may_go_on};
 use super::hello_acceptor::AcceptError;
 use super::hook::ServerHook;
-use super::offer_error::{NotifyError, OfferError};
+use super::recovery::Moved;
 use super::refused::{EarlyDataFilter, Next};
+use super::supersede::Superseding;
 use super::{Arrival, MigrationServer, Verdict};
 #[cfg(feature = "tokio")]
 use crate::MoveKind;
@@ -40,6 +43,12 @@ pub struct ServerConnection {
     settled: bool,
     /// The nonce to commit before 1-RTT data may be read.
     to_commit: Option<Claim>,
+    /// What the application has read and written.
+    pub(super) moved: Moved,
+    /// How many bytes that the application writes next the client has already.
+    pub(super) ahead: u64,
+    /// Checkpoints that are spent when newer ones have come; `None` while there is none, or none is.
+    pub(super) superseding: Option<Box<Superseding>>,
     /// Early data that rustls accepted and the application has not read.
     early_data: Vec<u8>,
     early_data_read: usize,
@@ -54,14 +63,17 @@ pub struct ServerConnection {
     half_rtt: bool,
     /// Plaintext has been written that rustls holds back until the handshake is complete.
     held_back: bool,
+    /// Bytes of records of this layer's own that may still wait to be sent. They take nothing of the application's room, or what it
+    /// writes would leave in more and smaller pieces.
+    own: usize,
 }
+
+/// What a record has besides its payload, in bytes: its header, its type and its tag.
+const RECORD_OVERHEAD: usize = 22;
 
 /// So many notices are sent without data or an offer between them. To the client's TLS library each is an empty record, of
 /// which it takes no more than 32 in a row.
 const MAX_NOTICES: u8 = 8;
-
-/// The level of `migrate_notify` (`docs/protocol.md` section 1).
-const LEVEL_WARNING: u8 = 1;
 
 impl ServerConnection {
     pub(super) fn new(
@@ -74,13 +86,7 @@ impl ServerConnection {
         let (arrival, admitted) = match admission {
             Admission::Ordinary => (Arrival::Fresh, None),
             Admission::Declined(verdict) => (Arrival::Declined(verdict), None),
-            Admission::Admitted(admitted) => (
-                Arrival::Migrated {
-                    early_data: false,
-                    state: admitted.state.clone(),
-                },
-                Some(admitted),
-            ),
+            Admission::Admitted(admitted) => (admitted.arrival(), Some(admitted)),
         };
         let filter = hook
             .early_data_offered()
@@ -98,7 +104,10 @@ impl ServerConnection {
             scope,
             arrival,
             settled: false,
-            to_commit: admitted.map(|admitted| admitted.claim),
+            to_commit: admitted.as_ref().map(|admitted| admitted.claim),
+            moved: Moved::default(),
+            superseding: None,
+            ahead: admitted.map_or(0, |admitted| admitted.received.unwrap_or(0)),
             early_data: Vec::new(),
             early_data_read: 0,
             early_data_counted: false,
@@ -107,6 +116,7 @@ impl ServerConnection {
             closed: false,
             half_rtt,
             held_back: false,
+            own: 0,
         })
     }
 
@@ -132,7 +142,9 @@ impl ServerConnection {
         let Some(kind) = self.tls.handshake_kind().filter(|_| !self.settled) else {
             return;
         };
-        if let Arrival::Migrated { early_data, .. } = &mut self.arrival {
+        if let Arrival::Migrated { early_data, .. } | Arrival::Recovered { early_data, .. } =
+            &mut self.arrival
+        {
             match kind {
                 HandshakeKind::Resumed => *early_data = self.tls.early_data().is_some(),
                 // It may yet resume when the second hello comes.
@@ -140,6 +152,8 @@ impl ServerConnection {
                 HandshakeKind::Full | HandshakeKind::FullWithHelloRetryRequest => {
                     self.arrival = Arrival::Declined(Verdict::NotResumed);
                     self.to_commit = None;
+                    self.ahead = 0;
+                    self.hook.begins_anew();
                 }
             }
         }
@@ -158,7 +172,10 @@ impl ServerConnection {
 
     /// Stats a client that migrated and whose first early data has come.
     fn count_early_data(&mut self) {
-        let migrated = matches!(self.arrival, Arrival::Migrated { .. });
+        let migrated = matches!(
+            self.arrival,
+            Arrival::Migrated { .. } | Arrival::Recovered { .. }
+        );
         if migrated && !self.early_data.is_empty() && !self.early_data_counted {
             self.early_data_counted = true;
             self.server.counters.early_data(self.peer);
@@ -175,7 +192,9 @@ impl ServerConnection {
     #[cfg(feature = "tokio")]
     pub(crate) fn arrived_as(&self) -> MoveKind {
         match self.arrival {
-            Arrival::Migrated { state: Some(_), .. } => MoveKind::Stream,
+            Arrival::Migrated { state: Some(_), .. } | Arrival::Recovered { .. } => {
+                MoveKind::Stream
+            }
             Arrival::Migrated { state: None, .. } | Arrival::Fresh | Arrival::Declined(_) => {
                 MoveKind::Connection
             }
@@ -213,6 +232,12 @@ impl ServerConnection {
         self.server.departure_deadline()
     }
 
+    /// How long a token is good.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn token_lifetime(&self) -> std::time::Duration {
+        self.server.token_lifetime.unsigned_abs()
+    }
+
     /// The handshake has taken too long.
     #[cfg(feature = "tokio")]
     pub(crate) fn timed_out(&self) {
@@ -233,66 +258,21 @@ impl ServerConnection {
         state.map_or(0, |state| state.tls_bytes_to_write())
     }
 
-    /// Tells the client to move now, by the `migrate_notify` alert. It leaves with what is written next.
-    ///
-    /// A client that has been told eight times, with neither data nor an offer since, is not told again: that would end its
-    /// connection. It is `Ok` all the same.
-    ///
-    /// # Errors
-    ///
-    /// [`NotifyError`] when the client may not be sent the alert.
-    pub fn notify(&mut self) -> Result<(), NotifyError> {
-        if self.tls.is_handshaking() {
-            return Err(NotifyError::Handshaking);
-        }
-        if self.closed {
-            return Err(NotifyError::Closed);
-        }
-        let description = self.hook.notify_alert().ok_or(NotifyError::NoToken)?;
-        if self.notices >= MAX_NOTICES {
-            return Ok(());
-        }
-        self.write_as(ContentType::Alert, &[LEVEL_WARNING, description])
-            .map_err(|_| NotifyError::Closed)?;
-        self.notices += 1;
-        Ok(())
-    }
-
-    /// Offers the client another target than before, or the same with another state: a NewSessionTicket with a new token. It
-    /// leaves with what is written next. The client uses the newest offer. There may be any number of them.
-    ///
-    /// With `Some(state)`, of 0 to 8192 bytes, the application consents to a move of the stream: it can go on at the target
-    /// from this state, which is for the application there, and for nobody between (see [`Arrival::Migrated`]). With
-    /// `None` only the session goes on there, with the client's next connection, and this stream ends here.
-    ///
-    /// # Errors
-    ///
-    /// [`OfferError`]; nothing was sent then, and the connection goes on.
-    pub fn offer(&mut self, target: SocketAddr, state: Option<&[u8]>) -> Result<(), OfferError> {
-        if self.tls.is_handshaking() {
-            return Err(OfferError::Handshaking);
-        }
-        if self.closed {
-            return Err(OfferError::Closed);
-        }
-        let ticket = self.hook.offer(target, state)?;
-        self.notices = 0;
-        self.write_as(ContentType::Handshake, &ticket)
-            .map_err(|_| OfferError::Closed)
-    }
-
-    /// Where the token leads that the client got at the handshake, if it got one.
-    pub fn target_at_handshake(&self) -> Option<SocketAddr> {
-        self.hook.target_at_handshake()
+    /// Whether this side has been closed.
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed
     }
 
     /// Lets rustls process what it has read.
     fn process(&mut self) -> Result<(), rustls::Error> {
         if !self.tls.is_handshaking() {
-            return self
-                .scope
-                .enter(|| self.tls.process_new_packets())
-                .map(|_| ());
+            let processed = self.scope.enter(|| self.tls.process_new_packets());
+            if self.hook.take_key_updated() {
+                // rustls answers a KeyUpdate only with what is written next. This writes nothing, and lets the answer go.
+                let _ = self.scope.enter(|| self.tls.writer().write(&[]));
+                self.look_for_answer();
+            }
+            return processed.map(|_| ());
         }
         if let Some(kind) = self.tls.handshake_kind() {
             self.hook.answered(kind == HandshakeKind::Resumed);
@@ -333,6 +313,8 @@ impl ServerConnection {
         // What is begun must be written whole, so the buffer's limit must not cut it.
         self.tls.set_buffer_limit(None);
         self.hook.retag(kind, payload.len());
+        let own = payload.len().saturating_add(RECORD_OVERHEAD);
+        self.own = self.own.saturating_add(own);
         let mut written = Ok(());
         while !payload.is_empty() && written.is_ok() {
             written = self
@@ -341,8 +323,13 @@ impl ServerConnection {
                 .map(|len| payload = payload.get(len..).unwrap_or_default());
         }
         self.hook.retag(kind, 0);
-        self.tls.set_buffer_limit(Some(BUFFER_LIMIT));
+        self.limit_buffer();
         written
+    }
+
+    fn limit_buffer(&mut self) {
+        let limit = BUFFER_LIMIT.saturating_add(self.own);
+        self.tls.set_buffer_limit(Some(limit));
     }
 
     /// The wrapped connection, for what it knows of the session.
@@ -382,7 +369,13 @@ impl Connection for ServerConnection {
     }
 
     fn write_tls(&mut self, wr: &mut dyn Write) -> io::Result<usize> {
-        self.tls.write_tls(wr)
+        let written = self.tls.write_tls(wr)?;
+        if self.own > 0 {
+            // As if they were the first to leave: to a slow client something always waits, and the room must not grow.
+            self.own = self.own.saturating_sub(written);
+            self.limit_buffer();
+        }
+        Ok(written)
     }
 
     fn wants_read(&self) -> bool {
@@ -409,6 +402,7 @@ impl Connection for ServerConnection {
     }
 
     fn consume(&mut self, amount: usize) {
+        self.moved.note_read(amount);
         if self.early_data_read < self.early_data.len() {
             self.early_data_read += amount;
             if self.early_data_read >= self.early_data.len() {
@@ -424,10 +418,16 @@ impl Connection for ServerConnection {
         if self.closed {
             return Err(io::ErrorKind::BrokenPipe.into());
         }
+        if let Some(discarded) = self.discard(plaintext.len()) {
+            self.moved.note_written(discarded);
+            return Ok(discarded);
+        }
         let written = self.scope.enter(|| self.tls.writer().write(plaintext))?;
         self.held_back |= written > 0 && !self.half_rtt && self.tls.is_handshaking();
+        self.moved.note_written(written);
         if written > 0 {
             self.notices = 0;
+            self.data_written();
         }
         Ok(written)
     }

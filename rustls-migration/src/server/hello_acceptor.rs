@@ -14,11 +14,12 @@ use super::admission::{Candidate, Examined, examine, scope};
 use super::connection::Admission;
 use super::hook::{Offered, ServerHook, Wanted};
 use super::issue::Issuer;
-use super::resumption::{self, Resumption};
+use super::resumption::{self, Resumes, Resumption};
 use super::{Incoming, MigrationServer, ServerConnection, Verdict};
 #[cfg(feature = "tokio")]
 use crate::MoveKind;
 use crate::address::as_in_token;
+use crate::dialect::Dialect;
 use crate::wire::hello::ClientHello;
 use crate::wire::record::{HelloProgress, HelloReader};
 
@@ -85,21 +86,26 @@ impl HelloAcceptor {
         let mut offered = Offered::default();
         // What is not a hello goes to rustls, which knows the right alert.
         if let Ok(hello) = ClientHello::read(self.reader.message(), server.codepoints) {
-            if hello.migration_support.is_some_and(|data| !data.is_empty()) {
+            let support = |dialect| hello.support(dialect).is_some_and(|data| !data.is_empty());
+            if server.dialects.choose(support).is_some() {
                 return Err(AcceptError::MalformedSupport);
             }
             let scope = scope(&server.service, hello.server_name);
             let now = server.clock.now();
             let no_randomness = |_| AcceptError::Tls(rustls::Error::FailedToGetRandomBytes);
-            if hello.migration_token.is_some() {
+            let speaks_tokens = server.dialects.has(Dialect::Draft01);
+            let token = hello.migration_token.is_some() && speaks_tokens;
+            if token {
                 examined = examine(&server, &hello, &scope, now).map_err(no_randomness)?;
             } else {
-                resumption = resumption::examine(&server, &hello, &scope, now)
-                    .map_err(no_randomness)?
-                    .map(Box::new);
+                match resumption::examine(&server, &hello, &scope, now).map_err(no_randomness)? {
+                    Resumes::Nothing => {}
+                    Resumes::Ordinary(found) => resumption = Some(Box::new(found)),
+                    Resumes::Scoped(found) => examined = found,
+                }
             }
             offered = Offered {
-                token: hello.migration_token.is_some(),
+                offer: token || !matches!(examined, Examined::Ordinary),
                 early_data: hello.early_data,
                 // Without a maximum, rustls takes no notice of a client's wish either.
                 ticket_request: hello
@@ -131,14 +137,15 @@ impl HelloAcceptor {
     }
 }
 
-/// What issues tickets to this client: with tokens for the target that is chosen for it, if it supports migration.
+/// What issues tickets to this client: with an offer of the target that is chosen for it, if it supports migration.
 fn issuer_for(
     server: &Arc<MigrationServer>,
     hello: &ClientHello<'_>,
     scope: [u8; 32],
     (peer, local): (Option<SocketAddr>, Option<SocketAddr>),
 ) -> Issuer {
-    let migrates = hello.migration_support.is_some();
+    let speaks = |dialect| hello.support(dialect).is_some();
+    let dialect = server.dialects.choose(speaks);
     let incoming = Incoming {
         peer,
         local,
@@ -149,14 +156,14 @@ fn issuer_for(
     let target = server
         .choose_target
         .as_ref()
-        .filter(|_| migrates)
+        .filter(|_| dialect.is_some())
         .and_then(|choose| choose(&incoming))
         .map(as_in_token)
         .filter(|target| Some(*target) != local);
     Issuer {
         server: Arc::clone(server),
         scope,
-        migrates,
+        dialect,
         target,
     }
 }
@@ -238,19 +245,19 @@ impl ExaminedHello {
             ),
             Some(Err(verdict)) => (&configs.no_early_data, Admission::Declined(verdict)),
         };
-        let lent = match &mut admission {
-            Admission::Admitted(admitted) => admitted.lend(),
-            Admission::Ordinary => resumed.map(|(lent, _)| lent),
-            Admission::Declined(_) => None,
+        let (lent, goes_on) = match &mut admission {
+            Admission::Admitted(admitted) => (admitted.lend(), admitted.goes_on),
+            Admission::Ordinary => (resumed.map(|(lent, _)| lent), None),
+            Admission::Declined(_) => (None, None),
         };
         let (config, wanted) = match &self.issuer {
-            Some(issuer) if issuer.migrates => {
+            Some(issuer) if issuer.dialect.is_some() => {
                 configs.with_template(config, self.offered.ticket_request)
             }
             Some(_) | None => (Arc::clone(config), Wanted::All),
         };
         let storage = Arc::clone(&configs.storage);
-        let hook = ServerHook::new(storage, self.issuer, wanted, self.offered, lent);
+        let hook = ServerHook::new(storage, self.issuer, wanted, self.offered, lent, goes_on);
         let mut connection = ServerConnection::new(server, self.peer, config, hook, admission)?;
         connection.receive(&self.received)?;
         Ok(connection)

@@ -10,17 +10,21 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use migration_token::TokenKey;
 use rustls::ContentType;
+use rustls::crypto::cipher::OutboundChunks;
 use rustls::server::StoresServerSessions;
 use zeroize::Zeroizing;
 
 use super::OfferError;
 use super::admission::Lent;
-use super::issue::{Issuer, MAX_STATE_LEN};
+use super::issue::{GoesOn, Issued, Issuer, MAX_STATE_LEN, Secrets};
 use super::template::{Template, TicketKey};
 use crate::address::as_in_token;
-use crate::provider::hook::{ConnectionHook, Verifying, current_as, without_scope};
+use crate::dialect::Dialect;
+use crate::lineage::Lineage;
+use crate::provider::hook::{ConnectionHook, Verifying, without_scope};
 use crate::provider::{HashedHello, SharedDecrypter};
 use crate::wire::hello::TicketRequest;
+use crate::wire::{KEY_UPDATE_NOT_REQUESTED, KEY_UPDATE_REQUESTED, Malformed};
 
 pub(super) struct ServerHook {
     /// Where sessions of TLS 1.2 are kept; the user's, wrapped. Never called with the lock held.
@@ -29,8 +33,8 @@ pub(super) struct ServerHook {
     issuer: Option<Issuer>,
     /// How many of rustls' tickets the client may get.
     wanted: Wanted,
-    /// Whether the hello had a token, accepted or not.
-    token_presented: bool,
+    /// Whether the hello had a token or a marked ticket, accepted or not.
+    pub(super) offer_presented: bool,
     /// Whether the hello announced early data.
     early_data_offered: bool,
     /// Whether the hello has been answered.
@@ -39,6 +43,13 @@ pub(super) struct ServerHook {
     wants_ticket_keys: AtomicBool,
     /// So many bytes of application data that come next are records of another type.
     retagged: AtomicUsize,
+    /// Whether the client has sent a handshake message that may want an answer.
+    key_updated: AtomicBool,
+    /// How many KeyUpdates have been sent that ask for an answer, less the answers. Several may have one answer, and then it is never 0
+    /// again: nothing is learned from answers then.
+    unanswered: AtomicUsize,
+    /// Whether the client has sent application data.
+    heard: AtomicBool,
     verifying: Verifying,
     /// Only a hello with an admitted token, or with early data, is known before rustls hashes it.
     hashed_hello: HashedHello,
@@ -48,7 +59,8 @@ pub(super) struct ServerHook {
 /// What a hello has in it.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Offered {
-    pub(super) token: bool,
+    /// A token, or a ticket of draft -03.
+    pub(super) offer: bool,
     pub(super) early_data: bool,
     /// How many tickets the client wants, if that counts here.
     pub(super) ticket_request: Option<TicketRequest>,
@@ -68,6 +80,8 @@ struct State {
     lent: Option<(Vec<u8>, Zeroizing<Vec<u8>>)>,
     resumption_master_secret: Option<Zeroizing<Vec<u8>>>,
     token_key: Option<TokenKey>,
+    /// That of the stream: the one that goes on here, or the one that has begun, once that is known.
+    lineage: Option<Lineage>,
     /// What opens the client's handshake records, for the filter of refused early data.
     decrypter: Option<SharedDecrypter>,
     /// Nonce and pre-shared key of the ticket that rustls is making.
@@ -81,9 +95,12 @@ struct State {
     issued: u64,
     /// The handshake's NewSessionTickets, until they are sent.
     tickets: Vec<u8>,
-    /// Whether the handshake's token has been issued.
-    token_at_handshake: bool,
-    token_sent: bool,
+    /// Whether an offer has been made at the handshake.
+    offered_at_handshake: bool,
+    /// Where the newest offer leads that the client has been sent.
+    offered: Option<SocketAddr>,
+    /// Where the client was last asked to go.
+    asked: Option<SocketAddr>,
     /// The type of the next retagged bytes.
     retag_as: Option<ContentType>,
 }
@@ -95,6 +112,7 @@ impl ServerHook {
         wanted: Wanted,
         offered: Offered,
         lent: Option<Lent>,
+        goes_on: Option<Lineage>,
     ) -> Self {
         let (lent, hashed) = match lent {
             Some(lent) => (Some((lent.ticket, lent.session)), lent.hashed),
@@ -104,6 +122,7 @@ impl ServerHook {
             lent,
             resumption_master_secret: None,
             token_key: None,
+            lineage: goes_on,
             decrypter: None,
             ticket_key: None,
             resumed: false,
@@ -111,35 +130,58 @@ impl ServerHook {
             template: Err(OfferError::NoTicket),
             issued: 0,
             tickets: Vec::new(),
-            token_at_handshake: false,
-            token_sent: false,
+            offered_at_handshake: false,
+            offered: None,
+            asked: None,
             retag_as: None,
         };
         Self {
             storage,
             issuer,
             wanted,
-            token_presented: offered.token,
+            offer_presented: offered.offer,
             early_data_offered: offered.early_data,
             answered: AtomicBool::new(false),
             wants_ticket_keys: AtomicBool::new(false),
             retagged: AtomicUsize::new(0),
+            key_updated: AtomicBool::new(false),
+            unanswered: AtomicUsize::new(0),
+            heard: AtomicBool::new(false),
             verifying: Verifying::default(),
             hashed_hello: HashedHello::new(hashed),
             state: Mutex::new(state),
         }
     }
 
-    /// The AlertDescription of `migrate_notify`, once the client has been sent a token on this connection.
-    pub(super) fn notify_alert(&self) -> Option<u8> {
-        let issuer = self.issuer.as_ref().filter(|_| self.state().token_sent)?;
-        Some(issuer.server.codepoints.migrate_notify)
+    /// What asks the client to move by its newest offer, with the type of its record, once it has one of this connection.
+    pub(super) fn notice(&self) -> Option<(ContentType, Vec<u8>)> {
+        let target = self.state().offered?;
+        self.ask(target)
     }
 
-    /// Where the token of the handshake leads, once it has been issued.
+    /// What tells the client where a hand-over to `target` leads, before that comes: in draft -03, where the ticket does not, when
+    /// it was last asked to go elsewhere.
+    pub(super) fn notice_before_hand_over(
+        &self,
+        target: SocketAddr,
+    ) -> Option<(ContentType, Vec<u8>)> {
+        let issuer = self.issuer.as_ref()?;
+        let elsewhere = self.state().asked != Some(as_in_token(target));
+        let needed = issuer.dialect == Some(Dialect::Draft03) && elsewhere;
+        needed.then(|| self.ask(as_in_token(target))).flatten()
+    }
+
+    fn ask(&self, target: SocketAddr) -> Option<(ContentType, Vec<u8>)> {
+        // It calls the user's naming of targets.
+        let notice = without_scope(|| self.issuer.as_ref()?.notice(target))?;
+        self.state().asked = Some(target);
+        Some(notice)
+    }
+
+    /// Where the offer of the handshake leads, once it has been made.
     pub(super) fn target_at_handshake(&self) -> Option<SocketAddr> {
         let issuer = self.issuer.as_ref();
-        let issuer = issuer.filter(|_| self.state().token_at_handshake)?;
+        let issuer = issuer.filter(|_| self.state().offered_at_handshake)?;
         issuer.target
     }
 
@@ -154,6 +196,21 @@ impl ServerHook {
         self.state().decrypter.take()
     }
 
+    /// Whether the client has sent a handshake message since.
+    pub(super) fn take_key_updated(&self) -> bool {
+        self.key_updated.load(Ordering::Relaxed) && self.key_updated.swap(false, Ordering::Relaxed)
+    }
+
+    /// How many KeyUpdates want an answer of the client, at the most.
+    pub(super) fn unanswered(&self) -> usize {
+        self.unanswered.load(Ordering::Relaxed)
+    }
+
+    /// Whether the client has sent application data since.
+    pub(super) fn take_heard(&self) -> bool {
+        self.heard.swap(false, Ordering::Relaxed)
+    }
+
     /// The hello is answered.
     pub(super) fn answered(&self, resumed: bool) {
         if self.wanted != Wanted::All {
@@ -165,40 +222,71 @@ impl ServerHook {
     pub(super) fn take_tickets(&self) -> Vec<u8> {
         self.wants_ticket_keys.store(false, Ordering::Relaxed);
         let mut state = self.state();
-        state.token_sent |= state.token_at_handshake;
+        if state.offered_at_handshake {
+            state.offered = self.issuer.as_ref().and_then(|issuer| issuer.target);
+        }
         std::mem::take(&mut state.tickets)
     }
 
-    /// Makes a NewSessionTicket with a token for `target`, and with the application's `state` when its stream can go on
-    /// there.
+    /// Makes a NewSessionTicket that may be taken to `target`. That of a checkpoint is none that a client is asked to follow.
     pub(super) fn offer(
         &self,
         target: SocketAddr,
-        state: Option<&[u8]>,
-    ) -> Result<Vec<u8>, OfferError> {
-        let issuer = self.issuer.as_ref().filter(|issuer| issuer.migrates);
+        goes_on: GoesOn<'_>,
+    ) -> Result<Issued, OfferError> {
+        let issuer = self.issuer.as_ref();
+        let issuer = issuer.filter(|issuer| issuer.dialect.is_some());
         let issuer = issuer.ok_or(OfferError::NotSupported)?;
-        let len = state.map_or(0, <[u8]>::len);
+        let len = goes_on.state().map_or(0, <[u8]>::len);
         if len > MAX_STATE_LEN {
             return Err(OfferError::StateTooLong { len });
         }
         let (secret, template, nonce) = self.take_template()?;
         let token_key = self.token_key(issuer, &secret)?;
-        let secrets = (secret.as_slice(), &token_key);
-        let message = issuer.issue_from(secrets, template, nonce, as_in_token(target), state)?;
-        self.state().token_sent = true;
-        issuer.server.counters.offer();
-        Ok(message)
+        let secrets = Secrets {
+            resumption_master_secret: &secret,
+            token_key: token_key.as_ref(),
+            lineage: self.lineage().ok_or(OfferError::Failed)?,
+        };
+        let target = as_in_token(target);
+        let issued = issuer.issue_from(secrets, template, nonce, target, goes_on)?;
+        match goes_on {
+            GoesOn::Session | GoesOn::Stream(_) => {
+                self.state().offered = Some(target);
+                issuer.server.counters.offer();
+            }
+            GoesOn::Checkpoint { .. } => issuer.server.counters.checkpoint(),
+        }
+        Ok(issued)
     }
 
-    /// What signs this connection's tokens. It is derived once.
-    fn token_key(&self, issuer: &Issuer, secret: &[u8]) -> Result<TokenKey, OfferError> {
+    /// What signs this connection's tokens, if it has any. It is derived once.
+    fn token_key(&self, issuer: &Issuer, secret: &[u8]) -> Result<Option<TokenKey>, OfferError> {
         if let Some(known) = &self.state().token_key {
-            return Ok(known.clone());
+            return Ok(Some(known.clone()));
         }
         let derived = issuer.token_key(secret)?;
-        self.state().token_key = Some(derived.clone());
+        self.state().token_key.clone_from(&derived);
         Ok(derived)
+    }
+
+    /// The lineage of the stream; `None` for a client that does not support migration, and of one that begins here while the
+    /// handshake is not complete. It is derived once.
+    pub(super) fn lineage(&self) -> Option<Lineage> {
+        let issuer = self.issuer.as_ref();
+        let issuer = issuer.filter(|issuer| issuer.dialect.is_some())?;
+        let mut state = self.state();
+        if state.lineage.is_none() {
+            let secret = state.resumption_master_secret.as_ref()?;
+            // By the provider's own primitives, which call nobody.
+            state.lineage = issuer.begin_lineage(secret);
+        }
+        state.lineage
+    }
+
+    /// Nothing goes on here: rustls has not resumed the session.
+    pub(super) fn begins_anew(&self) {
+        self.state().lineage = None;
     }
 
     /// What a ticket is made from, and its nonce, which is never used again. rustls' own nonces have 32 bytes.
@@ -225,7 +313,7 @@ impl ServerHook {
     /// rustls has made a ticket, or a session of TLS 1.2, which goes to the storage. No ticket of rustls is sent, since its session
     /// is not stored. To a client that supports migration the first one is the template of the connection's offers, and
     /// becomes the ticket with the handshake's token; every other one is sealed as it is.
-    fn put(&self, key: Vec<u8>, session: Vec<u8>) -> bool {
+    pub(super) fn put(&self, key: Vec<u8>, session: Vec<u8>) -> bool {
         let Some((nth, ticket_key)) = self.next_ticket() else {
             return self.storage.put(key, session);
         };
@@ -233,7 +321,7 @@ impl ServerHook {
         let Some(issuer) = &self.issuer else {
             return false;
         };
-        let first = nth == 0 && issuer.migrates;
+        let first = nth == 0 && issuer.dialect.is_some();
         let with_token = first && self.keep_template(issuer, &session, ticket_key.as_ref());
         let keeps_sessions = issuer.server.configs.keeps_sessions;
         if !with_token && keeps_sessions && nth < self.wanted() {
@@ -282,7 +370,13 @@ impl ServerHook {
                 let template = template.as_ref().map_err(|failure| *failure)?;
                 let ticket = template.ticket(key.ok_or(OfferError::UnknownSession)?);
                 let secret = secret.as_ref().ok_or(OfferError::NotSupported)?;
-                issuer.issue(&self.token_key(issuer, secret)?, ticket, target, None)
+                let token_key = self.token_key(issuer, secret)?;
+                let secrets = Secrets {
+                    resumption_master_secret: secret,
+                    token_key: token_key.as_ref(),
+                    lineage: self.lineage().ok_or(OfferError::Failed)?,
+                };
+                issuer.issue(secrets, ticket, target, GoesOn::Session)
             });
             (template, token)
         });
@@ -293,13 +387,15 @@ impl ServerHook {
         }
         let mut state = self.state();
         state.template = template;
-        state.tickets.extend(token.unwrap_or_default());
-        state.token_at_handshake = issued;
+        state
+            .tickets
+            .extend(token.map(|issued| issued.message).unwrap_or_default());
+        state.offered_at_handshake = issued;
         issued
     }
 
     /// Lends the session that this ticket stands for, once. No other ticket resumes anything.
-    fn take(&self, key: &[u8]) -> Option<Vec<u8>> {
+    pub(super) fn take(&self, key: &[u8]) -> Option<Vec<u8>> {
         let lent = &mut self.state().lent;
         let (_, mut session) = lent.take_if(|(ticket, _)| ticket == key)?;
         Some(std::mem::take(&mut *session))
@@ -349,7 +445,32 @@ impl ConnectionHook for ServerHook {
         self.state().decrypter = Some(decrypter);
     }
 
-    fn outbound_type(&self, kind: ContentType, len: usize) -> ContentType {
+    fn application_data(&self, len: usize) {
+        if len > 0 {
+            self.heard.store(true, Ordering::Relaxed);
+        }
+    }
+
+    fn inbound(&self, kind: ContentType, payload: &mut [u8]) -> Result<usize, Malformed> {
+        if kind == ContentType::Handshake {
+            self.key_updated.store(true, Ordering::Relaxed);
+            if *payload == KEY_UPDATE_NOT_REQUESTED {
+                let unanswered = self.unanswered().saturating_sub(1);
+                self.unanswered.store(unanswered, Ordering::Relaxed);
+            }
+        }
+        Ok(payload.len())
+    }
+
+    fn outbound_type(&self, kind: ContentType, plaintext: &OutboundChunks<'_>) -> ContentType {
+        let len = plaintext.len();
+        // rustls asks of its own accord, too, when keys are used up.
+        if kind == ContentType::Handshake
+            && len == KEY_UPDATE_REQUESTED.len()
+            && plaintext.to_vec() == KEY_UPDATE_REQUESTED
+        {
+            self.unanswered.fetch_add(1, Ordering::Relaxed);
+        }
         let retagged = self.retagged.load(Ordering::Relaxed);
         if retagged == 0 || kind != ContentType::ApplicationData {
             return kind;
@@ -357,38 +478,5 @@ impl ConnectionHook for ServerHook {
         self.retagged
             .store(retagged.saturating_sub(len), Ordering::Relaxed);
         self.state().retag_as.unwrap_or(kind)
-    }
-}
-
-/// The session storage of every configuration of a [`MigrationServer`](super::MigrationServer): inside a
-/// connection's scope its hook answers.
-#[derive(Debug)]
-pub(super) struct HookedStorage(pub(super) Arc<dyn StoresServerSessions>);
-
-impl StoresServerSessions for HookedStorage {
-    fn put(&self, key: Vec<u8>, value: Vec<u8>) -> bool {
-        match current_as::<ServerHook>() {
-            Some(hook) => hook.put(key, value),
-            None => self.0.put(key, value),
-        }
-    }
-
-    /// Sessions of TLS 1.2 are asked for like this. None of them may pass for the one of a token.
-    fn get(&self, key: &[u8]) -> Option<Vec<u8>> {
-        match current_as::<ServerHook>() {
-            Some(hook) if hook.token_presented => None,
-            Some(_) | None => self.0.get(key),
-        }
-    }
-
-    fn take(&self, key: &[u8]) -> Option<Vec<u8>> {
-        match current_as::<ServerHook>() {
-            Some(hook) => hook.take(key),
-            None => self.0.take(key),
-        }
-    }
-
-    fn can_cache(&self) -> bool {
-        self.0.can_cache()
     }
 }

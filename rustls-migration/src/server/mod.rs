@@ -13,12 +13,15 @@ mod limits;
 mod offer_error;
 #[cfg(feature = "tokio")]
 mod readiness;
+mod recovery;
 mod refused;
 mod resumption;
 #[cfg(test)]
 #[cfg(feature = "ring")]
 mod rustls_habits;
 mod stats;
+mod storage;
+mod supersede;
 mod template;
 mod verdict;
 
@@ -44,12 +47,14 @@ pub use self::hello_acceptor::{AcceptError, ExaminedHello, HelloAcceptor};
 pub(crate) use self::issue::MAX_STATE_LEN;
 use self::limits::Limits;
 pub use self::offer_error::{NotifyError, OfferError};
+pub use self::recovery::Positions;
 use self::stats::Counters;
 pub use self::stats::Stats;
 pub use self::verdict::{Arrival, Verdict};
-use crate::address::as_in_token;
+use crate::address::{as_in_token, canonical};
 use crate::clock::{Clock, SystemClock};
 use crate::codepoints::Codepoints;
+use crate::dialect::{Dialect, Dialects};
 use crate::error::ConfigError;
 use crate::provider::is_wrapped;
 use crate::ticket::TicketKeys;
@@ -68,6 +73,7 @@ pub struct Incoming<'a> {
 }
 
 type ChooseTarget = dyn Fn(&Incoming<'_>) -> Option<SocketAddr> + Send + Sync;
+type NameTarget = dyn Fn(SocketAddr) -> Vec<u8> + Send + Sync;
 
 /// A service's migration settings on one node, over a [`ServerConfig`].
 ///
@@ -78,6 +84,8 @@ pub struct MigrationServer {
     ticket_keys: TicketKeys,
     own_addresses: HashSet<SocketAddr>,
     nonce_store: Arc<dyn NonceStore>,
+    /// Where checkpoints are spent that are superseded.
+    superseded: Option<Arc<dyn NonceStore>>,
     limits: Limits,
     choose_target: Option<Box<ChooseTarget>>,
     token_lifetime: time::Duration,
@@ -86,6 +94,8 @@ pub struct MigrationServer {
     departure_deadline: Duration,
     clock: Arc<dyn Clock>,
     codepoints: Codepoints,
+    dialects: Dialects,
+    name_target: Option<Box<NameTarget>>,
     counters: Arc<Counters>,
 }
 
@@ -106,6 +116,7 @@ impl MigrationServer {
             ticket_keys,
             own_addresses: HashSet::new(),
             nonce_store: None,
+            superseded: None,
             limits: Limits::default(),
             choose_target: None,
             token_lifetime: Duration::from_secs(3600),
@@ -114,6 +125,8 @@ impl MigrationServer {
             departure_deadline: Duration::from_secs(10),
             clock: None,
             codepoints: Codepoints::default(),
+            dialects: Dialects::default(),
+            name_target: None,
         }
     }
 
@@ -172,7 +185,16 @@ impl MigrationServer {
         digest.unwrap_or_else(|| Sha256::digest(data).into())
     }
 
-    /// The early data that a ticket with a token offers, in bytes.
+    /// What a client is told of a target in draft -03.
+    fn name_of(&self, target: SocketAddr) -> Vec<u8> {
+        let target = canonical(target);
+        match &self.name_target {
+            Some(name) => name(target),
+            None => target.to_string().into_bytes(),
+        }
+    }
+
+    /// The early data that a marked ticket offers, in bytes.
     fn max_early_data_size(&self) -> u32 {
         self.configs.early_data.max_early_data_size
     }
@@ -226,6 +248,7 @@ impl fmt::Debug for MigrationServer {
 /// | claims before the nonce store, and commits, [`max_nonce_store_requests`](Self::max_nonce_store_requests) | 1,024 of each | more wait, as long as the store answers others |
 /// | time for a notified client to leave, [`departure_deadline`](Self::departure_deadline) | 10 s | calls fail with `TimedOut` |
 /// | notices to a client without data or an offer between them | 8 | the client is not told again |
+/// | former checkpoints of a connection, with [`supersede_checkpoints_in`](Self::supersede_checkpoints_in) | 128 | the oldest is good for its life |
 /// | state in an offer | 8,192 bytes | `OfferError::StateTooLong` |
 /// | offers under one ticket key, and ordinary tickets, [`TicketKeys::seal_limit`] | 2^32 of each | `OfferError::SealLimit`; no ticket |
 /// | a ticket, with a client's certificates in it | 24,576 bytes | `OfferError::TicketTooLong`; no ticket |
@@ -238,6 +261,7 @@ pub struct MigrationServerBuilder {
     ticket_keys: TicketKeys,
     own_addresses: HashSet<SocketAddr>,
     nonce_store: Option<Arc<dyn NonceStore>>,
+    superseded: Option<Arc<dyn NonceStore>>,
     limits: Limits,
     choose_target: Option<Box<ChooseTarget>>,
     token_lifetime: Duration,
@@ -247,6 +271,8 @@ pub struct MigrationServerBuilder {
     /// The system's unless there is another.
     clock: Option<Arc<dyn Clock>>,
     codepoints: Codepoints,
+    dialects: Dialects,
+    name_target: Option<Box<NameTarget>>,
 }
 
 impl MigrationServerBuilder {
@@ -339,6 +365,26 @@ impl MigrationServerBuilder {
         self
     }
 
+    /// The dialects in which this node makes offers and takes clients, the preferred one first; by default
+    /// [`Dialect::Draft01`] alone. A connection's dialect is the first of these that its client speaks. Nodes of one service may
+    /// prefer different ones. None at all changes nothing.
+    #[must_use]
+    pub fn dialects(mut self, preferred_first: impl IntoIterator<Item = Dialect>) -> Self {
+        self.dialects = Dialects::new(preferred_first).unwrap_or(self.dialects);
+        self
+    }
+
+    /// What a client that speaks [`Dialect::Draft03`] is told of a target: bytes that its application resolves, at most
+    /// 65,535. By default the address as text, `192.0.2.2:443`. The ticket's scope is the address whatever it is called.
+    #[must_use]
+    pub fn name_targets(
+        mut self,
+        name: impl Fn(SocketAddr) -> Vec<u8> + Send + Sync + 'static,
+    ) -> Self {
+        self.name_target = Some(Box::new(name));
+        self
+    }
+
     /// Checks that the method can carry the configuration.
     ///
     /// # Errors
@@ -365,12 +411,14 @@ impl MigrationServerBuilder {
                 }
             }
         };
+        self.ticket_keys.measure_seals();
         Ok(MigrationServer {
             configs: ConfigSet::new(self.config),
             service: self.service,
             ticket_keys: self.ticket_keys,
             own_addresses: self.own_addresses,
             nonce_store,
+            superseded: self.superseded,
             limits: self.limits,
             choose_target: self.choose_target,
             token_lifetime,
@@ -379,6 +427,8 @@ impl MigrationServerBuilder {
             departure_deadline: self.departure_deadline,
             clock,
             codepoints: self.codepoints,
+            dialects: self.dialects,
+            name_target: self.name_target,
             counters: Arc::default(),
         })
     }

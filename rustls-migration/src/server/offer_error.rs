@@ -34,6 +34,10 @@ pub enum OfferError {
     /// The client has been told to move already, and would take an offer by itself for the hand-over.
     #[error("the client has been told to move already")]
     UnderWay,
+    /// A checkpoint says that its state accounts for more than has been read or written, or for less of what was read than a
+    /// checkpoint before it. The caller is at fault.
+    #[error("a checkpoint cannot account for these bytes")]
+    BadPosition,
     /// The application's state is too long. The caller is at fault.
     #[error("the application's state has {len} bytes, at most 8192 are allowed")]
     StateTooLong {
@@ -61,6 +65,38 @@ pub enum OfferError {
     /// The random source or a clock failed.
     #[error("no ticket could be made")]
     Failed,
+}
+
+#[cfg(feature = "tokio")]
+impl NotifyError {
+    /// What logs and metrics call it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::NoToken => "no_token",
+            Self::Handshaking => "handshaking",
+            Self::Closed => "closed",
+        }
+    }
+}
+
+#[cfg(feature = "tokio")]
+impl OfferError {
+    /// What logs and metrics call it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::NotSupported => "not_supported",
+            Self::Handshaking => "handshaking",
+            Self::NoTicket => "no_ticket",
+            Self::UnderWay => "under_way",
+            Self::BadPosition => "bad_position",
+            Self::StateTooLong { .. } => "state_too_long",
+            Self::TicketTooLong { .. } => "ticket_too_long",
+            Self::UnknownSession => "unknown_session",
+            Self::SealLimit => "seal_limit",
+            Self::Closed => "closed",
+            Self::Failed => "failed",
+        }
+    }
 }
 
 /// The caller asked for what cannot be done; the connection goes on.

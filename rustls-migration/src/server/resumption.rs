@@ -14,11 +14,15 @@ use rustls::crypto::GetRandomFailed;
 use time::{Duration, OffsetDateTime};
 
 use super::MigrationServer;
-use super::admission::{HANDSHAKE_GRACE, Lent, MAX_IDENTITIES, from_unix_milliseconds};
+use super::admission::scoped::{self, Scoped};
+use super::admission::{
+    Examined, HANDSHAKE_GRACE, Lent, MAX_IDENTITIES, Presented, from_unix_milliseconds,
+};
+use crate::dialect::Dialect;
 use crate::key_schedule::binder_is_valid;
 use crate::provider::Hashed;
 use crate::ticket::{EarlyDataGrant, OrdinarySession};
-use crate::wire::hello::{ClientHello, PskIdentity};
+use crate::wire::hello::{ClientHello, PskIdentity, PskOffer};
 
 /// How far a ticket's age by the client and by the server may differ for its early data to be accepted. It is rustls' own limit.
 const FRESHNESS: Duration = Duration::seconds(60);
@@ -64,27 +68,61 @@ impl Resumption {
     }
 }
 
-/// The session that a hello without a token resumes, if it does.
+/// What a hello without a token resumes.
+pub(super) enum Resumes {
+    Nothing,
+    /// An ordinary session.
+    Ordinary(Resumption),
+    /// A session that was offered elsewhere in draft -03, or what speaks against it.
+    Scoped(Examined),
+}
+
+/// What a hello without a token resumes. Each identity is opened once.
 pub(super) fn examine(
     server: &MigrationServer,
     hello: &ClientHello<'_>,
     scope: &[u8; 32],
     now: OffsetDateTime,
-) -> Result<Option<Resumption>, GetRandomFailed> {
-    let offer = hello.pre_shared_key.filter(|_| hello.psk_dhe_ke);
-    let Some(offer) = offer.filter(|_| server.configs.keeps_sessions) else {
-        return Ok(None);
+) -> Result<Resumes, GetRandomFailed> {
+    let scoped = server.dialects.has(Dialect::Draft03);
+    let ordinary = hello.psk_dhe_ke && server.configs.keeps_sessions;
+    let Some(offer) = hello.pre_shared_key.filter(|_| scoped || ordinary) else {
+        return Ok(Resumes::Nothing);
     };
-    let identities = offer.iter().take(MAX_IDENTITIES).enumerate();
-    let found = identities.into_iter().find_map(|(index, identity)| {
-        let plain = server.ticket_keys.open(identity.ticket)?;
-        let session = OrdinarySession::decode(&plain).ok()?;
-        let lives = session.scope == *scope && is_alive(server, &session, now);
-        lives.then_some((index, identity, session))
-    });
-    let Some((index, identity, session)) = found else {
-        return Ok(None);
-    };
+    for (index, identity) in offer.iter().take(MAX_IDENTITIES).enumerate() {
+        let Some(plain) = server.ticket_keys.open(identity.ticket) else {
+            continue;
+        };
+        if scoped && let Some(scoped) = Scoped::read(&plain) {
+            let presented = Presented {
+                ticket: identity.ticket,
+                binder: identity.binder,
+                truncated_hello: offer.truncated_hello,
+            };
+            return scoped::examine(server, scoped, presented, hello, scope, now)
+                .map(Resumes::Scoped);
+        }
+        let Ok(session) = OrdinarySession::decode(&plain) else {
+            continue;
+        };
+        if ordinary && session.scope == *scope && is_alive(server, &session, now) {
+            let identity = (index, identity);
+            return resume(server, hello, offer, identity, session, now).map(Resumes::Ordinary);
+        }
+    }
+    Ok(Resumes::Nothing)
+}
+
+/// The resumption of an ordinary session, with its early data if that may be accepted.
+fn resume(
+    server: &MigrationServer,
+    hello: &ClientHello<'_>,
+    offer: PskOffer<'_>,
+    (index, identity): (usize, PskIdentity<'_>),
+    session: OrdinarySession,
+    now: OffsetDateTime,
+) -> Result<Resumption, GetRandomFailed> {
+    let scope = session.scope;
     let mut lent = Lent {
         ticket: identity.ticket.to_vec(),
         session: session.session,
@@ -104,7 +142,7 @@ pub(super) fn examine(
                         server,
                         &grant,
                         &identity,
-                        (scope, session.issued_at_ms),
+                        (&scope, session.issued_at_ms),
                         now,
                     )?,
                     memory: grant.memory,
@@ -114,7 +152,7 @@ pub(super) fn examine(
         }
         Some(_) | None => None,
     };
-    Ok(Some(Resumption { lent, early_data }))
+    Ok(Resumption { lent, early_data })
 }
 
 /// Whether the session's time is not over. One that was issued later than now has a life before it.
@@ -339,7 +377,10 @@ mod tests {
 
         fn examine(&self, hello: &[u8]) -> Option<Resumption> {
             let hello = ClientHello::read(hello, Codepoints::default()).unwrap();
-            examine(&self.server, &hello, &SCOPE, self.clock.now()).unwrap()
+            match examine(&self.server, &hello, &SCOPE, self.clock.now()).unwrap() {
+                Resumes::Ordinary(resumption) => Some(resumption),
+                Resumes::Nothing | Resumes::Scoped(_) => None,
+            }
         }
 
         /// Whether the session resumes, and whether its early data is accepted.
@@ -441,7 +482,7 @@ mod tests {
         let hello = world.hello(&world.ticket(0), 0);
         let read = ClientHello::read(&hello, Codepoints::default()).unwrap();
         let resumption = examine(&world.server, &read, &[6; 32], world.clock.now());
-        assert!(resumption.unwrap().is_none(), "another scope");
+        assert!(matches!(resumption, Ok(Resumes::Nothing)), "another scope");
         let foreign = world.hello(&[9; 100], 0);
         assert!(world.examine(&foreign).is_none());
     }

@@ -13,6 +13,7 @@ use rustls::pki_types::{PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::StoresServerSessions;
 use rustls::{ClientConfig, ContentType, RootCertStore, ServerConfig, Tls13CipherSuite};
 
+use super::issue::GoesOn;
 use super::template::{Template, TicketKey};
 use super::{HelloAcceptor, MigrationServer, ServerConnection};
 use crate::client::{ClientConnection, MigrationClient};
@@ -21,7 +22,7 @@ use crate::key_schedule::ticket_psk;
 use crate::provider::hook::{ConnectionHook, Verifying, scope};
 use crate::ticket::TicketKeys;
 use crate::wire::ticket::NewSessionTicket;
-use crate::wire::{NEW_SESSION_TICKET, next_message};
+use crate::wire::{Malformed, NEW_SESSION_TICKET, next_message};
 
 const NAME: &str = "service.example";
 
@@ -54,14 +55,15 @@ impl ConnectionHook for Probe {
         });
     }
 
-    fn hide_inbound(&self, kind: ContentType, mut payload: &[u8]) -> bool {
+    fn inbound(&self, kind: ContentType, record: &mut [u8]) -> Result<usize, Malformed> {
+        let mut payload = &*record;
         while let Some((message, rest)) = next_message(payload) {
             if kind == ContentType::Handshake && message[0] == NEW_SESSION_TICKET {
                 self.tickets.lock().unwrap().push(message.to_vec());
             }
             payload = rest;
         }
-        false
+        Ok(record.len())
     }
 }
 
@@ -237,8 +239,8 @@ fn each_offer_of_a_connection_has_a_nonce_and_an_age_of_its_own() {
         let (mut nonces, mut ages) = (HashSet::new(), HashSet::new());
         for port in 1..=100 {
             let target = SocketAddr::from(([127, 0, 0, 3], port));
-            let message = server.hook.offer(target, None).unwrap();
-            let ticket = NewSessionTicket::read(&message).unwrap();
+            let issued = server.hook.offer(target, GoesOn::Session).unwrap();
+            let ticket = NewSessionTicket::read(&issued.message).unwrap();
             // rustls' own nonces are longer, so none of them is the same.
             assert_eq!(ticket.nonce.len(), 8);
             assert!(nonces.insert(ticket.nonce.to_vec()));

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use migration_token::{CommitOutcome, StoreError};
 
 use super::{Arrival, Verdict};
+use crate::measure::count;
 
 /// The target of arrivals' events. [`Stats`] documents them.
 const ARRIVAL: &str = "rustls_migration::arrival";
@@ -16,7 +17,7 @@ const ARRIVAL: &str = "rustls_migration::arrival";
 /// are read one after the other.
 ///
 /// Each arrival is also a `tracing` event with the target `rustls_migration::arrival`, at level DEBUG, with the fields
-/// `verdict` (`Fresh`, `Migrated`, `BadBinder` or the name of a [`Verdict`]) and, if the acceptor
+/// `verdict` (`Fresh`, `Migrated`, `Recovered`, `BadBinder` or the name of a [`Verdict`]) and, if the acceptor
 /// was told, `peer`. `EarlyData` is a second one, for the first early data of a client that migrated, and `TimedOut` one for a
 /// handshake that took too long, perhaps after another for its hello. A commit that was not won is an event at level WARN with that target. No event of this crate has a
 /// token, nonce, session, key, ticket or application state in it.
@@ -40,6 +41,8 @@ struct Tally<T> {
     commits_lost: T,
     commits_failed: T,
     offers: T,
+    checkpoints: T,
+    recovered: T,
     handshakes_timed_out: T,
     silent: T,
 }
@@ -104,6 +107,17 @@ impl Stats {
         self.0.offers
     }
 
+    /// Checkpoints that were made. They are no [`offers`](Self::offers).
+    pub fn checkpoints(&self) -> u64 {
+        self.0.checkpoints
+    }
+
+    /// Arrivals that took up a checkpoint since their server had died. They are not among [`migrated`](Self::migrated), and as for
+    /// those, [`committed`](Self::committed) tells how many came.
+    pub fn recovered(&self) -> u64 {
+        self.0.recovered
+    }
+
     /// Connections that were dropped because their handshake took too long, whether or not their hello had been answered:
     /// see [`handshake_timeout`](super::MigrationServerBuilder::handshake_timeout).
     pub fn handshakes_timed_out(&self) -> u64 {
@@ -132,6 +146,8 @@ impl Counters {
             commits_lost,
             commits_failed,
             offers,
+            checkpoints,
+            recovered,
             handshakes_timed_out,
             silent,
         } = &self.0;
@@ -147,6 +163,8 @@ impl Counters {
             commits_lost: load(commits_lost),
             commits_failed: load(commits_failed),
             offers: load(offers),
+            checkpoints: load(checkpoints),
+            recovered: load(recovered),
             handshakes_timed_out: load(handshakes_timed_out),
             silent: load(silent),
         })
@@ -157,15 +175,19 @@ impl Counters {
         match arrival {
             Arrival::Fresh => {
                 add_one(&self.0.fresh);
-                tell("Fresh", peer);
+                tell_arrival("Fresh", peer);
             }
             Arrival::Migrated { .. } => {
                 add_one(&self.0.migrated);
-                tell("Migrated", peer);
+                tell_arrival("Migrated", peer);
+            }
+            Arrival::Recovered { .. } => {
+                add_one(&self.0.recovered);
+                tell_arrival("Recovered", peer);
             }
             Arrival::Declined(verdict) => {
                 self.0.declined.get(verdict.index()).map(add_one);
-                tell(&format!("{verdict:?}"), peer);
+                tell_arrival(verdict.name(), peer);
             }
         }
     }
@@ -176,18 +198,21 @@ impl Counters {
         if early_data {
             add_one(&self.0.resumed_with_early_data);
         }
+        let early_data = if early_data { "accepted" } else { "none" };
+        count!(RESUMPTIONS, "early_data" => early_data);
     }
 
     /// The first early data of a client that migrated has come.
     pub(super) fn early_data(&self, peer: Option<SocketAddr>) {
         add_one(&self.0.migrated_with_early_data);
+        count!(EARLY_DATA);
         tell("EarlyData", peer);
     }
 
     /// A handshake was aborted.
     pub(super) fn bad_binder(&self, peer: Option<SocketAddr>) {
         add_one(&self.0.bad_binders);
-        tell("BadBinder", peer);
+        tell_arrival("BadBinder", peer);
     }
 
     /// The nonce store was asked to spend a token, and has answered or not.
@@ -196,11 +221,16 @@ impl Counters {
         answer: &Option<Result<CommitOutcome, StoreError>>,
         peer: Option<SocketAddr>,
     ) {
-        add_one(match answer {
-            Some(Ok(CommitOutcome::Won)) => return add_one(&self.0.committed),
-            Some(Ok(CommitOutcome::Lost)) => &self.0.commits_lost,
-            Some(Err(_)) | None => &self.0.commits_failed,
-        });
+        let (outcome, counter) = match answer {
+            Some(Ok(CommitOutcome::Won)) => ("won", &self.0.committed),
+            Some(Ok(CommitOutcome::Lost)) => ("lost", &self.0.commits_lost),
+            Some(Err(_)) | None => ("failed", &self.0.commits_failed),
+        };
+        add_one(counter);
+        count!(COMMITS, "outcome" => outcome);
+        if outcome == "won" {
+            return;
+        }
         let peer = peer.map(tracing::field::display);
         tracing::warn!(target: ARRIVAL, ?answer, peer, "the token could not be committed; closing");
     }
@@ -209,6 +239,7 @@ impl Counters {
     #[cfg(feature = "tokio")]
     pub(super) fn timed_out(&self, peer: Option<SocketAddr>) {
         add_one(&self.0.handshakes_timed_out);
+        count!(HANDSHAKES_TIMED_OUT);
         tell("TimedOut", peer);
     }
 
@@ -216,16 +247,30 @@ impl Counters {
     #[cfg(feature = "tokio")]
     pub(super) fn silent(&self) {
         add_one(&self.0.silent);
+        count!(SILENT_CONNECTIONS);
+    }
+
+    /// A checkpoint was made.
+    pub(super) fn checkpoint(&self) {
+        add_one(&self.0.checkpoints);
+        count!(CHECKPOINTS);
     }
 
     /// An offer was made.
     pub(super) fn offer(&self) {
         add_one(&self.0.offers);
+        count!(OFFERS);
     }
 }
 
 fn add_one(count: &AtomicU64) {
     count.fetch_add(1, Ordering::Relaxed);
+}
+
+/// What became of a hello, of which one thing does.
+fn tell_arrival(verdict: &'static str, peer: Option<SocketAddr>) {
+    count!(ARRIVALS, "verdict" => verdict);
+    tell(verdict, peer);
 }
 
 fn tell(verdict: &str, peer: Option<SocketAddr>) {
@@ -241,6 +286,7 @@ mod tests {
     fn each_verdict_has_a_counter_of_its_own() {
         for (index, verdict) in Verdict::ALL.into_iter().enumerate() {
             assert_eq!(verdict.index(), index);
+            assert_eq!(verdict.name(), format!("{verdict:?}"));
             let counters = Counters::default();
             counters.arrived(&Arrival::Declined(verdict), None);
             let counts = counters.snapshot();

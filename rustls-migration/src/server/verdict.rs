@@ -11,7 +11,8 @@ use zeroize::Zeroizing;
 pub enum Verdict {
     /// The hello has a token, but no `pre_shared_key` or no `psk_dhe_ke`. The client is at fault.
     NoPsk,
-    /// The token does not decode. The client is at fault.
+    /// The token does not decode, or the hello says how much it has had since a checkpoint and presents none, or the other way
+    /// round. The client is at fault.
     Malformed,
     /// No known key opens the ticket: it is foreign, or its key has been rotated out.
     UnknownTicket,
@@ -67,10 +68,27 @@ impl Verdict {
         }
     }
 
+    /// What logs and metrics call it.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::NoPsk => "NoPsk",
+            Self::Malformed => "Malformed",
+            Self::UnknownTicket => "UnknownTicket",
+            Self::WrongScope => "WrongScope",
+            Self::BadSignature => "BadSignature",
+            Self::NotIssued => "NotIssued",
+            Self::WrongTarget => "WrongTarget",
+            Self::Expired => "Expired",
+            Self::Replayed => "Replayed",
+            Self::StoreUnavailable => "StoreUnavailable",
+            Self::NotResumed => "NotResumed",
+        }
+    }
+
     fn reason(self) -> &'static str {
         match self {
             Self::NoPsk => "the hello has no usable pre-shared key",
-            Self::Malformed => "the token is malformed",
+            Self::Malformed => "the token, or the number beside it, is malformed",
             Self::UnknownTicket => "no known key opens the ticket",
             Self::WrongScope => "the ticket is for another service or name",
             Self::BadSignature => "the token's signature is wrong",
@@ -106,8 +124,31 @@ pub enum Arrival {
         /// says which, so the client has no say in it.
         state: Option<Zeroizing<Vec<u8>>>,
     },
+    /// With a checkpoint's token, since the server that made the checkpoint is lost to the client. The stream goes on here from
+    /// the checkpoint's state: the client says again what that does not account for.
+    Recovered {
+        /// As for [`Migrated`](Self::Migrated).
+        early_data: bool,
+        /// The checkpoint's state, 0 to 8192 bytes.
+        state: Zeroizing<Vec<u8>>,
+        /// How many bytes the client has that the application writes from the checkpoint on. They are discarded, unless the
+        /// application [takes the number](super::ServerConnection::take_received) and begins behind them.
+        received: u64,
+    },
     /// With a token that was refused.
     Declined(Verdict),
+}
+
+impl Arrival {
+    /// The state from which the client's stream goes on here, 0 to 8192 bytes: handed over, or a checkpoint's. `None` when a
+    /// conversation begins.
+    pub fn state(&self) -> Option<&[u8]> {
+        match self {
+            Self::Migrated { state, .. } => state.as_ref().map(|state| state.as_slice()),
+            Self::Recovered { state, .. } => Some(state.as_slice()),
+            Self::Fresh | Self::Declined(_) => None,
+        }
+    }
 }
 
 /// Leaves the application's state out.
@@ -118,6 +159,15 @@ impl fmt::Debug for Arrival {
             Self::Migrated { early_data, .. } => f
                 .debug_struct("Migrated")
                 .field("early_data", early_data)
+                .finish_non_exhaustive(),
+            Self::Recovered {
+                early_data,
+                received,
+                ..
+            } => f
+                .debug_struct("Recovered")
+                .field("early_data", early_data)
+                .field("received", received)
                 .finish_non_exhaustive(),
             Self::Declined(verdict) => f.debug_tuple("Declined").field(verdict).finish(),
         }

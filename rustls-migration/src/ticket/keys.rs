@@ -13,6 +13,9 @@ use zeroize::Zeroizing;
 
 use super::cipher::{self, NONCE_LEN, TAG_LEN};
 use super::key_file::{self, TicketKeyError};
+use crate::measure::count;
+#[cfg(feature = "metrics")]
+use crate::measure::{gauge, number};
 
 /// Length of a key's identifier, in bytes.
 pub(super) const KEY_ID_LEN: usize = 8;
@@ -64,6 +67,9 @@ struct Seals {
     limit_told: AtomicBool,
 }
 
+/// What a seal is unique by.
+pub(crate) type SealNonce = [u8; NONCE_LEN];
+
 /// What is sealed. Each kind has a count of its own, so that ordinary tickets take no offers away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Seal {
@@ -71,6 +77,17 @@ pub(crate) enum Seal {
     Offer,
     /// An ordinary ticket.
     Session,
+}
+
+#[cfg(feature = "metrics")]
+impl Seal {
+    /// What metrics call it.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Offer => "offer",
+            Self::Session => "session",
+        }
+    }
 }
 
 /// Why nothing was sealed.
@@ -154,6 +171,14 @@ impl TicketKeys {
     ///
     /// As [`load`](Self::load); [`TicketKeyError::NoFile`] for keys that did not come from a file.
     pub fn reload(&self) -> Result<(), TicketKeyError> {
+        let reloaded = self.read_again();
+        let outcome = if reloaded.is_ok() { "done" } else { "failed" };
+        count!(KEY_RELOADS, "outcome" => outcome);
+        self.measure_seals();
+        reloaded
+    }
+
+    fn read_again(&self) -> Result<(), TicketKeyError> {
         let path = self.path().ok_or(TicketKeyError::NoFile)?;
         let read = key_file::read(path)?;
         let mut ring = self.ring.write().unwrap_or_else(PoisonError::into_inner);
@@ -181,9 +206,21 @@ impl TicketKeys {
 
     /// How many tickets with tokens the current key may still seal in this process.
     pub fn seals_left(&self) -> u64 {
-        let used = |key: &Arc<TicketKey>| key.offers.count.load(Ordering::Relaxed);
+        self.left(Seal::Offer)
+    }
+
+    fn left(&self, kind: Seal) -> u64 {
+        let used = |key: &Arc<TicketKey>| key.seals(kind).count.load(Ordering::Relaxed);
         let used = self.keys().first().map_or(u64::MAX, used);
         self.seal_limit.saturating_sub(used)
+    }
+
+    /// Says what the current key has left.
+    pub(crate) fn measure_seals(&self) {
+        #[cfg(feature = "metrics")]
+        for kind in [Seal::Offer, Seal::Session] {
+            gauge!(SEALS_LEFT, "kind" => kind.name(), set number(self.left(kind)));
+        }
     }
 
     /// The file that the keys came from.
@@ -202,17 +239,29 @@ impl TicketKeys {
         kind: Seal,
         random: &dyn SecureRandom,
     ) -> Result<Vec<u8>, SealError> {
+        let mut nonce = SealNonce::default();
+        random.fill(&mut nonce).map_err(|_| SealError::Failed)?;
+        self.seal_with(&nonce, plaintext, kind)
+    }
+
+    /// As [`seal`](Self::seal), with a nonce that is random and used for nothing else.
+    pub(crate) fn seal_with(
+        &self,
+        nonce: &SealNonce,
+        plaintext: &[u8],
+        kind: Seal,
+    ) -> Result<Vec<u8>, SealError> {
         let keys = self.keys();
         let key = keys.first().ok_or(SealError::Failed)?;
         key.count(kind, self.seal_limit)?;
-        let mut nonce = [0; NONCE_LEN];
-        random.fill(&mut nonce).map_err(|_| SealError::Failed)?;
+        #[cfg(feature = "metrics")]
+        gauge!(SEALS_LEFT, "kind" => kind.name(), set number(self.left(kind)));
         let mut header = [VERSION; HEADER_LEN];
         header[1..].copy_from_slice(&key.id);
         let mut sealed = Vec::with_capacity(plaintext.len() + TAG_LEN);
         sealed.extend(plaintext);
-        cipher::seal(&key.secret, &nonce, &header, &mut sealed).ok_or(SealError::Failed)?;
-        Ok([&header[..], &nonce, &sealed].concat())
+        cipher::seal(&key.secret, nonce, &header, &mut sealed).ok_or(SealError::Failed)?;
+        Ok([&header[..], nonce, &sealed].concat())
     }
 
     /// Opens a ticket; `None` when it is not one of this ring's.
@@ -270,13 +319,17 @@ impl TicketKey {
         self.id == other.id && self.secret.ct_eq(other.secret.as_ref()).into()
     }
 
+    fn seals(&self, kind: Seal) -> &Seals {
+        match kind {
+            Seal::Offer => &self.offers,
+            Seal::Session => &self.sessions,
+        }
+    }
+
     /// Takes one seal of those that the key has left.
     fn count(&self, kind: Seal, limit: u64) -> Result<(), SealError> {
         let another = |seals| (seals < limit).then_some(seals + 1);
-        let seals = match kind {
-            Seal::Offer => &self.offers,
-            Seal::Session => &self.sessions,
-        };
+        let seals = self.seals(kind);
         let counted = seals
             .count
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, another);

@@ -11,8 +11,8 @@ mod watch;
 
 pub use key_file::TicketKeyError;
 pub use keys::TicketKeys;
-pub(crate) use keys::{Seal, SealError};
+pub(crate) use keys::{Seal, SealError, SealNonce};
 pub(crate) use ordinary::{EarlyDataGrant, OrdinarySession};
-pub(crate) use sealed::SealedSession;
+pub(crate) use sealed::{Authorization, SealedSession};
 #[cfg(feature = "watch-keys")]
 pub use watch::TicketKeyWatcher;

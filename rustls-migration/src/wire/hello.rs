@@ -7,6 +7,7 @@ use super::{
     EXT_TICKET_REQUEST, MESSAGE_HEADER_LEN, Malformed, Reader, extensions, next_message, u24_bytes,
 };
 use crate::codepoints::Codepoints;
+use crate::dialect::Dialect;
 
 const PSK_DHE_KE: u8 = 1;
 const NAME_TYPE_HOST: u8 = 0;
@@ -16,10 +17,14 @@ const NAME_TYPE_HOST: u8 = 0;
 pub(crate) struct ClientHello<'a> {
     /// The host name of `server_name`.
     pub(crate) server_name: Option<&'a [u8]>,
-    /// The data of `migration_support`.
+    /// The data of draft -01's `migration_support`.
     pub(crate) migration_support: Option<&'a [u8]>,
     /// The data of `migration_token`.
     pub(crate) migration_token: Option<&'a [u8]>,
+    /// The data of `migration_stream`, by which a client takes a checkpoint up.
+    pub(crate) migration_stream: Option<&'a [u8]>,
+    /// The data of draft -03's `migration_support`.
+    pub(crate) experimental_support: Option<&'a [u8]>,
     /// Whether `psk_key_exchange_modes` has `psk_dhe_ke`.
     pub(crate) psk_dhe_ke: bool,
     /// The `pre_shared_key` extension.
@@ -78,6 +83,8 @@ impl<'a> ClientHello<'a> {
             server_name: None,
             migration_support: None,
             migration_token: None,
+            migration_stream: None,
+            experimental_support: None,
             psk_dhe_ke: false,
             pre_shared_key: None,
             early_data: false,
@@ -89,6 +96,10 @@ impl<'a> ClientHello<'a> {
                 set_once(&mut hello.migration_support, data)?;
             } else if kind == codepoints.migration_token {
                 set_once(&mut hello.migration_token, data)?;
+            } else if kind == codepoints.migration_stream {
+                set_once(&mut hello.migration_stream, data)?;
+            } else if kind == codepoints.experimental.migration_support {
+                set_once(&mut hello.experimental_support, data)?;
             } else if kind == EXT_SERVER_NAME {
                 hello.server_name = host_name(data)?;
             } else if kind == EXT_PSK_KEY_EXCHANGE_MODES {
@@ -106,6 +117,14 @@ impl<'a> ClientHello<'a> {
             }
         }
         Ok(hello)
+    }
+
+    /// The data of the extension by which the client says that it speaks this dialect.
+    pub(crate) fn support(&self, dialect: Dialect) -> Option<&'a [u8]> {
+        match dialect {
+            Dialect::Draft01 => self.migration_support,
+            Dialect::Draft03 => self.experimental_support,
+        }
     }
 }
 

@@ -2,6 +2,8 @@
 //!
 //! Nothing here decides what is allowed, and nothing here panics on any input.
 
+pub(crate) mod checkpoint;
+pub(crate) mod dialect;
 pub(crate) mod hello;
 pub(crate) mod record;
 pub(crate) mod ticket;
@@ -17,6 +19,11 @@ pub(crate) const NEW_SESSION_TICKET: u8 = 4;
 pub(crate) const CERTIFICATE: u8 = 11;
 pub(crate) const SERVER_HELLO_DONE: u8 = 14;
 pub(crate) const CLIENT_KEY_EXCHANGE: u8 = 16;
+pub(crate) const KEY_UPDATE: u8 = 24;
+
+/// A KeyUpdate that asks for an answer, and one that does not (RFC 8446 section 4.6.3).
+pub(crate) const KEY_UPDATE_REQUESTED: [u8; 5] = [KEY_UPDATE, 0, 0, 1, 1];
+pub(crate) const KEY_UPDATE_NOT_REQUESTED: [u8; 5] = [KEY_UPDATE, 0, 0, 1, 0];
 pub(crate) const COMPRESSED_CERTIFICATE: u8 = 25;
 
 pub(crate) const EXT_SERVER_NAME: u16 = 0;

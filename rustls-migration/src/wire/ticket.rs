@@ -1,4 +1,4 @@
-//! NewSessionTicket (RFC 8446 section 4.6.1): reading one, and writing one with a token.
+//! NewSessionTicket (RFC 8446 section 4.6.1): reading one, and writing one, marked or not.
 //!
 //! It never looks inside a ticket: to the client that is opaque.
 
@@ -7,7 +7,7 @@ use super::{
     push_extension, u24_bytes,
 };
 
-/// Longest ticket that comes with a token, in bytes (`docs/protocol.md` section 3).
+/// Longest ticket that may be taken elsewhere, in bytes (`docs/protocol.md` section 3).
 ///
 /// It has 8192 bytes of state, and room for a session with 16,000 bytes of a client's certificates. Whatever it is, the
 /// client sends it on to an address that the server names.
@@ -52,7 +52,7 @@ impl<'a> NewSessionTicket<'a> {
     }
 }
 
-/// A NewSessionTicket to be sent, with a token or without.
+/// A NewSessionTicket to be sent, marked or not.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct OfferedTicket<'a> {
     pub(crate) lifetime_secs: u32,
@@ -60,10 +60,10 @@ pub(crate) struct OfferedTicket<'a> {
     pub(crate) nonce: &'a [u8],
     /// The sealed ticket.
     pub(crate) ticket: &'a [u8],
-    /// The extension's type and the encoded token in it; `None` for an ordinary ticket.
-    pub(crate) token: Option<(u16, &'a [u8])>,
-    /// The type of the empty extension that says that the stream goes on at the target; `None` when it does not.
-    pub(crate) stream_extension: Option<u16>,
+    /// The extension that says that the ticket may be taken elsewhere, by the dialect; `None` for an ordinary ticket.
+    pub(crate) mark: Option<(u16, &'a [u8])>,
+    /// The extension that says that the stream goes on at the target; `None` when it does not.
+    pub(crate) stream_extension: Option<(u16, &'a [u8])>,
     /// The early data that the target accepts; 0 for none.
     pub(crate) max_early_data_size: u32,
 }
@@ -71,8 +71,10 @@ pub(crate) struct OfferedTicket<'a> {
 impl OfferedTicket<'_> {
     /// The whole message; `None` when a part is too long for its field.
     pub(crate) fn encode(&self) -> Option<Vec<u8>> {
-        let token_len = self.token.map_or(0, |(_, token)| token.len());
-        let parts = self.nonce.len() + self.ticket.len() + token_len;
+        let len =
+            |extension: Option<(u16, &[u8])>| extension.map_or(0, |(_, content)| content.len());
+        let extensions = len(self.mark) + len(self.stream_extension);
+        let parts = self.nonce.len() + self.ticket.len() + extensions;
         let mut out = Vec::with_capacity(FIXED_LEN + parts);
         out.extend([NEW_SESSION_TICKET, 0, 0, 0]);
         out.extend(self.lifetime_secs.to_be_bytes());
@@ -87,11 +89,11 @@ impl OfferedTicket<'_> {
             let size = self.max_early_data_size.to_be_bytes();
             push_extension(&mut out, EXT_EARLY_DATA, &size)?;
         }
-        if let Some((kind, token)) = self.token {
-            push_extension(&mut out, kind, token)?;
+        if let Some((kind, content)) = self.mark {
+            push_extension(&mut out, kind, content)?;
         }
-        if let Some(kind) = self.stream_extension {
-            push_extension(&mut out, kind, &[])?;
+        if let Some((kind, content)) = self.stream_extension {
+            push_extension(&mut out, kind, content)?;
         }
         let block = out.len().checked_sub(lengths_at + 2)?;
         let block = u16::try_from(block).ok()?.to_be_bytes();
@@ -103,7 +105,7 @@ impl OfferedTicket<'_> {
     }
 }
 
-/// Room for everything but nonce, ticket and token, in bytes: fields of a fixed length, and the extensions' headers.
+/// Room for everything but nonce, ticket and the content of marks, in bytes: fields of a fixed length, and the extensions' headers.
 const FIXED_LEN: usize = 40;
 
 #[cfg(test)]
@@ -133,7 +135,7 @@ mod tests {
             age_add: 0xDEAD_BEEF,
             nonce: &[1, 2],
             ticket,
-            token: Some((TOKEN, token)),
+            mark: Some((TOKEN, token)),
             stream_extension: None,
             max_early_data_size: 1_000,
         }
@@ -151,7 +153,9 @@ mod tests {
 
     #[test]
     fn a_ticket_with_a_token_is_read_as_it_was_written() {
-        for (early_data, stream) in [(0, None), (1_000, None), (1_000, Some(STREAM))] {
+        let checkpoint = Some((STREAM, &[9; 8][..]));
+        let hand_over = Some((STREAM, &[][..]));
+        for (early_data, stream) in [(0, None), (1_000, hand_over), (1_000, checkpoint)] {
             let written = OfferedTicket {
                 max_early_data_size: early_data,
                 stream_extension: stream,
@@ -162,7 +166,7 @@ mod tests {
             assert_eq!((read.age_add, read.nonce), (written.age_add, written.nonce));
             assert_eq!((read.lifetime_secs, read.ticket), (300, &[1; 300][..]));
             assert_eq!(read.extension(TOKEN), Some(&[2; 98][..]));
-            assert_eq!(read.extension(STREAM), stream.map(|_| &[][..]));
+            assert_eq!(read.extension(STREAM), stream.map(|(_, content)| content));
             let size = read.extension(EXT_EARLY_DATA).map(<[u8]>::to_vec);
             assert_eq!(size, (early_data > 0).then(|| vec![0, 0, 3, 232]));
         }
@@ -171,7 +175,7 @@ mod tests {
     #[test]
     fn an_ordinary_ticket_is_read_as_it_was_written() {
         let written = OfferedTicket {
-            token: None,
+            mark: None,
             ..offered(&[1; 300], &[])
         };
         let message = written.encode().unwrap();

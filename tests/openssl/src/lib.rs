@@ -20,11 +20,35 @@ use openssl::x509::store::X509StoreBuilder;
 /// What goes wrong fails a test, whatever it is.
 pub type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 
-const MIGRATION_SUPPORT: u16 = 0xFF4D;
-const MIGRATION_TOKEN: u16 = 0xFF4E;
+/// The draft that a client speaks, by its revision.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Draft {
+    /// A token in the ticket and in the hello.
+    Revision01,
+    /// A mark in the ticket, and nothing in the hello.
+    Revision03,
+}
 
-/// A session with the token that came with it. The session is kept encoded, as OpenSSL spoils the one in memory when
-/// its connection fails.
+impl Draft {
+    /// The extension that says in a hello that the client can be moved.
+    fn support(self) -> u16 {
+        match self {
+            Self::Revision01 => 0xFF4D,
+            Self::Revision03 => 0xFE4D,
+        }
+    }
+
+    /// The extension of a ticket that lets the client move: `migration_token`, `migration_allowed`.
+    fn permission(self) -> u16 {
+        match self {
+            Self::Revision01 => 0xFF4E,
+            Self::Revision03 => 0xFE4E,
+        }
+    }
+}
+
+/// A session with the token that came with it, which is empty in revision 03. The session is kept encoded, as OpenSSL spoils
+/// the one in memory when its connection fails.
 #[derive(Clone)]
 pub struct Offer {
     session: Vec<u8>,
@@ -40,6 +64,7 @@ impl Offer {
 
 /// A client with one configuration.
 pub struct Client {
+    draft: Draft,
     context: SslContext,
     name: String,
     slot: Index<Ssl, Slot>,
@@ -58,6 +83,11 @@ struct Slot {
 impl Client {
     /// A client that trusts the PEM file `ca`, expects `name`, and offers `groups` (a key share for the first).
     pub fn new(ca: &str, name: &str, groups: &str) -> Result<Self> {
+        Self::speaking(Draft::Revision01, ca, name, groups)
+    }
+
+    /// The same, of this draft.
+    pub fn speaking(draft: Draft, ca: &str, name: &str, groups: &str) -> Result<Self> {
         let slot = Ssl::new_ex_index()?;
         let kept = Arc::new(Mutex::new(Vec::new()));
         let mut context = SslContext::builder(SslMethod::tls_client())?;
@@ -66,14 +96,20 @@ impl Client {
         context.set_cert_store(trusted.build());
         context.set_verify(SslVerifyMode::PEER);
         context.set_groups_list(groups)?;
-        add_extensions(&mut context, slot)?;
+        add_extensions(&mut context, slot, draft)?;
         keep_sessions(&mut context, slot, Arc::clone(&kept));
         Ok(Self {
+            draft,
             context: context.build(),
             name: name.to_owned(),
             slot,
             kept,
         })
+    }
+
+    /// The draft that it speaks.
+    pub fn draft(&self) -> Draft {
+        self.draft
     }
 
     /// Connects with a full handshake.
@@ -85,11 +121,21 @@ impl Client {
 
     /// Connects to the offer's target with its session and token, and with `early_data` in 0-RTT.
     pub fn migrate(&self, offer: &Offer, early_data: &[u8]) -> Result<SslStream<TcpStream>> {
+        self.migrate_to(offer.target()?, offer, early_data)
+    }
+
+    /// The same, at an address that the application chose: revision 03 names none in a ticket.
+    pub fn migrate_to(
+        &self,
+        target: SocketAddr,
+        offer: &Offer,
+        early_data: &[u8],
+    ) -> Result<SslStream<TcpStream>> {
         let slot = Slot {
-            present: Some(offer.token.clone()),
+            present: Some(offer.token.clone()).filter(|token| !token.is_empty()),
             ..Slot::default()
         };
-        let mut stream = self.stream(offer.target()?, slot, Some(offer))?;
+        let mut stream = self.stream(target, slot, Some(offer))?;
         let mut rest = early_data;
         while !rest.is_empty() {
             let written = stream.write_early_data(rest)?;
@@ -132,16 +178,20 @@ fn resume(ssl: &mut SslRef, session: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// `migration_support` in every hello, `migration_token` in hellos that migrate and out of tickets.
-fn add_extensions(context: &mut SslContextBuilder, slot: Index<Ssl, Slot>) -> Result<()> {
+/// `migration_support` in every hello; the permission out of tickets and, where it is a token, in hellos that migrate.
+fn add_extensions(
+    context: &mut SslContextBuilder,
+    slot: Index<Ssl, Slot>,
+    draft: Draft,
+) -> Result<()> {
     context.add_custom_ext(
-        MIGRATION_SUPPORT,
+        draft.support(),
         ExtensionContext::CLIENT_HELLO,
         |_, _, _| Ok(Some([])),
         |_, _, _, _| Err(SslAlert::UNSUPPORTED_EXTENSION),
     )?;
     context.add_custom_ext(
-        MIGRATION_TOKEN,
+        draft.permission(),
         ExtensionContext::CLIENT_HELLO | ExtensionContext::TLS1_3_NEW_SESSION_TICKET,
         move |ssl, _, _| Ok(ssl.ex_data(slot).and_then(|slot| slot.present.clone())),
         move |ssl, _, data, _| {

@@ -7,17 +7,12 @@
 
 use std::io::{self, Write as _};
 use std::path::Path;
-use std::sync::Arc;
-use std::time::Duration;
 
 use migration_tests::node::echo;
-use migration_tests::{named_store, raced};
-use rustls::ServerConfig;
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls_migration::server::{Arrival, MigrationServer, Verdict};
+use migration_tests::{folder, named_store};
+use rustls_migration::Dialect;
+use rustls_migration::server::{Arrival, Verdict};
 use rustls_migration::tokio::{MigrationAcceptor, TlsStream};
-use rustls_migration::{TicketKeys, provider};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -27,11 +22,9 @@ async fn main() {
     let [folder, address, store] = &arguments[..] else {
         panic!("FOLDER ADDRESS STORE");
     };
-    let folder = Path::new(folder);
-    let keys = TicketKeys::load(folder.join(raced::KEYS)).unwrap();
-    let server = MigrationServer::builder(config(folder), raced::SERVICE, keys)
+    let server = folder::node(Path::new(folder))
+        .dialects([Dialect::Draft01, Dialect::Draft03])
         .own_addresses([address.parse().unwrap()])
-        .clock_skew(Duration::ZERO)
         .nonce_store(named_store::open(store).await.expect("a store"))
         .build();
     let acceptor = MigrationAcceptor::from(server.unwrap());
@@ -48,19 +41,6 @@ async fn main() {
     say(format_args!("replayed {replayed}"));
     say(format_args!("committed {committed}"));
     say(format_args!("lost {lost}"));
-}
-
-fn config(folder: &Path) -> ServerConfig {
-    let chain = CertificateDer::from_pem_file(folder.join(raced::CERTIFICATE)).unwrap();
-    let key = PrivateKeyDer::from_pem_file(folder.join(raced::PRIVATE_KEY)).unwrap();
-    let mut config = ServerConfig::builder_with_provider(Arc::new(provider::ring()))
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(vec![chain], key)
-        .unwrap();
-    config.max_early_data_size = 16_384;
-    config
 }
 
 async fn listen(acceptor: MigrationAcceptor, listener: TcpListener) {

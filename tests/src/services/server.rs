@@ -36,6 +36,8 @@ pub enum NodesEnd {
 pub struct Noted {
     pub arrived: Option<Progress>,
     pub reached: Progress,
+    /// Up to where it has tried to write. A write that failed may have sent all of it.
+    pub tried: usize,
     pub told: Option<MoveKind>,
     pub end: NodesEnd,
 }
@@ -245,6 +247,7 @@ impl<'a> Serving<'a> {
             match self.hand.step(&self.stream, wish).await {
                 Done::Read(len) => self.read(len?),
                 Done::Wrote(len) => {
+                    self.nodes.log().nodes[self.here].tried = self.progress.sent + piece.len();
                     self.progress.sent += len?;
                     self.flushed = false;
                 }

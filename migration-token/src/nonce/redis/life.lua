@@ -33,7 +33,8 @@ if known ~= history then
         -- Later than any clock said that let a token of a former life in.
         local latest = tonumber(redis.call('HGET', hash, 'clock') or 0)
         since = math.max(now, latest) + margin + 1
-        name = string.format('%s:%.0f', history, now)
+        -- In microseconds: no two lives begin in one.
+        name = string.format('%s:%.0f%06d', history, clock[1], clock[2])
     end
     if not commits then
         note()

@@ -22,6 +22,8 @@ pub(super) struct KnownLife {
     /// How far the wall clock is ahead of the other, in milliseconds: the most that it ever was, as far as questions told. A question
     /// may have waited before it was put, and then its moment is an old one.
     ahead: AtomicI64,
+    /// The moment that [`KnownLife::present`] told last.
+    last_present: AtomicI64,
     monotonic: Arc<dyn Monotonic>,
 }
 
@@ -41,6 +43,7 @@ impl KnownLife {
         Self {
             life: Mutex::default(),
             ahead: AtomicI64::new(i64::MIN),
+            last_present: AtomicI64::new(i64::MIN),
             monotonic,
         }
     }
@@ -95,10 +98,18 @@ impl KnownLife {
             .map(|life| MemoryId::digest(life.name.as_bytes()))
     }
 
-    /// A moment (Unix milliseconds) that is later than any that a wall clock like this node's has told by now.
+    /// A moment (Unix milliseconds) that is later than any that a wall clock like this node's has told by now, and than any that
+    /// this told before: of two lives that begin in one millisecond, the second remembers nothing of the first.
     pub(super) fn present(&self) -> i64 {
         let ahead = from_unix_milliseconds(self.ahead.load(Ordering::Acquire));
         // Both are rounded down.
-        unix_milliseconds(ahead.saturating_add(span(self.monotonic.elapsed()))).saturating_add(2)
+        let now = unix_milliseconds(ahead.saturating_add(span(self.monotonic.elapsed())));
+        let later = |last: i64| now.saturating_add(2).max(last.saturating_add(1));
+        let last = self
+            .last_present
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |last| {
+                Some(later(last))
+            });
+        later(last.unwrap_or_else(|last| last))
     }
 }

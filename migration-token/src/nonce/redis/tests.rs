@@ -384,6 +384,23 @@ fn a_flushed_server_is_not_asked_about_older_tokens_by_claim_or_commit() {
 }
 
 #[test]
+fn of_two_lives_that_begin_in_one_millisecond_the_second_remembers_nothing_of_the_first() {
+    let server = Server::start();
+    let (now, clock) = (OffsetDateTime::now_utc(), Arc::<HandClock>::default());
+    server.turn_to(now);
+    let store = server.empty(0, now, &clock);
+    let spent = Claim {
+        now,
+        ..claim_issued(1, store.remembers_since().unwrap())
+    };
+    assert_eq!(server.claim(&store, spent).unwrap(), ClaimOutcome::First);
+    let () = server.ask("FLUSHALL");
+    server.turn_to(now);
+    let refused = server.claim(&store, spent);
+    assert!(matches!(refused, Err(StoreError::Forgotten)), "{refused:?}");
+}
+
+#[test]
 fn the_promise_to_survive_restarts_is_checked() {
     let server = Server::start();
     let store = || {

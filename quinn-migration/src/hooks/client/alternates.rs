@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{ClientHook, Phase};
+use super::{ClientHook, Paths, Phase};
 use crate::event::Event;
 use crate::policy::Refusal;
 use crate::wire::AlternateAddress;
@@ -19,9 +19,11 @@ impl ClientHook {
 
     /// Keeps an advertisement, if the policy would let it pass.
     pub(super) fn keep_alternate(&mut self, offer: AlternateAddress) {
-        let Some(driven) = &self.driven else { return };
+        let Some((gate, paths)) = self.attachment.policy() else {
+            return;
+        };
         let sequence = offer.sequence;
-        match driven.gate.check(driven.active.server, &offer) {
+        match gate.check(paths.active.server, &offer) {
             Ok(target) => {
                 self.report(Event::Kept { sequence, target });
                 self.alternates.push_back(offer);
@@ -48,17 +50,16 @@ impl ClientHook {
     /// The path in use is silent: follows the next kept advertisement, in turns with earlier paths. Answers `false` when it
     /// is not the turn of one, or there is none.
     pub(super) fn follow_alternate(&mut self, round: u32, now: Instant) -> bool {
-        let Some(driven) = &mut self.driven else {
+        let Some((gate, paths)) = self.attachment.policy() else {
             return false;
         };
-        let has_earlier = driven.active != driven.first;
-        if has_earlier && !round.is_multiple_of(2) {
+        if paths.has_moved() && !round.is_multiple_of(2) {
             return false;
         }
         let Some(offer) = self.alternates.pop_front() else {
             return false;
         };
-        match driven.gate.judge(driven.active.server, &offer, now) {
+        match gate.judge(paths.active.server, &offer, now) {
             Ok(target) => {
                 self.phase = Phase::Opening(offer, target);
                 true
@@ -77,10 +78,7 @@ impl ClientHook {
         round: u32,
         now: Instant,
     ) -> bool {
-        let has_earlier = self
-            .driven
-            .as_ref()
-            .is_some_and(|driven| driven.active != driven.first);
+        let has_earlier = self.attachment.paths().is_some_and(Paths::has_moved);
         self.follow_alternate(round, now) || (has_earlier && self.begin_return(silence, round, now))
     }
 }

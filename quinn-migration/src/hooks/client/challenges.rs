@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 use quinn_proto::ConnectionId;
 
 use super::super::attempts::{Attempts, Step};
-use super::super::carrier::Room;
-use super::super::{LONGEST_EXCHANGE, Outgoing, patience};
+use super::super::placeholder::PacketBudget;
+use super::super::{LONGEST_EXCHANGE, Outgoing, retry_interval};
 use super::probe::{SMALLEST_DATAGRAM, write_alone};
-use super::{ClientHook, Contents, Phase, Sizes};
+use super::{ClientHook, PacketContents, Phase, Sizes};
 use crate::socket::PathId;
 use crate::wire::{Frame, PING_FRAME, Reader, kind, overwrite};
 
@@ -29,8 +29,12 @@ struct Answer {
     path: PathId,
     id: ConnectionId,
     attempts: Attempts,
-    /// Carriers of this attempt that have not come by.
-    carriers: usize,
+    /// Placeholders of this attempt that have not come by.
+    placeholders: usize,
+    /// The smallest datagram that may have an answer (RFC 9000 section 8.2.2) takes every path, but quinn fills it up while the
+    /// client is busy. Then a full one is tried, to which quinn can add nothing, once there is a further sign of life than these:
+    /// on a path that has just died what does not fit into a small datagram would block the way back.
+    full: Option<u64>,
 }
 
 impl Answers {
@@ -38,15 +42,24 @@ impl Answers {
         self.0.is_empty()
     }
 
-    /// Whether the next carriers belong to one.
+    /// Whether one is due on this path.
+    pub(super) fn is_for(&self, path: PathId) -> bool {
+        self.0.iter().any(|answer| answer.path == path)
+    }
+
+    /// Whether the next placeholders belong to one.
     pub(super) fn is_queued(&self) -> bool {
         let next = self.0.front();
         next.is_some_and(|answer| answer.attempts.is_queued())
     }
 
-    pub(super) fn poll(&mut self, now: Instant, rtt: Duration) -> Option<Step> {
+    /// `signs` counts the signs of life of the path in use.
+    pub(super) fn poll(&mut self, now: Instant, rtt: Duration, signs: u64) -> Option<Step> {
         while let Some(answer) = self.0.front_mut() {
-            match answer.attempts.poll(now, patience(rtt)) {
+            if answer.full == Some(signs) && !answer.attempts.is_queued() {
+                return Some(Step::Wait(now + retry_interval(rtt)));
+            }
+            match answer.attempts.poll(now, retry_interval(rtt)) {
                 Step::GiveUp => drop(self.0.pop_front()),
                 step @ (Step::Send | Step::Wait(_)) => return Some(step),
             }
@@ -54,16 +67,27 @@ impl Answers {
         None
     }
 
-    pub(super) fn on_queued(&mut self, carriers: usize) {
+    /// How often to queue the placeholders of the next answer.
+    pub(super) fn copies(&self) -> usize {
+        self.0.front().map_or(1, |answer| answer.attempts.copies())
+    }
+
+    pub(super) fn on_queued(&mut self, placeholders: usize) {
         if let Some(answer) = self.0.front_mut() {
-            answer.carriers = carriers;
+            answer.placeholders = placeholders;
         }
     }
 
-    /// Bytes to fill with carriers for an answer: the smallest datagram that may have one (RFC 9000 section 8.2.2).
-    pub(super) fn room(sizes: Sizes, overhead: usize) -> Room {
-        let room = SMALLEST_DATAGRAM.min(sizes.mtu).saturating_sub(overhead);
-        Room {
+    /// Bytes to fill with placeholders for the next answer.
+    pub(super) fn next_budget(&self, sizes: Sizes, overhead: usize) -> PacketBudget {
+        let full = self.0.front().is_some_and(|answer| answer.full.is_some());
+        let size = if full {
+            sizes.mtu
+        } else {
+            SMALLEST_DATAGRAM.min(sizes.mtu)
+        };
+        let room = size.saturating_sub(overhead);
+        PacketBudget {
             first: room,
             second: room,
         }
@@ -73,27 +97,34 @@ impl Answers {
     pub(super) fn fill(
         &mut self,
         packet: &mut Outgoing<'_>,
-        carrier: &Frame,
-        contents: &Contents,
+        placeholder: &Frame,
+        contents: &PacketContents,
+        signs: u64,
     ) -> Option<(ConnectionId, PathId)> {
         let answer = self.0.front_mut()?;
-        answer.carriers = answer.carriers.saturating_sub(contents.carriers);
+        answer.placeholders = answer.placeholders.saturating_sub(contents.placeholders);
         let mut frame = Vec::new();
         frame.extend(u8::try_from(kind::PATH_RESPONSE));
         frame.extend_from_slice(&answer.data);
         let large = packet.datagram_length() >= SMALLEST_DATAGRAM;
         if large
-            && contents.carriers_alone
-            && write_alone(packet, carrier, contents, &frame, &answer.id)
+            && contents.placeholders_alone
+            && write_alone(packet, placeholder, contents, &frame, &answer.id)
         {
             let to = (answer.id, answer.path);
             self.0.pop_front();
             return Some(to);
         }
-        if answer.carriers == 0 {
-            answer.attempts.on_spoiled();
+        if answer.placeholders == 0 {
+            answer.full.get_or_insert(signs);
+            answer.attempts.on_wasted();
         }
         None
+    }
+
+    /// The path in use is silent: what quinn lets out is for the way back.
+    pub(super) fn clear(&mut self) {
+        self.0.clear();
     }
 
     /// The path is no more.
@@ -127,7 +158,8 @@ impl ClientHook {
             path,
             id,
             attempts: Attempts::new(1).within(LONGEST_EXCHANGE),
-            carriers: 0,
+            placeholders: 0,
+            full: None,
         });
         true
     }
@@ -135,17 +167,25 @@ impl ClientHook {
     /// The connection ID for a path that is not in use.
     fn id_for(&self, path: PathId) -> Option<ConnectionId> {
         match &self.phase {
-            Phase::Probing(probe) if probe.path.id == path => return Some(probe.new.id),
-            Phase::Adopting(adoption) if adoption.path.id == path => return Some(adoption.new.id),
-            Phase::Settled | Phase::Opening(..) | Phase::Probing(_) | Phase::Adopting(_) => {}
+            Phase::Probing(probe) | Phase::Returning(probe, _) if probe.path.id == path => {
+                return Some(probe.new.id);
+            }
+            Phase::Switching(switch) if switch.path.id == path => return Some(switch.new.id),
+            Phase::Settled
+            | Phase::Opening(..)
+            | Phase::Probing(_)
+            | Phase::Returning(..)
+            | Phase::Trial(_)
+            | Phase::Switching(_) => {}
         }
         self.kept.as_ref().and_then(|kept| kept.id_on(path))
     }
 
     pub(super) fn paths_not_in_use(&self) -> Vec<PathId> {
         let new = match &self.phase {
-            Phase::Probing(probe) => Some(probe.path.id),
-            Phase::Adopting(adoption) => Some(adoption.path.id),
+            Phase::Probing(probe) | Phase::Returning(probe, _) => Some(probe.path.id),
+            Phase::Switching(switch) => Some(switch.path.id),
+            Phase::Trial(_) => self.settled_path(),
             Phase::Settled | Phase::Opening(..) => None,
         };
         let left = self.kept.as_ref().and_then(|kept| kept.left());
@@ -156,10 +196,10 @@ impl ClientHook {
 
     /// Gives quinn the challenges of the path that it goes to with this packet: it answers them there.
     pub(super) fn return_challenges(&mut self, frames: &mut Vec<u8>) {
-        let Phase::Adopting(adoption) = &self.phase else {
+        let Phase::Switching(switch) = &self.phase else {
             return;
         };
-        let path = adoption.path.id;
+        let path = switch.path.id;
         self.answers.0.retain(|answer| {
             let returned = answer.path == path && !answer.attempts.is_queued();
             if returned {

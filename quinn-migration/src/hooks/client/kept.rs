@@ -9,10 +9,8 @@ use std::time::{Duration, Instant};
 
 use quinn_proto::{ConnectionId, VarInt};
 
-use super::adoption::Adoption;
-use super::probe::{Probe, Purpose};
-use super::{ClientHook, Driven, Outgoing, Path, Phase};
-use crate::event::Event;
+use super::path_switch::PathSwitch;
+use super::{ClientHook, Effects, Outgoing, Path, Paths, Phase, Probe};
 use crate::socket::PathId;
 use crate::wire::{Frame, NewConnectionId, PING_FRAME, Reader, ResetToken, overwrite};
 
@@ -34,13 +32,30 @@ pub(super) struct Kept {
     /// It, or a later one, was acknowledged.
     proven: bool,
     since: Option<Instant>,
-    /// What the server had to ask on the path that was left it has asked by now.
+    /// What the server had to ask on the path that was left it has asked by now, and the answer has left.
     rested: bool,
     /// Packets carry this one in place of the one that quinn uses, which belongs to a dead path.
     in_use: bool,
+    /// Packets with it find their path.
+    routed: bool,
 }
 
 impl Kept {
+    /// One whose path is left now, and was in use with it.
+    fn of_path_left(sequence: VarInt, id: ConnectionId, path: Path) -> Self {
+        Self {
+            sequence,
+            id,
+            path,
+            first: None,
+            proven: false,
+            since: None,
+            rested: false,
+            in_use: false,
+            routed: true,
+        }
+    }
+
     pub(super) fn is_for(&self, path: Path) -> bool {
         self.path == path
     }
@@ -59,6 +74,23 @@ impl Kept {
         self.in_use
     }
 
+    /// The one of a probe to an earlier path, in use from now on.
+    pub(super) fn of_probe(probe: &Probe, routed: bool) -> Self {
+        Self {
+            in_use: true,
+            routed,
+            ..Self::of_path_left(probe.new.sequence, probe.new.id, probe.path)
+        }
+    }
+
+    pub(super) fn path(&self) -> Path {
+        self.path
+    }
+
+    pub(super) fn id(&self) -> &ConnectionId {
+        &self.id
+    }
+
     /// As the frame that a probe works with; it is not shown to quinn, so it has no reset token.
     pub(super) fn connection_id(&self) -> NewConnectionId {
         NewConnectionId {
@@ -75,26 +107,15 @@ impl ClientHook {
     pub(super) fn keep(&mut self, left: Path) {
         if let Some(kept) = self.kept.take_if(|kept| kept.in_use) {
             self.kept = Some(Kept {
-                first: None,
-                proven: false,
-                since: None,
-                rested: false,
-                in_use: false,
-                ..kept
+                routed: kept.routed,
+                ..Kept::of_path_left(kept.sequence, kept.id, kept.path)
             });
             return;
         }
         self.release_kept();
-        self.kept = self.last_id.map(|id| Kept {
-            sequence: self.server_ids.current(),
-            id,
-            path: left,
-            first: None,
-            proven: false,
-            since: None,
-            rested: false,
-            in_use: false,
-        });
+        let current = self.server_ids.current();
+        let kept = |id| Kept::of_path_left(current, id, left);
+        self.kept = self.last_id.map(kept);
     }
 
     /// Gives it back: quinn sends RETIRE_CONNECTION_ID again when it hears of a connection ID that it has retired. It does
@@ -120,9 +141,10 @@ impl ClientHook {
         let kept = kept.filter(|kept| !kept.in_use && kept.proven)?;
         let since = *kept.since.get_or_insert(now);
         let challenged = since + rtt.min(LONGEST) + CHALLENGED;
-        kept.rested = now >= challenged;
+        kept.rested = now >= challenged && !self.answers.is_for(kept.path.id);
         if !kept.rested {
-            return Some(challenged);
+            // The answer wakes the task when it leaves.
+            return (now < challenged).then_some(challenged);
         }
         let until = since + LONGEST;
         if now < until && !self.has_enough_spares() {
@@ -144,7 +166,7 @@ impl ClientHook {
 
     /// Whether there is a connection ID for each path that the connection may go back to.
     pub(super) fn has_enough_spares(&self) -> bool {
-        let paths = self.driven.as_ref().map_or(1, Driven::earlier_paths);
+        let paths = self.attachment.paths().map_or(1, Paths::earlier);
         self.server_ids.unused().count() >= paths
     }
 
@@ -173,26 +195,11 @@ impl ClientHook {
 
     /// The path before has answered a challenge with the kept connection ID: the connection goes on there with it, until
     /// the server has issued a fresh one.
-    pub(super) fn return_with_kept(&mut self, probe: &Probe) {
-        let (Some(kept), Some(driven)) = (&mut self.kept, &mut self.driven) else {
-            return;
-        };
-        let Purpose::Return(silence) = probe.purpose else {
-            return;
-        };
-        kept.in_use = true;
-        let left = std::mem::replace(&mut driven.active, probe.path);
-        let older = driven.previous.take();
-        let older = older.filter(|path| path.id != probe.path.id);
-        self.closing.push_back(left.id);
-        self.closing.extend(older.map(|path| path.id));
-        self.watch = super::Watch::default();
-        self.phase = Phase::Settled;
-        self.report(Event::FellBack {
-            from: left.server,
-            to: probe.path.server,
-            silence,
-        });
+    pub(super) fn return_with_kept(&mut self, to: Path, silence: Duration) {
+        if let Some(kept) = &mut self.kept {
+            kept.in_use = true;
+            self.fall_back(to, silence);
+        }
     }
 
     /// Goes over from the kept connection ID to a fresh one, on the same path, once there is one.
@@ -201,7 +208,7 @@ impl ClientHook {
         if let (Some(kept), Phase::Settled) = (in_use, &self.phase)
             && let Some(fresh) = self.next_unused()
         {
-            self.phase = Phase::Adopting(Adoption::renewal(fresh.clone(), kept.path));
+            self.phase = Phase::Switching(PathSwitch::renewal(fresh.clone(), kept.path));
         }
     }
 
@@ -211,10 +218,18 @@ impl ClientHook {
     }
 
     /// A packet leaves on the path in use. Puts the kept connection ID into it while that is in use.
-    pub(super) fn substitute(&mut self, packet: &mut Outgoing<'_>) {
-        match &mut self.kept {
+    pub(super) fn substitute(&mut self, packet: &mut Outgoing<'_>, effects: &mut Effects) {
+        let kept = match self.phase.trial_mut() {
+            Some(trial) => Some(&mut trial.kept),
+            None => self.kept.as_mut(),
+        };
+        match kept {
             Some(kept) if kept.in_use => {
                 packet.set_destination(&kept.id);
+                if !kept.routed && effects.route.is_none() {
+                    effects.route = Some((kept.id, kept.path.id));
+                    kept.routed = true;
+                }
             }
             Some(kept) => {
                 kept.first.get_or_insert(packet.number);

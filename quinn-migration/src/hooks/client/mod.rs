@@ -4,17 +4,20 @@
 //!
 //! Never sends anything but challenges to an address that has never answered one.
 
-mod adoption;
 mod alternates;
+mod attachment;
 mod challenges;
-mod inbox;
 mod kept;
 mod parting;
+mod path_switch;
+mod pending;
+mod phase;
 mod probe;
 mod retirement;
 mod steps;
 #[cfg(test)]
 mod tests;
+mod trial;
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -23,20 +26,21 @@ use std::time::Instant;
 use bytes::BytesMut;
 use quinn_proto::{ConnectionId, VarInt};
 
-use self::adoption::{Adoption, HeldIds};
+use self::attachment::{Attachment, Paths};
 use self::challenges::Answers;
-use self::inbox::Inbox;
 use self::kept::Kept;
 use self::parting::Parting;
-use self::probe::{Filling, Probe};
+use self::path_switch::HeldIds;
+use self::pending::PendingAdvertisement;
+use self::phase::Phase;
+use self::probe::{FillOutcome, Probe};
 use self::retirement::Retirement;
-use super::carrier::{Carriers, Found};
 use super::packet::Largest;
+use super::path_monitor::PathMonitor;
 use super::peer_ids::PeerIds;
-use super::watch::Watch;
-use super::{Effects, Hook, Incoming, Outgoing, ParameterFault};
+use super::placeholder::{DatagramKind, Placeholders};
+use super::{Arrival, Effects, Hook, Incoming, Outgoing, ParameterFault};
 use crate::event::Event;
-use crate::policy::Gate;
 use crate::socket::PathId;
 use crate::wire::{
     AlternateAddress, Codepoints, Frame, NewConnectionId, PING_FRAME, PREFERRED_ADDRESS,
@@ -47,6 +51,14 @@ pub(crate) use steps::{Action, Sizes};
 
 /// Events that wait for the application at most; a flood is counted, not kept.
 const EVENT_LIMIT: usize = 32;
+/// Frames that are not missed when they do not leave: the next ACK frame says it all again.
+const DISPENSABLE: [u64; 5] = [
+    kind::PADDING,
+    kind::PING,
+    kind::ACK,
+    kind::ACK_ECN,
+    kind::IMMEDIATE_ACK,
+];
 
 /// A network path: the client's socket for it and the server's address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,9 +70,9 @@ pub(crate) struct Path {
 #[derive(Debug)]
 pub(crate) struct ClientHook {
     codepoints: Codepoints,
-    carriers: Carriers,
-    /// Carriers handed to quinn that have not come by yet.
-    queued_carriers: usize,
+    placeholders: Placeholders,
+    /// Placeholders handed to quinn that have not come by yet.
+    queued_placeholders: usize,
     server_ids: PeerIds,
     held: HeldIds,
     received: Largest,
@@ -72,11 +84,11 @@ pub(crate) struct ClientHook {
     control: usize,
     /// HANDSHAKE_DONE has arrived: migration is allowed (RFC 9000 section 9).
     confirmed: bool,
-    inbox: Inbox,
+    pending: PendingAdvertisement,
     retirement: Retirement,
     parting: Parting,
     phase: Phase,
-    watch: Watch,
+    monitor: PathMonitor,
     /// What earlier paths were asked since the path in use is silent. A peer that hears nothing either says little, so
     /// its answers may take long.
     unanswered: VecDeque<Probe>,
@@ -88,8 +100,7 @@ pub(crate) struct ClientHook {
     alternates: VecDeque<AlternateAddress>,
     /// Connection IDs that went to an earlier path: each goes to one path only (RFC 9000 section 9.5).
     assigned: Vec<(PathId, VarInt)>,
-    /// Present while a task drives this hook.
-    driven: Option<Driven>,
+    attachment: Attachment,
     events: VecDeque<Event>,
     missed_events: u64,
     /// Start of the validation that the last migration came from.
@@ -98,43 +109,12 @@ pub(crate) struct ClientHook {
     closing: VecDeque<PathId>,
 }
 
-/// What is known once the application has attached a policy.
-#[derive(Debug)]
-struct Driven {
-    /// A task is there; without one the connection stays on the path that it is on.
-    attached: bool,
-    gate: Gate,
-    active: Path,
-    /// The path left last: the first place to go back to.
-    previous: Option<Path>,
-    first: Path,
-}
-
-impl Driven {
-    /// How many other paths there are to go back to.
-    fn earlier_paths(&self) -> usize {
-        match self.previous {
-            Some(previous) if previous != self.first => 2,
-            Some(_) | None => 1,
-        }
-    }
-}
-
-#[derive(Debug)]
-enum Phase {
-    Settled,
-    /// The task opens a socket for this.
-    Opening(AlternateAddress, SocketAddr),
-    Probing(Probe),
-    Adopting(Adoption),
-}
-
 impl ClientHook {
     pub(crate) fn new(codepoints: Codepoints) -> Self {
         Self {
             codepoints,
-            carriers: Carriers::new(),
-            queued_carriers: 0,
+            placeholders: Placeholders::new(),
+            queued_placeholders: 0,
             server_ids: PeerIds::default(),
             held: HeldIds::default(),
             received: Largest::default(),
@@ -142,7 +122,7 @@ impl ClientHook {
             overhead: 0,
             control: 0,
             confirmed: false,
-            inbox: Inbox::default(),
+            pending: PendingAdvertisement::default(),
             retirement: Retirement::default(),
             parting: Parting::default(),
             phase: Phase::Settled,
@@ -151,8 +131,8 @@ impl ClientHook {
             answers: Answers::default(),
             alternates: VecDeque::new(),
             assigned: Vec::new(),
-            watch: Watch::default(),
-            driven: None,
+            monitor: PathMonitor::default(),
+            attachment: Attachment::default(),
             events: VecDeque::new(),
             missed_events: 0,
             validating_since: None,
@@ -170,142 +150,129 @@ impl ClientHook {
 
     /// Whether outgoing packets must be looked into at all.
     fn looks_inside(&self) -> bool {
-        self.queued_carriers > 0
-            || !self.carriers.peer_takes_all()
+        self.queued_placeholders > 0
+            || !self.placeholders.peer_takes_all()
             || self.is_watching()
             || self.kept.is_some()
     }
 
     fn is_watching(&self) -> bool {
-        let moved = |driven: &Driven| driven.active != driven.first;
-        self.has_alternates() || self.driven.as_ref().is_some_and(moved)
+        let has_moved = self.attachment.paths().is_some_and(Paths::has_moved);
+        has_moved || self.has_alternates() || self.phase.trial().is_some()
     }
 
-    /// Walks an outgoing packet: finds a carrier, drops DATAGRAM frames that the peer would not accept.
-    fn inspect(&mut self, payload: &mut [u8]) -> Contents {
-        let mut contents = Contents {
-            first_carrier: None,
-            carriers: 0,
-            carriers_alone: true,
-            carriers_last: true,
+    /// Walks an outgoing packet: finds a placeholder, drops DATAGRAM frames that the peer would not accept.
+    fn inspect(&mut self, payload: &mut [u8]) -> PacketContents {
+        let mut contents = PacketContents {
+            first_placeholder: None,
+            placeholders: 0,
+            placeholders_alone: true,
+            placeholders_last: true,
             control: None,
             ack_eliciting: false,
         };
         let mut at = 0;
         while let Some(frame) = next_frame(payload, at, self.codepoints.frame()) {
             at = frame.whole.end;
-            let silent = [
-                kind::PADDING,
-                kind::ACK,
-                kind::ACK_ECN,
-                kind::CONNECTION_CLOSE,
-                kind::APPLICATION_CLOSE,
-            ];
-            contents.ack_eliciting |= !silent.contains(&frame.kind);
+            contents.ack_eliciting |= frame.is_ack_eliciting();
             if frame.kind == kind::RETIRE_CONNECTION_ID {
                 self.hold_retirement_back(payload, &frame);
             }
             if frame.kind == kind::PADDING || frame.is_application_data() {
                 contents.control.get_or_insert(frame.whole.start);
             }
-            match self.carriers.inspect(payload, &frame) {
-                Found::Carrier => {
-                    contents.carriers += 1;
-                    if contents.first_carrier.is_some() {
+            match self.placeholders.inspect(payload, &frame) {
+                DatagramKind::Placeholder => {
+                    contents.placeholders += 1;
+                    if contents.first_placeholder.is_some() {
                         overwrite(payload, frame.whole, &[]);
                     } else {
-                        contents.first_carrier = Some(frame);
+                        contents.first_placeholder = Some(frame);
                     }
                 }
-                Found::Unwanted => {
+                DatagramKind::Unwanted => {
                     tracing::warn!(
                         "application DATAGRAM dropped: the peer does not accept one of this size"
                     );
                     overwrite(payload, frame.whole, PING_FRAME);
-                    contents.carriers_alone = false;
-                    contents.carriers_last = false;
+                    contents.placeholders_alone = false;
+                    contents.placeholders_last = false;
                 }
-                Found::Other => {
-                    // The next ACK frame says it all again.
-                    let dispensable = [
-                        kind::PADDING,
-                        kind::PING,
-                        kind::ACK,
-                        kind::ACK_ECN,
-                        kind::IMMEDIATE_ACK,
-                    ];
-                    contents.carriers_alone &= dispensable.contains(&frame.kind);
-                    contents.carriers_last &= frame.kind == kind::PADDING
-                        || contents.first_carrier.is_none() && !frame.is_application_data();
+                DatagramKind::Other => {
+                    contents.placeholders_alone &= DISPENSABLE.contains(&frame.kind);
+                    contents.placeholders_last &= frame.kind == kind::PADDING
+                        || contents.first_placeholder.is_none() && !frame.is_application_data();
                 }
             }
         }
-        contents.carriers_alone &= at == payload.len();
-        contents.carriers_last &= at == payload.len();
-        self.queued_carriers = self.queued_carriers.saturating_sub(contents.carriers);
+        contents.placeholders_alone &= at == payload.len();
+        contents.placeholders_last &= at == payload.len();
+        self.queued_placeholders = self
+            .queued_placeholders
+            .saturating_sub(contents.placeholders);
         contents
     }
 
-    /// Puts a challenge, a retirement or nothing in the place of the first carrier; the others are PADDING. Answers
+    /// Puts a challenge, a retirement or nothing in the place of the first placeholder; the others are PADDING. Answers
     /// whether the packet is a probe now.
     fn fill(
         &mut self,
         packet: &mut Outgoing<'_>,
-        carrier: &Frame,
-        contents: &Contents,
+        placeholder: &Frame,
+        contents: &PacketContents,
         effects: &mut Effects,
     ) -> bool {
-        let used = packet.destination();
+        let used = packet.destination().map(ConnectionId::new);
         if self.answers.is_queued() {
-            effects.probe_route = self.answers.fill(packet, carrier, contents);
-            effects.long_number = effects.probe_route.is_some();
-            if !effects.long_number {
-                overwrite(packet.payload, carrier.whole.clone(), PING_FRAME);
+            let signs = self.monitor.signs();
+            effects.probe_route = self.answers.fill(packet, placeholder, contents, signs);
+            effects.force_4_byte_pn = effects.probe_route.is_some();
+            if !effects.force_4_byte_pn {
+                overwrite(packet.payload, placeholder.whole.clone(), PING_FRAME);
             }
-            return effects.long_number;
+            return effects.force_4_byte_pn;
         }
-        if let Phase::Probing(probe) = &mut self.phase {
-            match probe.fill(packet, carrier, contents) {
-                Filling::Challenge(hold) => {
+        if let Some(probe) = self.phase.probe_mut() {
+            match probe.fill(packet, placeholder, contents) {
+                FillOutcome::Challenge(hold) => {
                     effects.probe_route = Some((probe.new.id, probe.path.id));
                     effects.hold = used.zip(hold);
-                    effects.long_number = true;
+                    effects.force_4_byte_pn = true;
                     return true;
                 }
-                Filling::Spoiled => {}
-                Filling::NotDue => {
-                    self.retirement.fill(packet, carrier);
+                FillOutcome::Wasted => {}
+                FillOutcome::NotDue => {
+                    self.retirement.fill(packet, placeholder);
                     return false;
                 }
             }
-        } else if self.retirement.fill(packet, carrier) {
+        } else if self.retirement.fill(packet, placeholder) {
             return false;
         }
-        overwrite(packet.payload, carrier.whole.clone(), PING_FRAME);
+        overwrite(packet.payload, placeholder.whole.clone(), PING_FRAME);
         false
     }
 
     /// Follows the connection ID that quinn uses, and moves to the new path when it is the adopted one.
     fn follow_id(&mut self, packet: &Outgoing<'_>, effects: &mut Effects) {
-        if let Phase::Adopting(adoption) = &self.phase
-            && packet.destination() == Some(adoption.new.id)
+        if let Phase::Switching(switch) = &self.phase
+            && packet.destination() == Some(&*switch.new.id)
         {
             effects.wake = true;
-            self.finish_adoption();
+            self.finish_switch();
         }
         let used = packet.destination();
-        if used == self.last_id {
+        if used == self.last_id.as_deref() {
             return;
         }
-        self.last_id = used;
-        let Some(id) = used else { return };
+        self.last_id = used.map(ConnectionId::new);
+        let Some(id) = self.last_id else { return };
         self.server_ids.on_used(&id);
         effects.wake |= self.is_overtaken();
-        let path = self.driven.as_ref().map(|driven| driven.active.id);
-        effects.route = Some((id, path.unwrap_or(PathId::FIRST)));
+        effects.route = Some((id, self.settled_path().unwrap_or(PathId::FIRST)));
     }
 
-    fn on_frame(&mut self, payload: &mut [u8], frame: &Frame, came_by: Option<PathId>) -> bool {
+    fn on_frame(&mut self, payload: &mut [u8], frame: &Frame, arrival: Arrival) -> bool {
         let body = payload.get(frame.body.clone()).unwrap_or_default();
         match frame.kind {
             kind::ACK | kind::ACK_ECN => {
@@ -316,11 +283,10 @@ impl ClientHook {
                 self.is_overtaken()
             }
             kind::RETIRE_CONNECTION_ID => {
-                let attached = self.driven.as_ref().is_some_and(|driven| driven.attached);
-                attached && self.parting.hold(payload, frame)
+                self.attachment.is_attached() && self.parting.hold(payload, frame)
             }
-            kind::PATH_RESPONSE => self.on_path_response(payload, frame),
-            kind::PATH_CHALLENGE => self.on_path_challenge(payload, frame, came_by),
+            kind::PATH_RESPONSE => self.on_path_response(payload, frame, arrival.unread),
+            kind::PATH_CHALLENGE => self.on_path_challenge(payload, frame, arrival.by),
             kind::HANDSHAKE_DONE => !std::mem::replace(&mut self.confirmed, true),
             other if other == self.codepoints.frame().into_inner() => {
                 self.on_advertisement(payload, frame);
@@ -348,22 +314,8 @@ impl ClientHook {
         self.server_ids.learn(new);
         let expired = before..self.server_ids.retire_prior_to();
         // quinn does not know these and could not retire them. It does when it hears of them too late.
-        let expired = self.inbox.known_in(&expired).collect::<Vec<_>>();
+        let expired = self.pending.known_in(&expired).collect::<Vec<_>>();
         expired.into_iter().for_each(|new| self.held.hold(new));
-    }
-
-    /// A frame of the extension that is cut short cannot be taken out: quinn closes the connection over it, as
-    /// RFC 9000 section 12.4 wants. It is reported all the same.
-    fn report_malformed_rest(&mut self, payload: &[u8], at: usize) -> bool {
-        let rest = crate::wire::Reader::starting_at(payload, at).varint();
-        if rest != Some(self.codepoints.frame().into_inner()) {
-            return false;
-        }
-        self.report(Event::Refused {
-            sequence: None,
-            reason: crate::policy::Refusal::Malformed,
-        });
-        true
     }
 
     /// Frames for quinn, put before the frames of this packet. Never after them: a STREAM frame without a length runs to the
@@ -374,10 +326,10 @@ impl ClientHook {
             self.parting.pass_on(&mut injected);
         }
         held.iter().for_each(|new| new.encode(&mut injected));
-        if let Phase::Adopting(adoption) = &mut self.phase
-            && adoption.is_due()
+        if let Phase::Switching(switch) = &mut self.phase
+            && switch.is_due()
         {
-            adoption.new.encode(&mut injected);
+            switch.new.encode(&mut injected);
         }
         self.return_challenges(&mut injected);
         if !injected.is_empty() {
@@ -388,54 +340,52 @@ impl ClientHook {
 }
 
 /// What a walk over an outgoing packet found.
-struct Contents {
-    first_carrier: Option<Frame>,
-    carriers: usize,
-    /// There is nothing but carriers, PADDING, PING, ACK and IMMEDIATE_ACK, none of which is missed when it does not leave.
-    carriers_alone: bool,
-    /// The carriers come after all other frames, and none of those has application data.
-    carriers_last: bool,
+struct PacketContents {
+    first_placeholder: Option<Frame>,
+    placeholders: usize,
+    /// There is nothing but placeholders, PADDING, PING, ACK and IMMEDIATE_ACK, none of which is missed when it does not leave.
+    placeholders_alone: bool,
+    /// The placeholders come after all other frames, and none of those has application data.
+    placeholders_last: bool,
     /// Bytes before the first STREAM, DATAGRAM or PADDING frame, if there is one.
     control: Option<usize>,
     ack_eliciting: bool,
 }
 
 impl Hook for ClientHook {
-    fn on_send(&mut self, mut packet: Outgoing<'_>) -> Effects {
-        let mut effects = Effects::default();
+    fn on_send(&mut self, mut packet: Outgoing<'_>, effects: &mut Effects) {
         // First, because a move begins with this packet, and what it carries depends on that.
         if packet.is_short() {
             self.overhead = packet.overhead();
-            self.follow_id(&packet, &mut effects);
+            self.follow_id(&packet, effects);
         }
         if self.looks_inside() {
             let contents = self.inspect(packet.payload);
             if !packet.is_short() {
-                return effects;
+                return;
             }
-            if let Some(carrier) = &contents.first_carrier {
+            if let Some(placeholder) = &contents.first_placeholder {
                 effects.wake = true;
-                if self.fill(&mut packet, carrier, &contents, &mut effects) {
-                    return effects;
+                if self.fill(&mut packet, placeholder, &contents, effects) {
+                    return;
                 }
             }
             if contents.ack_eliciting && self.is_watching() {
-                effects.wake |= self.watch.on_sent();
+                effects.wake |= self.monitor.on_sent();
                 self.control = contents.control.unwrap_or(packet.payload.len());
             }
         }
-        if let Phase::Probing(probe) = &mut self.phase {
+        if let Some(probe) = self.phase.probe_mut() {
             probe.on_other_packet();
         }
-        self.substitute(&mut packet);
-        effects
+        self.substitute(&mut packet, effects);
     }
 
-    fn on_receive(&mut self, packet: Incoming<'_>) -> Effects {
-        let mut effects = Effects::default();
+    fn on_receive(&mut self, packet: Incoming<'_>, effects: &mut Effects) {
         if !packet.is_short() {
-            return effects;
+            return;
         }
+        self.end_trial_by(packet.arrival.by);
         // Before this packet's frames are learnt: quinn reads the held ones first.
         let new = self.received.is_new(packet.number);
         let mut held = if new {
@@ -449,23 +399,36 @@ impl Hook for ClientHook {
         let mut at = 0;
         while let Some(frame) = next_frame(packet.payload, at, self.codepoints.frame()) {
             at = frame.whole.end;
-            effects.wake |= self.on_frame(packet.payload, &frame, packet.came_by);
+            effects.wake |= self.on_frame(packet.payload, &frame, packet.arrival);
         }
-        effects.release = matches!(self.phase, Phase::Adopting(_));
+        effects.release = matches!(self.phase, Phase::Switching(_));
         effects.wake |= self.report_malformed_rest(packet.payload, at);
-        self.watch.on_received();
-        effects.wake |= self.is_returning();
+        if packet
+            .arrival
+            .by
+            .is_none_or(|by| Some(by) == self.active_path())
+        {
+            self.monitor.on_received();
+        }
+        effects.wake |= self.is_returning() || self.phase.trial().is_some();
         self.renew_id();
         if new {
             held.extend(self.needless());
         }
         // The packet with the answer to a challenge may be late, but it is no duplicate: the challenge is fresh.
         self.inject(held, new, packet.payload);
-        effects
     }
 
     fn other_paths(&self) -> Vec<PathId> {
         self.paths_not_in_use()
+    }
+
+    fn path_in_use(&self) -> Option<PathId> {
+        self.active_path()
+    }
+
+    fn on_traffic(&mut self, received: u64) {
+        self.on_datagrams(received);
     }
 
     fn on_peer_parameters(
@@ -486,7 +449,7 @@ impl Hook for ClientHook {
                 self.on_offer(preferred);
             }
         }
-        Ok(self.carriers.show(&shown)?)
+        Ok(self.placeholders.show(&shown)?)
     }
 }
 

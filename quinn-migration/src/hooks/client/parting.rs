@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use quinn_proto::VarInt;
 
-use super::super::patience;
+use super::super::retry_interval;
 use crate::wire::{Frame, PING_FRAME, Reader, overwrite, retire_connection_id};
 
 /// Frames that wait at most; further ones reach quinn at once.
@@ -56,7 +56,7 @@ impl Parting {
     pub(super) fn poll(&mut self, now: Instant, rtt: Duration) -> Option<Instant> {
         let mut next = None;
         for one in &mut self.waiting {
-            let until = *one.until.get_or_insert_with(|| now + patience(rtt));
+            let until = *one.until.get_or_insert_with(|| now + retry_interval(rtt));
             one.is_over = one.is_over || now >= until;
             if !one.is_over {
                 next = next.into_iter().chain([until]).min();

@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 use quinn_proto::ConnectionId;
 
 use super::super::attempts::{Attempts, Step};
-use super::super::carrier::Room;
-use super::super::{LONGEST_EXCHANGE, Outgoing, patience};
-use super::{Contents, Path};
+use super::super::placeholder::PacketBudget;
+use super::super::{LONGEST_EXCHANGE, Outgoing, retry_interval};
+use super::{PacketContents, Path};
 use crate::wire::{Frame, NewConnectionId, kind, overwrite};
 
 /// Smallest datagram that may carry a challenge (RFC 9000 section 8.2.1), in bytes.
@@ -24,6 +24,8 @@ const CHALLENGE_LENGTH: usize = 8;
 const MOST_DISPENSABLE: usize = 2;
 /// Packets on the path in use that may arrive before a challenge: less than what makes quinn take it for a duplicate (128).
 const HARMLESS: u32 = 96;
+/// Packets of two timeouts: when so many leave without a challenge, something else keeps it back than that nothing leaves.
+const PASSED_BY: u32 = 4;
 /// How much longer a new path may be, one way, for each challenge after the first.
 const SLOWER: Duration = Duration::from_millis(100);
 /// Control frames that a challenge makes room for, in bytes.
@@ -34,42 +36,40 @@ pub(super) struct Probe {
     /// The connection ID to use there. Its frame makes quinn switch to it.
     pub(super) new: NewConnectionId,
     pub(super) path: Path,
-    pub(super) purpose: Purpose,
+    known: Known,
     pub(super) started: Instant,
     challenges: Vec<[u8; CHALLENGE_LENGTH]>,
     attempts: Attempts,
-    /// Carriers of this attempt that have not come by.
-    carriers: usize,
+    /// Placeholders of this attempt that have not come by.
+    placeholders: usize,
     /// Packets that left on the path in use since the last challenge.
     overtaking: u32,
     /// The last attempt was of the smallest size.
     small: bool,
     /// The path in use is silent.
     silent: bool,
-    /// Bytes of other frames that quinn puts before the carriers: what came last.
+    /// Bytes of other frames that quinn puts before the placeholders: what came last.
     before: usize,
     /// The next attempt expects them in its second packet too.
     in_both: bool,
 }
 
-/// Why a path is validated.
+/// What is known of the path that is validated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Purpose {
-    /// The server advertised it.
+pub(super) enum Known {
+    /// The server has advertised it, and nothing has been sent there.
     Advertised,
-    /// Nothing has come on the path in use for this long, and this one was in use before.
-    Return(Duration),
-    /// None: the path in use gets another connection ID.
-    Renewal,
+    /// It was in use before.
+    Earlier,
 }
 
-/// What became of a carrier.
+/// What became of a placeholder.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Filling {
+pub(super) enum FillOutcome {
     /// The path in use waits for it for so long.
     Challenge(Option<Duration>),
     /// It was meant for a challenge, but its packet cannot be a probe. There is another try.
-    Spoiled,
+    Wasted,
     /// It was not meant for a challenge.
     NotDue,
 }
@@ -78,13 +78,13 @@ impl Probe {
     pub(super) fn new(
         id: NewConnectionId,
         path: Path,
-        purpose: Purpose,
+        known: Known,
         challenges: u32,
         now: Instant,
     ) -> Self {
-        let time = match purpose {
-            Purpose::Advertised => NEW_PATH_TIME,
-            Purpose::Return(_) | Purpose::Renewal => KNOWN_PATH_TIME,
+        let time = match known {
+            Known::Advertised => NEW_PATH_TIME,
+            Known::Earlier => KNOWN_PATH_TIME,
         };
         Self {
             new: NewConnectionId {
@@ -92,11 +92,11 @@ impl Probe {
                 ..id
             },
             path,
-            purpose,
+            known,
             started: now,
             challenges: Vec::new(),
             attempts: Attempts::open_until(challenges, now + time).within(LONGEST_EXCHANGE),
-            carriers: 0,
+            placeholders: 0,
             overtaking: 0,
             small: false,
             silent: false,
@@ -127,7 +127,7 @@ impl Probe {
     fn hold(&mut self) -> Option<Duration> {
         let overtaken = std::mem::take(&mut self.overtaking) > HARMLESS;
         let slower = SLOWER.saturating_mul(self.sent().saturating_sub(1));
-        (overtaken && self.purpose == Purpose::Advertised && !slower.is_zero()).then_some(slower)
+        (overtaken && self.known == Known::Advertised && !slower.is_zero()).then_some(slower)
     }
 
     pub(super) fn sent(&self) -> u32 {
@@ -135,92 +135,104 @@ impl Probe {
     }
 
     pub(super) fn poll(&mut self, now: Instant, rtt: Duration) -> Step {
-        self.attempts.poll(now, patience(rtt))
+        self.attempts.poll(now, retry_interval(rtt))
     }
 
-    /// Bytes to fill with carriers for a challenge, in packets with this overhead.
+    /// Bytes to fill with placeholders for a challenge, in packets with this overhead.
     ///
     /// quinn sends two packets at once because nothing is heard. Both begin with the same frames, unless the first has no
     /// room for more.
-    pub(super) fn next_room(&mut self, mtu: usize, overhead: usize) -> Room {
+    pub(super) fn next_budget(&mut self, mtu: usize, overhead: usize) -> PacketBudget {
         let in_second = if self.in_both { self.before } else { 0 };
         self.in_both = !self.in_both;
         // The new path may take smaller datagrams only. quinn fills up what has room, so this works while it has nothing
         // else to send; when it has, the next one is full again.
         self.small = self.silent || (self.sent() > 0 && !self.small);
-        let size = match self.purpose {
-            Purpose::Advertised if self.small => SMALLEST_DATAGRAM.min(mtu),
+        let size = match self.known {
+            Known::Advertised if self.small => SMALLEST_DATAGRAM.min(mtu),
             // Full, so that quinn puts nothing else into it.
-            Purpose::Advertised => mtu,
+            Known::Advertised => mtu,
             // The path in use is silent: what quinn sends then has this size, and is often all that it may send.
-            Purpose::Return(_) | Purpose::Renewal => SMALLEST_DATAGRAM,
+            Known::Earlier => SMALLEST_DATAGRAM,
         };
         let room = size.saturating_sub(overhead);
-        Room {
+        PacketBudget {
             first: room.saturating_sub(self.before),
             second: room.saturating_sub(in_second),
         }
     }
 
-    /// These many carriers were queued for the next challenge.
-    pub(super) fn on_queued(&mut self, carriers: usize) {
-        self.carriers = carriers;
+    /// Whether the challenge to an earlier path does not leave. On a silent path quinn sends no packet of more than
+    /// [`SMALLEST_DATAGRAM`] bytes, so that a larger DATAGRAM, the application's for example, holds back whatever is behind it.
+    pub(super) fn is_stuck(&self) -> bool {
+        let passed_by = self.overtaking >= PASSED_BY;
+        self.known == Known::Earlier && self.attempts.is_stuck() && passed_by
+    }
+
+    /// How often to queue the placeholders of the next challenge.
+    pub(super) fn copies(&self) -> usize {
+        self.attempts.copies()
+    }
+
+    /// These many placeholders were queued for the next challenge.
+    pub(super) fn on_queued(&mut self, placeholders: usize) {
+        self.placeholders = placeholders;
     }
 
     /// Turns the packet into a probe, if its contents and its size allow it.
     pub(super) fn fill(
         &mut self,
         packet: &mut Outgoing<'_>,
-        carrier: &Frame,
-        contents: &Contents,
-    ) -> Filling {
+        placeholder: &Frame,
+        contents: &PacketContents,
+    ) -> FillOutcome {
         let due = self.attempts.is_queued();
-        self.carriers = self.carriers.saturating_sub(contents.carriers);
+        self.placeholders = self.placeholders.saturating_sub(contents.placeholders);
         let mut data = [0; CHALLENGE_LENGTH];
         let large = packet.datagram_length() >= SMALLEST_DATAGRAM;
-        let (fits, most_before) = match self.purpose {
-            Purpose::Advertised => (contents.carriers_alone, MOST_DISPENSABLE),
+        let (fits, most_before) = match self.known {
+            Known::Advertised => (contents.placeholders_alone, MOST_DISPENSABLE),
             // This path has been validated before, so it may take what quinn repeats with every packet of a silence.
-            Purpose::Return(_) | Purpose::Renewal => (contents.carriers_last, MOST_CONTROL),
+            Known::Earlier => (contents.placeholders_last, MOST_CONTROL),
         };
-        if carrier.whole.start <= most_before {
-            self.before = carrier.whole.start;
+        if placeholder.whole.start <= most_before {
+            self.before = placeholder.whole.start;
         }
         if self.attempts.is_wanted()
             && fits
             && large
             && getrandom::fill(&mut data).is_ok()
-            && self.write(packet, carrier, contents, data)
+            && self.write(packet, placeholder, contents, data)
         {
             self.challenges.push(data);
             self.attempts.on_sent();
             // The next one may be small again.
             self.small = false;
-            return Filling::Challenge(self.hold());
+            return FillOutcome::Challenge(self.hold());
         }
         if !due {
-            return Filling::NotDue;
+            return FillOutcome::NotDue;
         }
-        if self.carriers == 0 {
-            self.attempts.on_spoiled();
+        if self.placeholders == 0 {
+            self.attempts.on_wasted();
         }
-        Filling::Spoiled
+        FillOutcome::Wasted
     }
 
     fn write(
         &self,
         packet: &mut Outgoing<'_>,
-        carrier: &Frame,
-        contents: &Contents,
+        placeholder: &Frame,
+        contents: &PacketContents,
         data: [u8; CHALLENGE_LENGTH],
     ) -> bool {
         let mut challenge = Vec::with_capacity(1 + CHALLENGE_LENGTH);
         challenge.extend(u8::try_from(kind::PATH_CHALLENGE));
         challenge.extend_from_slice(&data);
-        write_alone(packet, carrier, contents, &challenge, &self.new.id)
+        write_alone(packet, placeholder, contents, &challenge, &self.new.id)
     }
 
-    /// Whether the next carriers belong to it.
+    /// Whether the next placeholders belong to it.
     pub(super) fn is_queued(&self) -> bool {
         self.attempts.is_queued()
     }
@@ -230,18 +242,18 @@ impl Probe {
     }
 }
 
-/// Puts a frame in the place of a carrier, into a packet for the path of this connection ID.
+/// Puts a frame in the place of a placeholder, into a packet for the path of this connection ID.
 pub(super) fn write_alone(
     packet: &mut Outgoing<'_>,
-    carrier: &Frame,
-    contents: &Contents,
+    placeholder: &Frame,
+    contents: &PacketContents,
     frame: &[u8],
     id: &ConnectionId,
 ) -> bool {
-    if contents.carriers_alone {
+    if contents.placeholders_alone {
         // Everything else in it makes the packet more than a probe, and can be dispensed with.
         packet.payload.fill(0);
     }
     // The header last: without the frame the packet must keep to its path.
-    overwrite(packet.payload, carrier.whole.clone(), frame) && packet.set_destination(id)
+    overwrite(packet.payload, placeholder.whole.clone(), frame) && packet.set_destination(id)
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use quinn_proto::VarInt;
 
 use super::super::attempts::{Attempts, Step};
-use super::super::{Outgoing, patience};
+use super::super::{Outgoing, retry_interval};
 use crate::wire::{Frame, PING_FRAME, ack_covers, overwrite, retire_connection_id};
 
 const LIMIT: usize = 8;
@@ -41,14 +41,14 @@ impl Retirement {
         }
     }
 
-    /// Puts the frame that is due in the place of a carrier, or PING. Answers whether a frame was due.
-    pub(super) fn fill(&mut self, packet: &mut Outgoing<'_>, carrier: &Frame) -> bool {
+    /// Puts the frame that is due in the place of a placeholder, or PING. Answers whether a frame was due.
+    pub(super) fn fill(&mut self, packet: &mut Outgoing<'_>, placeholder: &Frame) -> bool {
         let Some(pending) = self.queue.front_mut() else {
-            overwrite(packet.payload, carrier.whole.clone(), PING_FRAME);
+            overwrite(packet.payload, placeholder.whole.clone(), PING_FRAME);
             return false;
         };
         let frame = retire_connection_id(pending.sequence);
-        if overwrite(packet.payload, carrier.whole.clone(), &frame) {
+        if overwrite(packet.payload, placeholder.whole.clone(), &frame) {
             pending.numbers.push(packet.number);
             pending.attempts.on_sent();
         }
@@ -72,7 +72,12 @@ impl Retirement {
     /// What to do for the frame at the head of the queue; `None` when there is none.
     pub(super) fn poll(&mut self, now: Instant, rtt: Duration) -> Option<Step> {
         loop {
-            match self.queue.front_mut()?.attempts.poll(now, patience(rtt)) {
+            match self
+                .queue
+                .front_mut()?
+                .attempts
+                .poll(now, retry_interval(rtt))
+            {
                 Step::GiveUp => drop(self.queue.pop_front()),
                 step @ (Step::Send | Step::Wait(_)) => return Some(step),
             }

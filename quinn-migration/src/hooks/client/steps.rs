@@ -8,13 +8,16 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::super::attempts::Step;
-use super::super::patience;
-use super::super::watch::{Listening, Look};
+use super::super::path_monitor::{Listening, PathState};
+use super::super::placeholder::Placeholders;
+use super::super::retry_interval;
 use super::challenges::Answers;
-use super::probe::Purpose;
-use super::{ClientHook, Driven, Path, Phase, Probe};
+use super::path_switch::Purpose;
+use super::probe::Known;
+use super::trial::Trial;
+use super::{ClientHook, Path, Phase, Probe};
 use crate::event::{Event, Failure};
-use crate::policy::{FollowPolicy, Gate, Policy, Refusal};
+use crate::policy::{FollowPolicy, Policy, Refusal};
 use crate::socket::PathId;
 use crate::wire::AlternateAddress;
 
@@ -25,7 +28,7 @@ pub(crate) enum Action {
     /// Open a socket for this address, then call [`ClientHook::opened`] or [`ClientHook::not_opened`].
     Open(SocketAddr),
     Close(PathId),
-    /// Queue these carriers, one after the other.
+    /// Queue these placeholders, one after the other.
     Send(Vec<Bytes>),
     /// Nothing until then, or until the hook wakes the task.
     Wait(Option<Instant>),
@@ -41,42 +44,43 @@ pub(crate) struct Sizes {
     pub(crate) mtu: usize,
     /// DATAGRAM payload; 0 when it takes none.
     pub(crate) datagram: usize,
+    /// The application may push what is queued out of the datagram buffer, which is nearly full.
+    pub(crate) crowded: bool,
+}
+
+impl Sizes {
+    /// How often to queue something: more than once only where it may be pushed out. On a silent path what is queued leaves very
+    /// slowly, and copies would stand in the way.
+    fn copies(self, wanted: usize) -> usize {
+        if self.crowded { wanted } else { 1 }
+    }
 }
 
 impl ClientHook {
     /// An application task drives this connection from now on. Answers `false` when another one does.
     pub(crate) fn attach(&mut self, policy: Policy, server: SocketAddr) -> bool {
-        let first = Path {
-            id: PathId::FIRST,
-            server,
-        };
-        let fresh = Driven {
-            attached: false,
-            gate: Gate::new(Policy::default()),
-            active: first,
-            previous: None,
-            first,
-        };
-        let driven = self.driven.get_or_insert(fresh);
-        let free = !std::mem::replace(&mut driven.attached, true);
-        if free {
-            driven.gate = Gate::new(policy);
-        }
-        free
+        self.attachment.attach(policy, server)
     }
 
     /// The server address that the connection is on.
     pub(crate) fn server(&self) -> Option<SocketAddr> {
-        self.driven.as_ref().map(|driven| driven.active.server)
+        self.attachment.paths().map(|paths| paths.active.server)
     }
 
+    /// The path that packets go to: in a trial another one than that on which the connection is.
     pub(crate) fn active_path(&self) -> Option<PathId> {
-        self.driven.as_ref().map(|driven| driven.active.id)
+        let trial = self.phase.trial().map(Trial::path);
+        trial.or_else(|| self.settled_path())
+    }
+
+    /// The path that the connection is on, and stays on when a trial fails.
+    pub(super) fn settled_path(&self) -> Option<PathId> {
+        self.attachment.paths().map(|paths| paths.active.id)
     }
 
     /// So many datagrams have arrived on the path in use.
     pub(crate) fn on_datagrams(&mut self, datagrams: u64) {
-        self.watch.on_datagrams(datagrams);
+        self.monitor.on_datagrams(datagrams);
     }
 
     pub(crate) fn poll(&mut self, now: Instant, rtt: Duration, sizes: Sizes) -> Action {
@@ -90,11 +94,11 @@ impl ClientHook {
     }
 
     fn poll_answers(&mut self, now: Instant, rtt: Duration, sizes: Sizes) -> Action {
-        let queued = matches!(&self.phase, Phase::Probing(probe) if probe.is_queued());
+        let queued = self.phase.probe().is_some_and(Probe::is_queued);
         let answer = if self.answers.is_empty() || queued || sizes.datagram == 0 {
             None
         } else {
-            self.answers.poll(now, rtt)
+            self.answers.poll(now, rtt, self.monitor.signs())
         };
         match answer {
             Some(Step::Send) => self.send_answer(sizes),
@@ -110,15 +114,20 @@ impl ClientHook {
     }
 
     fn send_answer(&mut self, sizes: Sizes) -> Action {
-        let room = Answers::room(sizes, self.overhead);
-        let carriers = self.carriers.filling(room, sizes.datagram);
+        let budget = self.answers.next_budget(sizes, self.overhead);
+        let copies = sizes.copies(self.answers.copies());
+        let placeholders = self
+            .placeholders
+            .filling(budget, sizes.datagram, sizes.crowded);
+        let placeholders =
+            placeholders.map(|placeholders| Placeholders::repeated(placeholders, copies));
         self.answers
-            .on_queued(carriers.as_ref().map_or(0, Vec::len));
-        let Some(carriers) = carriers else {
+            .on_queued(placeholders.as_ref().map_or(0, Vec::len));
+        let Some(placeholders) = placeholders else {
             self.answers = Answers::default();
             return Action::Wait(None);
         };
-        self.send(Some(carriers))
+        self.send(Some(placeholders))
     }
 
     fn poll_phase(&mut self, now: Instant, rtt: Duration, sizes: Sizes) -> Action {
@@ -139,7 +148,7 @@ impl ClientHook {
         if let Phase::Opening(_, target) = &self.phase {
             return Action::Open(*target);
         }
-        if matches!(self.phase, Phase::Settled) && self.inbox.has_mail() {
+        if matches!(self.phase, Phase::Settled) && self.pending.is_some() {
             return self.consider(now, rtt, sizes);
         }
         match self.poll_probe(now, rtt, sizes) {
@@ -147,6 +156,10 @@ impl ClientHook {
             Some(Step::Wait(until)) => return Action::Wait(Some(until)),
             Some(Step::GiveUp) => return self.poll(now, rtt, sizes),
             None => {}
+        }
+        if self.phase.trial().is_some() {
+            let waiting = self.poll_trial(now, rtt);
+            return waiting.unwrap_or_else(|| self.poll(now, rtt, sizes));
         }
         self.poll_settled(now, rtt, sizes)
     }
@@ -165,14 +178,15 @@ impl ClientHook {
     }
 
     fn consider(&mut self, now: Instant, rtt: Duration, sizes: Sizes) -> Action {
-        let (Some(offer), Some(driven)) = (self.inbox.take(), &mut self.driven) else {
+        let (Some(offer), Some((gate, paths))) = (self.pending.take(), self.attachment.policy())
+        else {
             return Action::Wait(None);
         };
-        if driven.gate.follow() == FollowPolicy::OnSilence {
+        if gate.follow() == FollowPolicy::OnSilence {
             self.keep_alternate(offer);
             return self.poll(now, rtt, sizes);
         }
-        match driven.gate.judge(driven.active.server, &offer, now) {
+        match gate.judge(paths.active.server, &offer, now) {
             Ok(target) => {
                 self.phase = Phase::Opening(offer, target);
                 Action::Open(target)
@@ -191,18 +205,21 @@ impl ClientHook {
             self.closing.push_back(id);
             return;
         };
-        let challenges = self
-            .driven
-            .as_ref()
-            .map_or(0, |driven| driven.gate.challenges());
+        let policy = self.attachment.policy();
+        let challenges = policy.map_or(0, |(gate, _)| gate.challenges());
         self.report(Event::Validating {
             sequence: offer.sequence,
             target: server,
         });
         let path = Path { id, server };
-        let purpose = Purpose::Advertised;
-        let probe = Probe::new(offer.connection_id(), path, purpose, challenges, now);
-        let probe = if self.watch.is_alive() {
+        let probe = Probe::new(
+            offer.connection_id(),
+            path,
+            Known::Advertised,
+            challenges,
+            now,
+        );
+        let probe = if self.monitor.is_alive() {
             probe
         } else {
             probe.on_silence()
@@ -216,9 +233,9 @@ impl ClientHook {
         else {
             return;
         };
-        let driven = self.driven.as_ref();
+        let policy = self.attachment.policy();
         let other =
-            driven.and_then(|driven| driven.gate.instead(driven.active.server, &offer, target));
+            policy.and_then(|(gate, paths)| gate.instead(paths.active.server, &offer, target));
         if let Some(other) = other {
             let offer = AlternateAddress {
                 v4: offer.v4.filter(|_| other.is_ipv4()),
@@ -237,21 +254,29 @@ impl ClientHook {
     }
 
     fn poll_probe(&mut self, now: Instant, rtt: Duration, sizes: Sizes) -> Option<Step> {
-        let answered = self.is_returning() && self.watch.is_alive();
-        let Phase::Probing(probe) = &mut self.phase else {
-            return None;
+        let answered = self.is_returning() && self.monitor.is_alive();
+        let (probe, silence) = match &mut self.phase {
+            Phase::Probing(probe) => (probe, None),
+            Phase::Returning(probe, silence) => (probe, Some(*silence)),
+            Phase::Settled | Phase::Opening(..) | Phase::Trial(_) | Phase::Switching(_) => {
+                return None;
+            }
         };
         // Something came on the path that seemed dead: no reason to leave it.
         let step = if sizes.datagram == 0 || answered {
             Step::GiveUp
         } else if self.answers.is_queued() {
-            // The carriers that come by next are for an answer.
-            Step::Wait(now + patience(rtt))
+            // The placeholders that come by next are for an answer.
+            Step::Wait(now + retry_interval(rtt))
         } else {
             probe.poll(now, rtt)
         };
+        if step == Step::Send && probe.is_stuck() {
+            self.begin_trial(now);
+            return Some(Step::GiveUp);
+        }
         if step == Step::GiveUp
-            && let Purpose::Return(silence) = probe.purpose
+            && let Some(silence) = silence
         {
             let silence = silence + now.saturating_duration_since(probe.started);
             self.end_return(silence, now, sizes);
@@ -267,15 +292,15 @@ impl ClientHook {
         Some(step)
     }
 
-    /// Ends the validation or adoption in progress; the connection stays where it is.
+    /// Ends the validation or switch in progress; the connection stays where it is.
     fn fail(&mut self, reason: Failure) {
         let (sequence, path) = match std::mem::replace(&mut self.phase, Phase::Settled) {
             // No path and no connection ID was opened for it, and the next silence begins another one.
-            Phase::Probing(probe) if probe.purpose != Purpose::Advertised => return,
-            Phase::Adopting(adoption) if adoption.purpose != Purpose::Advertised => return,
+            Phase::Returning(..) => return,
+            Phase::Switching(switch) if switch.purpose != Purpose::Advertised => return,
             Phase::Probing(probe) => (probe.new.sequence, probe.path),
-            Phase::Adopting(adoption) => (adoption.new.sequence, adoption.path),
-            other @ (Phase::Settled | Phase::Opening(..)) => {
+            Phase::Switching(switch) => (switch.new.sequence, switch.path),
+            other @ (Phase::Settled | Phase::Opening(..) | Phase::Trial(_)) => {
                 self.phase = other;
                 return;
             }
@@ -294,11 +319,11 @@ impl ClientHook {
     /// has retired it, or quinn has passed it over.
     pub(super) fn is_overtaken(&self) -> bool {
         match &self.phase {
-            Phase::Probing(probe) => {
+            Phase::Probing(probe) | Phase::Returning(probe, _) => {
                 self.server_ids.is_past(probe.new.sequence) && !self.is_kept(&probe.new.id)
             }
-            Phase::Adopting(adoption) => self.server_ids.is_past(adoption.new.sequence),
-            Phase::Settled | Phase::Opening(..) => false,
+            Phase::Switching(switch) => self.server_ids.is_past(switch.new.sequence),
+            Phase::Settled | Phase::Opening(..) | Phase::Trial(_) => false,
         }
     }
 
@@ -310,62 +335,65 @@ impl ClientHook {
 
     /// Whether an earlier path is asked whether it still answers.
     pub(super) fn is_returning(&self) -> bool {
-        matches!(&self.phase, Phase::Probing(probe) if probe.purpose != Purpose::Advertised)
+        matches!(self.phase, Phase::Returning(..))
     }
 
     fn poll_settled(&mut self, now: Instant, rtt: Duration, sizes: Sizes) -> Action {
         let keep = self.poll_kept(now, rtt);
         let retire = match self.retirement.poll(now, rtt) {
             Some(Step::Send) if sizes.datagram > 0 => {
-                let carrier = self.carriers.small();
-                return self.send(carrier.map(|carrier| vec![carrier]));
+                let placeholder = self.placeholders.small();
+                return self.send(placeholder.map(|placeholder| vec![placeholder]));
             }
             Some(Step::Wait(until)) => Some(until),
             Some(Step::Send | Step::GiveUp) | None => None,
         };
-        let look = match self.look(now, rtt) {
-            Look::Quiet => match self.listen(now, rtt) {
-                // A carrier that nothing is due for becomes PING.
+        let state = match self.poll_monitor(now, rtt) {
+            PathState::Quiet => match self.listen(now, rtt) {
+                // A placeholder that nothing is due for becomes PING.
                 Listening::Ask if sizes.datagram > 0 => {
-                    let carrier = self.carriers.small();
-                    return self.send(carrier.map(|carrier| vec![carrier]));
+                    let placeholder = self.placeholders.small();
+                    return self.send(placeholder.map(|placeholder| vec![placeholder]));
                 }
                 Listening::Again(at) => Some(at),
                 Listening::Ask | Listening::Idle => None,
             },
-            Look::Again(at) => Some(at),
-            Look::Dead(silence) => {
+            PathState::Again(at) => Some(at),
+            PathState::Dead(silence) => {
                 self.on_silence(silence, now);
                 return self.poll(now, rtt, sizes);
             }
         };
-        Action::Wait([keep, retire, look].into_iter().flatten().min())
+        Action::Wait([keep, retire, state].into_iter().flatten().min())
     }
 
-    fn look(&mut self, now: Instant, rtt: Duration) -> Look {
+    fn poll_monitor(&mut self, now: Instant, rtt: Duration) -> PathState {
         if self.is_watching() && matches!(self.phase, Phase::Settled) {
-            self.watch.look(now, patience(rtt))
+            self.monitor.poll(now, retry_interval(rtt))
         } else {
-            Look::Quiet
+            PathState::Quiet
         }
     }
 
     fn listen(&mut self, now: Instant, rtt: Duration) -> Listening {
         if self.is_watching() && matches!(self.phase, Phase::Settled) {
-            self.watch.listen(now, patience(rtt))
+            self.monitor.listen(now, retry_interval(rtt))
         } else {
             Listening::Idle
         }
     }
 
     /// The path in use does not answer: asks an earlier one. Says once for each silence that none answers.
-    fn on_silence(&mut self, silence: Duration, now: Instant) {
-        let round = self.watch.on_silence();
+    pub(super) fn on_silence(&mut self, silence: Duration, now: Instant) {
+        let round = self.monitor.on_silence();
+        self.answers.clear();
         let begun = self.leave_silent_path(silence, round, now);
-        let Some(driven) = &self.driven else { return };
-        let asked_all = usize::try_from(round).is_ok_and(|round| round > driven.earlier_paths());
-        let on = driven.active.server;
-        if (asked_all || !begun) && self.watch.is_news() {
+        let Some(paths) = self.attachment.paths() else {
+            return;
+        };
+        let asked_all = usize::try_from(round).is_ok_and(|round| round > paths.earlier());
+        let on = paths.active.server;
+        if (asked_all || !begun) && self.monitor.is_news() {
             self.report(Event::Stranded { on });
         }
     }
@@ -373,11 +401,11 @@ impl ClientHook {
     /// No earlier path has answered: asks the next one, unless the path in use is alive.
     fn end_return(&mut self, silence: Duration, now: Instant, sizes: Sizes) {
         let ended = std::mem::replace(&mut self.phase, Phase::Settled);
-        if sizes.datagram == 0 || self.watch.is_alive() {
+        if sizes.datagram == 0 || self.monitor.is_alive() {
             self.unanswered.clear();
             return;
         }
-        if let Phase::Probing(probe) = ended {
+        if let Phase::Returning(probe, _) = ended {
             self.unanswered.push_front(probe);
             self.unanswered.truncate(UNANSWERED);
         }
@@ -385,20 +413,25 @@ impl ClientHook {
     }
 
     fn send_challenge(&mut self, sizes: Sizes) -> Action {
-        let Phase::Probing(probe) = &mut self.phase else {
+        let Some(probe) = self.phase.probe_mut() else {
             return Action::Wait(None);
         };
-        let room = probe.next_room(sizes.mtu, self.overhead);
-        let carriers = self.carriers.filling(room, sizes.datagram);
-        probe.on_queued(carriers.as_ref().map_or(0, Vec::len));
-        self.send(carriers)
+        let budget = probe.next_budget(sizes.mtu, self.overhead);
+        let placeholders = self
+            .placeholders
+            .filling(budget, sizes.datagram, sizes.crowded);
+        let placeholders = placeholders
+            .map(|placeholders| Placeholders::repeated(placeholders, sizes.copies(probe.copies())));
+        probe.on_queued(placeholders.as_ref().map_or(0, Vec::len));
+        self.send(placeholders)
     }
 
-    fn send(&mut self, carriers: Option<Vec<Bytes>>) -> Action {
-        match carriers {
-            Some(carriers) => {
-                self.queued_carriers = self.queued_carriers.saturating_add(carriers.len());
-                Action::Send(carriers)
+    fn send(&mut self, placeholders: Option<Vec<Bytes>>) -> Action {
+        match placeholders {
+            Some(placeholders) => {
+                self.queued_placeholders =
+                    self.queued_placeholders.saturating_add(placeholders.len());
+                Action::Send(placeholders)
             }
             None => {
                 self.fail(Failure::NotSent);
@@ -409,9 +442,9 @@ impl ClientHook {
 
     /// The router does not carry this connection's datagrams (any more): stop, on the first address.
     pub(crate) fn socket_replaced(&mut self) {
-        if let Some(driven) = &mut self.driven {
-            let left = std::mem::replace(&mut driven.active, driven.first);
-            let older = driven.previous.take();
+        if let Some(paths) = self.attachment.paths_mut() {
+            let left = std::mem::replace(&mut paths.active, paths.first);
+            let older = paths.previous.take();
             self.closing.push_back(left.id);
             self.closing.extend(older.map(|path| path.id));
         }
@@ -420,27 +453,22 @@ impl ClientHook {
 
     /// The driving task is gone: no new validation begins. The path in use stays.
     pub(crate) fn detach(&mut self) -> Vec<PathId> {
-        if let Some(driven) = &mut self.driven {
-            driven.attached = false;
-        }
+        self.attachment.detach();
         if self.kept.as_ref().is_some_and(|kept| !kept.is_in_use()) {
             self.release_kept();
         }
         self.parting.end();
         let mut closing: Vec<PathId> = self.closing.drain(..).collect();
-        match &self.phase {
-            Phase::Probing(probe) if probe.purpose == Purpose::Advertised => {
-                closing.push(probe.path.id);
-            }
-            Phase::Settled | Phase::Opening(..) | Phase::Probing(_) | Phase::Adopting(_) => {}
+        if let Phase::Probing(probe) = &self.phase {
+            closing.push(probe.path.id);
         }
-        if !matches!(self.phase, Phase::Adopting(_)) {
+        if !matches!(self.phase, Phase::Switching(_)) {
             self.phase = Phase::Settled;
         }
         for offer in std::mem::take(&mut self.alternates) {
             self.refuse(offer.sequence, Refusal::Superseded);
         }
-        if let Some(offer) = self.inbox.take() {
+        if let Some(offer) = self.pending.take() {
             self.refuse(offer.sequence, Refusal::Superseded);
         }
         closing.retain(|path| *path != PathId::FIRST);

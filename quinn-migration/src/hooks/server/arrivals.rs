@@ -27,13 +27,13 @@ impl Arrivals {
     }
 
     /// The newest packet so far is no probe. Answers whether the client may be elsewhere now.
-    pub(super) fn on_packet(&mut self, id: Option<ConnectionId>) -> bool {
-        if id.is_none() || id == self.current {
+    pub(super) fn on_packet(&mut self, id: Option<&[u8]>) -> bool {
+        let Some(id) = id.filter(|id| self.current.as_deref() != Some(*id)) else {
             return false;
-        }
-        self.current = id;
+        };
+        self.current = Some(ConnectionId::new(id));
         let before = self.advertised.len();
-        self.advertised.retain(|advertised| Some(*advertised) != id);
+        self.advertised.retain(|advertised| **advertised != *id);
         self.moved |= self.advertised.len() < before;
         true
     }
@@ -50,9 +50,10 @@ mod tests {
     #[test]
     fn a_client_has_moved_when_it_first_uses_an_advertised_connection_id() {
         let mut arrivals = Arrivals::default();
-        let ids = [1, 2, 3].map(|byte| Some(ConnectionId::new(&[byte; 8])));
+        let ids = [[1; 8], [2; 8], [3; 8]];
+        let ids = ids.each_ref().map(|id| Some(id.as_slice()));
         assert!(arrivals.on_packet(ids[0]) && !arrivals.take_move());
-        arrivals.on_advertised(ids[1].unwrap());
+        arrivals.on_advertised(ConnectionId::new(ids[1].unwrap()));
         assert!(!arrivals.on_packet(ids[0]));
         assert!(arrivals.on_packet(ids[1]) && arrivals.take_move());
         // Elsewhere, with a connection ID that was not advertised; and back again.

@@ -38,7 +38,7 @@ impl Bench {
         }
     }
 
-    /// With a connection ID in reserve and an advertisement begun.
+    /// With a spare connection ID and an advertisement begun.
     fn advertising() -> (Self, VarInt) {
         let mut bench = Self::negotiated();
         bench.send(new_connection_id(1, 0));
@@ -57,12 +57,14 @@ impl Bench {
     fn send_for_effects(&mut self, mut payload: Vec<u8>) -> (Vec<u8>, Vec<u8>, Effects) {
         let mut header = [&[0x41], &CLIENT_ID[..], &[0, 7]].concat();
         self.number += 1;
-        let effects = self.hook.on_send(Outgoing {
+        let packet = Outgoing {
             number: self.number,
             header: &mut header,
             payload: &mut payload,
             tag: 16,
-        });
+        };
+        let mut effects = Effects::default();
+        self.hook.on_send(packet, &mut effects);
         (header[1..9].to_vec(), payload, effects)
     }
 
@@ -79,21 +81,22 @@ impl Bench {
         self.received += 1;
         let mut payload = BytesMut::from(frames);
         let header = [&[0x41], id, &[0, 7]].concat();
-        self.hook.on_receive(Incoming {
-            came_by: None,
+        let packet = Incoming {
+            arrival: crate::hooks::Arrival::default(),
             number: self.received,
             header: &header,
             payload: &mut payload,
-        });
+        };
+        self.hook.on_receive(packet, &mut Effects::default());
         payload.to_vec()
     }
 
-    /// Sends the frame in the place of a carrier; answers with the packet's payload.
+    /// Sends the frame in the place of a placeholder; answers with the packet's payload.
     fn carry(&mut self, sequence: VarInt) -> Vec<u8> {
-        let AdvertStep::Send(carrier) = self.hook.poll(sequence, self.now, RTT) else {
+        let AdvertStep::Send(placeholders) = self.hook.poll(sequence, self.now, RTT) else {
             panic!("not due")
         };
-        self.send(datagram(&carrier)).1
+        self.send(datagram(&placeholders[0])).1
     }
 
     fn acknowledge_last(&mut self) {
@@ -147,7 +150,7 @@ fn a_frame_that_was_let_through_is_let_through_again() {
     bench.send(new_connection_id(1, 0));
     let rotation = new_connection_id(5, 5);
     assert_eq!(bench.send(rotation.clone()).1, rotation);
-    // The reserve is free again, and quinn sends the frame once more because it was lost.
+    // The spare one is free again, and quinn sends the frame once more because it was lost.
     assert_eq!(bench.send(rotation.clone()).1, rotation);
 }
 
@@ -198,11 +201,20 @@ fn a_client_with_room_for_two_connection_ids_keeps_its_only_spare() {
         let issued = new_connection_id(1, 0);
         let seen = bench.send(issued.clone()).1 == issued;
         assert_eq!(seen, limit != Some(3), "{limit:?}");
+        let begun = bench.hook.begin(None, None);
+        assert_eq!(begun == Err(CannotBegin::Never), seen, "{begun:?}");
     }
 }
 
 #[test]
-fn the_frame_takes_the_carriers_place_until_it_is_acknowledged() {
+fn a_server_without_connection_ids_does_not_wait_for_one() {
+    let mut bench = Bench::negotiated();
+    bench.hook = bench.hook.with_ids(false);
+    assert_eq!(bench.hook.begin(None, None), Err(CannotBegin::Never));
+}
+
+#[test]
+fn the_frame_takes_the_placeholders_place_until_it_is_acknowledged() {
     let (mut bench, sequence) = Bench::advertising();
     let payload = bench.carry(sequence);
     let frame = next_frame(&payload, 0, Codepoints::default().frame()).unwrap();
@@ -213,7 +225,7 @@ fn the_frame_takes_the_carriers_place_until_it_is_acknowledged() {
     );
     assert!(
         payload[frame.whole.end..].iter().all(|byte| *byte == 0),
-        "the carrier's mark is on the wire"
+        "the placeholder's marker is on the wire"
     );
     let AdvertStep::Wait(until) = bench.hook.poll(sequence, bench.now, RTT) else {
         panic!("not waiting")
@@ -234,9 +246,9 @@ fn an_advertisement_that_is_never_acknowledged_ends_after_eight_packets() {
     let mut packets = 0;
     loop {
         match bench.hook.poll(sequence, bench.now, RTT) {
-            AdvertStep::Send(carrier) => {
+            AdvertStep::Send(placeholders) => {
                 packets += 1;
-                bench.send(datagram(&carrier));
+                bench.send(datagram(&placeholders[0]));
             }
             AdvertStep::Wait(until) => bench.now = until,
             step => break assert_eq!(step, AdvertStep::Lost),
@@ -245,16 +257,46 @@ fn an_advertisement_that_is_never_acknowledged_ends_after_eight_packets() {
     assert_eq!(packets, SENDS);
 }
 
+/// Where an application pushes the oldest datagrams out of quinn's buffer, that may be the placeholder.
+#[test]
+fn an_advertisement_that_is_lost_in_the_queue_is_queued_twice_and_sent_once() {
+    let (mut bench, sequence) = Bench::advertising();
+    let mut queued = Vec::new();
+    while queued.len() < 2 {
+        match bench.hook.poll(sequence, bench.now, RTT) {
+            AdvertStep::Send(placeholders) => queued.push(placeholders),
+            AdvertStep::Wait(until) => bench.now = until,
+            step => panic!("{step:?}"),
+        }
+    }
+    assert_eq!([queued[0].len(), queued[1].len()], [1, 2]);
+    let placeholders: Vec<_> = queued[1].iter().flat_map(|c| datagram(c)).collect();
+    let first = bench.send(placeholders).1;
+    let adverts = |payload: &[u8]| {
+        let mut kinds = Vec::new();
+        let mut at = 0;
+        while let Some(frame) = next_frame(payload, at, Codepoints::default().frame()) {
+            at = frame.whole.end;
+            kinds.push(frame.kind);
+        }
+        let alternate = Codepoints::default().frame().into_inner();
+        kinds.iter().filter(|kind| **kind == alternate).count()
+    };
+    assert_eq!(adverts(&first), 1);
+    let late = bench.send(datagram(&queued[0][0])).1;
+    assert!(is_ping_and_padding(&late), "it was sent");
+}
+
 #[test]
 fn an_advertisement_cancelled_before_it_was_sent_gives_its_connection_id_back() {
     let (mut bench, sequence) = Bench::advertising();
-    let AdvertStep::Send(carrier) = bench.hook.poll(sequence, bench.now, RTT) else {
+    let AdvertStep::Send(placeholders) = bench.hook.poll(sequence, bench.now, RTT) else {
         panic!("not due")
     };
     bench.hook.end(sequence);
     assert!(
-        is_ping_and_padding(&bench.send(datagram(&carrier)).1),
-        "a carrier without a frame is on the wire"
+        is_ping_and_padding(&bench.send(datagram(&placeholders[0])).1),
+        "a placeholder without a frame is on the wire"
     );
     assert_eq!(bench.hook.begin(None, None), Ok(sequence));
 }
@@ -265,12 +307,41 @@ fn a_second_advertisement_waits_for_the_first_and_for_a_connection_id() {
     assert_eq!(bench.hook.begin(None, None), Err(CannotBegin::Busy));
     bench.carry(sequence);
     bench.acknowledge_last();
-    assert_eq!(bench.hook.begin(None, None), Err(CannotBegin::NoReserve));
+    assert_eq!(bench.hook.begin(None, None), Err(CannotBegin::NoSpareCid));
     bench.receive(&OLD_ID, &retire_connection_id(sequence));
     assert_eq!(bench.hook.outcome(sequence), Some(Outcome::Declined));
     bench.send(new_connection_id(5, 0));
     assert_eq!(bench.hook.begin(None, None), Ok(5u32.into()));
     assert_eq!(bench.hook.outcome(sequence), Some(Outcome::Superseded));
+}
+
+/// A client gives a connection ID back, or uses it, before its acknowledgement comes, and sends again what is lost.
+#[test]
+fn what_a_client_does_with_an_advertisement_counts_once_and_says_that_it_came() {
+    let counted = |bench: &Bench| {
+        let stats = bench.hook.counters.stats();
+        (stats.acknowledged, stats.declined, stats.moved)
+    };
+    let (mut declines, sequence) = Bench::advertising();
+    declines.carry(sequence);
+    for _ in 0..2 {
+        declines.receive(&OLD_ID, &retire_connection_id(sequence));
+        declines.acknowledge_last();
+        assert_eq!(counted(&declines), (1, 1, 0));
+    }
+    let (mut moves, sequence) = Bench::advertising();
+    moves.carry(sequence);
+    for _ in 0..2 {
+        moves.receive(&[1; 8], &[0x10, 9]);
+        moves.acknowledge_last();
+        assert_eq!(counted(&moves), (1, 0, 1));
+    }
+    let (mut expires, sequence) = Bench::advertising();
+    expires.carry(sequence);
+    expires.send(new_connection_id(5, 5));
+    assert_eq!(counted(&expires), (0, 1, 0));
+    expires.receive_and_see(&OLD_ID, &retire_connection_id(sequence));
+    assert_eq!(counted(&expires), (0, 1, 0));
 }
 
 #[test]
@@ -308,9 +379,9 @@ fn the_answer_to_a_challenge_carries_the_clients_next_connection_id() {
 fn an_answer_that_goes_alone_has_a_long_packet_number() {
     let (mut bench, _) = Bench::advertising();
     let answer = [&[0x1b], &[7; 8][..], &[0; 20]].concat();
-    assert!(bench.send_for_effects(answer.clone()).2.long_number);
+    assert!(bench.send_for_effects(answer.clone()).2.force_4_byte_pn);
     let with_more = [&answer[..], &[0x10, 9]].concat();
-    assert!(!bench.send_for_effects(with_more).2.long_number);
+    assert!(!bench.send_for_effects(with_more).2.force_4_byte_pn);
 }
 
 #[test]
@@ -323,7 +394,7 @@ fn a_connection_id_that_quinn_retires_is_not_advertised() {
         rotation,
         "a frame that retires must reach the client"
     );
-    assert_eq!(bench.hook.begin(None, None), Err(CannotBegin::NoReserve));
+    assert_eq!(bench.hook.begin(None, None), Err(CannotBegin::NoSpareCid));
     assert!(is_ping_and_padding(&bench.send(new_connection_id(6, 5)).1));
     assert_eq!(bench.hook.begin(None, None), Ok(6u32.into()));
     // The client never saw number 1, so the hook retires it in the client's place, but never in a probe.
@@ -338,12 +409,12 @@ fn a_connection_id_that_quinn_retires_is_not_advertised() {
 }
 
 #[test]
-fn a_connection_id_in_reserve_that_the_client_passes_over_is_replaced() {
+fn a_spare_connection_id_that_the_client_passes_over_is_replaced() {
     let mut bench = Bench::negotiated();
     bench.send(new_connection_id(1, 0));
     // The client goes on to 2, the lowest that it knows, and can never use 1.
     bench.send(new_connection_id(2, 1));
-    assert_eq!(bench.hook.begin(None, None), Err(CannotBegin::NoReserve));
+    assert_eq!(bench.hook.begin(None, None), Err(CannotBegin::NoSpareCid));
     let seen = bench.receive_and_see(&OLD_ID, &[0x01]);
     assert_eq!(
         seen,

@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "every test binary uses a part of it")]
 
 pub mod relay;
+pub mod stock;
 pub mod transfer;
 
 use std::net::{SocketAddr, UdpSocket};
@@ -31,7 +32,17 @@ pub struct Identity {
 
 impl Identity {
     pub fn new() -> Self {
-        let made = rcgen::generate_simple_self_signed(vec!["localhost".into()]).unwrap();
+        Self::with_names(vec!["localhost".into()])
+    }
+
+    /// With a certificate of many packets.
+    pub fn large() -> Self {
+        let names = (0..400).map(|number| format!("name-{number}.example"));
+        Self::with_names(names.chain(["localhost".into()]).collect())
+    }
+
+    fn with_names(names: Vec<String>) -> Self {
+        let made = rcgen::generate_simple_self_signed(names).unwrap();
         Self {
             certificate: made.cert.der().clone(),
             key: PrivatePkcs8KeyDer::from(made.signing_key.serialize_der()),
@@ -183,6 +194,18 @@ pub async fn connect(
     (ours.unwrap(), theirs)
 }
 
+/// The same, with the client's settings.
+pub async fn connect_with(
+    config: quinn::ClientConfig,
+    client: &Endpoint,
+    server: &Server,
+    to: SocketAddr,
+) -> (Connection, Connection) {
+    let connecting = client.connect_with(config, to, "localhost").unwrap();
+    let (ours, theirs) = tokio::join!(connecting, server.accept());
+    (ours.unwrap(), theirs)
+}
+
 /// A policy that lets a test move as often as it likes, and to either family.
 pub fn tireless() -> Policy {
     let mut policy = Policy::default();
@@ -228,8 +251,18 @@ impl World {
     }
 
     pub async fn between(server: Server, client: MigrationClient, to: SocketAddr) -> Self {
-        let (ours, theirs) = connect(client.endpoint(), &server, to).await;
-        let migrator = client.attach(&ours, tireless()).unwrap();
+        let ends = connect(client.endpoint(), &server, to).await;
+        Self::of(server, client, ends, tireless())
+    }
+
+    /// Of a connection whose two ends there are already.
+    pub fn of(
+        server: Server,
+        client: MigrationClient,
+        (ours, theirs): (Connection, Connection),
+        policy: Policy,
+    ) -> Self {
+        let migrator = client.attach(&ours, policy).unwrap();
         Self {
             server,
             client,

@@ -12,6 +12,8 @@ use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
+use super::Server;
+
 /// One direction of a relay.
 #[derive(Default)]
 pub struct Line {
@@ -32,6 +34,8 @@ pub struct Line {
     rate: AtomicU32,
     /// Bytes that wait for the rate.
     waiting: AtomicU32,
+    /// What came, lost or not; absent unless a test asks for it.
+    copies: Mutex<Option<Vec<Vec<u8>>>>,
     /// While this says so, datagrams wait.
     held: watch::Sender<bool>,
     random: Mutex<Option<(f64, u64)>>,
@@ -65,6 +69,22 @@ impl Line {
     /// Keeps datagrams back, in order, or lets them go.
     pub fn hold(&self, held: bool) {
         self.held.send_replace(held);
+    }
+
+    /// Keeps a copy of each datagram that comes from here on, and none of those before.
+    pub fn copy(&self) {
+        *self.copies.lock() = Some(Vec::new());
+    }
+
+    /// The copies so far.
+    pub fn copies(&self) -> Vec<Vec<u8>> {
+        self.copies.lock().clone().unwrap_or_default()
+    }
+
+    fn keep_copy(&self, datagram: &[u8]) {
+        if let Some(copies) = self.copies.lock().as_mut() {
+            copies.push(datagram.to_vec());
+        }
     }
 
     /// Whether nothing waits for the rate or the delay.
@@ -137,6 +157,14 @@ impl Relay {
         relay
     }
 
+    /// One before each of the server's first two addresses.
+    pub async fn pair(server: &Server, [first, second]: [Duration; 2]) -> [Self; 2] {
+        [
+            Self::start("127.0.1.2:0", server.address(0), first).await,
+            Self::start("127.0.1.3:0", server.address(1), second).await,
+        ]
+    }
+
     /// Random loss in both directions, reproducible.
     pub fn lose(&self, share: f64) {
         *self.up.random.lock() = Some((share, 0x9e37_79b9_7f4a_7c15));
@@ -204,6 +232,7 @@ async fn pump(
     let mut to_server: HashMap<SocketAddr, UnboundedSender<Delayed>> = HashMap::new();
     let mut buffer = vec![0; 65536];
     while let Ok((length, client)) = socket.recv_from(&mut buffer).await {
+        up.keep_copy(&buffer[..length]);
         if up.loses(length) {
             continue;
         }
@@ -242,6 +271,7 @@ async fn pump_back(
 ) {
     let mut buffer = vec![0; 65536];
     while let Ok((length, _)) = near.recv_from(&mut buffer).await {
+        down.keep_copy(&buffer[..length]);
         if !down.loses(length)
             && out
                 .send((Instant::now() + delay, buffer[..length].to_vec(), client))

@@ -64,12 +64,35 @@ async fn receive(mut stream: RecvStream, progress: watch::Sender<usize>) -> Sum 
     (count, sum.finalize().into())
 }
 
-/// An upload and a download at the same time, on one bidirectional stream.
+/// One direction.
+struct Way {
+    received: watch::Receiver<usize>,
+    sender: JoinHandle<Sum>,
+    receiver: JoinHandle<Sum>,
+}
+
+impl Way {
+    fn begin(
+        (send_to, receive_from): (SendStream, RecvStream),
+        seed: u64,
+        stop: &Arc<AtomicBool>,
+        window: usize,
+    ) -> Self {
+        let arrived = watch::Sender::new(0);
+        let received = arrived.subscribe();
+        let sending = send(send_to, seed, stop.clone(), arrived.subscribe(), window);
+        Self {
+            received,
+            sender: tokio::spawn(sending),
+            receiver: tokio::spawn(receive(receive_from, arrived)),
+        }
+    }
+}
+
+/// An upload and a download at the same time, on one bidirectional stream; or one of them alone.
 pub struct Transfer {
     stop: Arc<AtomicBool>,
-    received: [watch::Receiver<usize>; 2],
-    senders: [JoinHandle<Sum>; 2],
-    receivers: [JoinHandle<Sum>; 2],
+    ways: Vec<Way>,
 }
 
 impl Transfer {
@@ -89,35 +112,29 @@ impl Transfer {
         let (their_up, mut their_down) = theirs.accept_bi().await.unwrap();
         their_down.read_exact(&mut [0]).await.unwrap();
         let stop = Arc::new(AtomicBool::new(false));
-        let (there, here) = (watch::Sender::new(0), watch::Sender::new(0));
-        let received = [there.subscribe(), here.subscribe()];
-        let sender = |stream, seed, arrived: &watch::Sender<usize>| {
-            tokio::spawn(send(
-                stream,
-                seed,
-                stop.clone(),
-                arrived.subscribe(),
-                window,
-            ))
-        };
-        let senders = [sender(up, 11, &there), sender(their_up, 22, &here)];
-        let receivers = [
-            tokio::spawn(receive(their_down, there)),
-            tokio::spawn(receive(down, here)),
+        let ways = vec![
+            Way::begin((up, their_down), 11, &stop, window),
+            Way::begin((their_up, down), 22, &stop, window),
         ];
-        Self {
-            stop,
-            received,
-            senders,
-            receivers,
-        }
+        Self { stop, ways }
+    }
+
+    /// In one direction only, with so many bytes under way at most.
+    pub async fn one_way(from: &Connection, to: &Connection, window: usize) -> Self {
+        let mut up = from.open_uni().await.unwrap();
+        up.write_all(b"x").await.unwrap();
+        let mut down = to.accept_uni().await.unwrap();
+        down.read_exact(&mut [0]).await.unwrap();
+        let stop = Arc::new(AtomicBool::new(false));
+        let ways = vec![Way::begin((up, down), 33, &stop, window)];
+        Self { stop, ways }
     }
 
     /// Waits until `bytes` more have arrived in each direction.
     pub async fn progress(&self, bytes: usize) {
-        for received in &self.received {
+        for way in &self.ways {
+            let mut received = way.received.clone();
             let goal = *received.borrow() + bytes;
-            let mut received = received.clone();
             let arrived = received.wait_for(|count| *count >= goal);
             super::within(arrived).await.expect("the transfer ended");
         }
@@ -126,10 +143,15 @@ impl Transfer {
     /// Ends the transfer: every byte arrived, once and in order, in both directions.
     pub async fn check(self) {
         self.progress(1 << 20).await;
+        self.finish().await;
+    }
+
+    /// As [`Transfer::check`], with what is under way.
+    pub async fn finish(self) {
         self.stop.store(true, Ordering::SeqCst);
-        for (sender, receiver) in self.senders.into_iter().zip(self.receivers) {
-            let received = super::within(receiver).await.unwrap();
-            assert_eq!(received, super::within(sender).await.unwrap());
+        for way in self.ways {
+            let received = super::within(way.receiver).await.unwrap();
+            assert_eq!(received, super::within(way.sender).await.unwrap());
         }
     }
 }

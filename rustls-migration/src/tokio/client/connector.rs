@@ -8,6 +8,8 @@ use rustls::pki_types::ServerName;
 
 use super::dialer::{Dialer, Preconnected};
 use super::error::ConnectError;
+use super::recovery::{PastWindow, ProbeTimes, Window};
+use super::relocation::ResolveTarget;
 use super::stream::MigrationStream;
 use super::transport::{Dial, Transport};
 use crate::address::canonical;
@@ -73,6 +75,14 @@ impl MigrationConnector {
         self
     }
 
+    /// How the targets of [`Dialect::Draft03`](crate::Dialect::Draft03) are resolved; by default as
+    /// [`TextTargets`](super::TextTargets).
+    #[must_use]
+    pub fn target_resolver(mut self, resolver: impl ResolveTarget + 'static) -> Self {
+        self.dialer.resolver = Arc::new(resolver);
+        self
+    }
+
     /// How long one address may take until its handshake is complete, by default ten seconds. A target whose old server is done
     /// is dialled again within this time.
     #[must_use]
@@ -86,6 +96,64 @@ impl MigrationConnector {
     #[must_use]
     pub fn source_timeout(mut self, timeout: Duration) -> Self {
         self.dialer.source_timeout = timeout;
+        self
+    }
+
+    /// How much a stream keeps of what it has written since its server's newest checkpoint, in bytes, so that it can go on elsewhere
+    /// if the server dies; and what becomes of a write past that. By default 256 KiB and [`PastWindow::GiveUp`]. With 0 a stream
+    /// does not recover.
+    ///
+    /// A stream whose server makes no checkpoints keeps nothing, nor does one in [`HandOff::Manual`], which does not recover. A
+    /// recovery counts against the [`MigrationLimit`](crate::client::MigrationLimit).
+    #[must_use]
+    pub fn recovery_window(mut self, bytes: usize, past: PastWindow) -> Self {
+        let Window { from_start, .. } = self.dialer.window;
+        self.dialer.window = Window {
+            bytes,
+            past,
+            from_start,
+        };
+        self
+    }
+
+    /// Keeps what a stream writes from its first byte on, before it is known whether the server makes checkpoints: then the first
+    /// one counts, whatever was written by the time it comes. When the
+    /// [window](Self::recovery_window) has been filled and there has been no checkpoint, nothing is kept any more.
+    #[must_use]
+    pub fn recover_from_start(mut self) -> Self {
+        self.dialer.window.from_start = true;
+        self
+    }
+
+    /// Keeps a connection to the target of a stream's newest checkpoint dialled ahead, so that a recovery takes one round trip and
+    /// not two. By default the target is dialled when the server is lost.
+    ///
+    /// It costs each target a connection for each stream that would come to it: no place among its handshakes, and no
+    /// TLS, but a socket. A server closes a connection on which no hello comes (this project's after its
+    /// [`hello_timeout`](crate::server::MigrationServerBuilder::hello_timeout), and counts it as silent); it is dialled again
+    /// after a while, which grows from 50 ms to 30 s if the target keeps none. Failures are told by
+    /// [`Event::TargetUnreachable`](super::Event::TargetUnreachable). The stream has it while a recovery is possible, and sees to it while it is
+    /// read or written. What becomes of it does not touch the stream. A target that is not allowed is not dialled, and
+    /// a draft -03 target is resolved ahead.
+    ///
+    /// If it turns out to be dead, or gives no answer in half of the [`connect_timeout`](Self::connect_timeout), the hello that has been
+    /// sent over it is repeated, byte for byte, over a new one. Should the target have had both, it takes the session up once, and
+    /// at most one of the two gets early data accepted.
+    #[must_use]
+    pub fn dial_recovery_ahead(mut self) -> Self {
+        self.dialer.dials_ahead = true;
+        self
+    }
+
+    /// Asks a server that has been silent for `after` whether it lives, by a TLS KeyUpdate that asks for another; if nothing comes
+    /// `within` that time, it is dead, and the stream recovers. By default nobody is asked.
+    ///
+    /// It is done while the stream is read or written and has a checkpoint. A server answers when its application reads, so `within`
+    /// must be longer than that ever leaves its stream alone. TLS stacks take 32 KeyUpdates in a row, so a stream on which nothing is
+    /// sent, or nothing comes, is asked about 24 times and then no more, but for six times when something has been written.
+    #[must_use]
+    pub fn probe(mut self, after: Duration, within: Duration) -> Self {
+        self.dialer.probe = Some(ProbeTimes { after, within });
         self
     }
 
@@ -159,7 +227,8 @@ impl MigrationConnector {
 
     /// Connects to the offer's target with its session: the next connection of a client whose server asked it to move
     /// ([`StreamHandle::take_offer`](super::StreamHandle::take_offer)). If the target does not take the session up, the
-    /// connection begins with a full handshake. So it does if the offer came to another [`MigrationClient`]: rustls resumes
+    /// connection begins with a full handshake, or for an offer of draft -03 fails with
+    /// [`ConnectError::SessionRefused`]. So it does if the offer came to another [`MigrationClient`]: rustls resumes
     /// a session only under the configuration that it was made with.
     ///
     /// # Errors

@@ -3,21 +3,23 @@
 //! It dials one address at a time, and never decides which.
 
 use std::fmt;
-use std::future::poll_fn;
+use std::future::{Future as _, poll_fn};
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use rustls::HandshakeKind;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead as _, ReadBuf};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, Sleep, sleep, timeout};
 
 use super::error::ConnectError;
 use super::idle_timeout::IdleTimeout;
+use super::recovery::{ProbeTimes, Window};
+use super::relocation::{ResolveTarget, TextTargets};
 use super::transport::{Dial, TcpDialer, Transport};
 use crate::client::{self, ClientConnection, MigrationClient, Offer};
 use crate::connection::Connection as _;
@@ -62,8 +64,15 @@ pub(super) struct Continuity {
 pub(super) struct Dialer {
     client: Arc<MigrationClient>,
     dial: Arc<dyn Dial>,
+    pub(super) resolver: Arc<dyn ResolveTarget>,
     pub(super) connect_timeout: Duration,
     pub(super) source_timeout: Duration,
+    /// What streams keep for a recovery.
+    pub(super) window: Window,
+    /// Whether streams have a connection to where a recovery would lead.
+    pub(super) dials_ahead: bool,
+    /// When silent servers are asked whether they live.
+    pub(super) probe: Option<ProbeTimes>,
 }
 
 impl Dialer {
@@ -71,8 +80,12 @@ impl Dialer {
         Self {
             client,
             dial: Arc::new(TcpDialer),
+            resolver: Arc::new(TextTargets),
             connect_timeout: Duration::from_secs(10),
             source_timeout: Duration::from_secs(30),
+            window: Window::default(),
+            dials_ahead: false,
+            probe: None,
         }
     }
 
@@ -234,41 +247,92 @@ impl Dialer {
         early_data: &[u8],
         goal: HandshakeGoal,
     ) -> Result<ClientConn, ConnectError> {
-        let address = preconnected.address;
+        let mut handshake = self.begin_to_resume(stream, preconnected, offer, early_data)?;
+        poll_fn(|cx| handshake.poll(cx, goal)).await?;
+        stream.check_resumed(handshake)
+    }
+
+    /// The first half of [`resume`](Self::resume), for who polls the handshake. The second is [`Continuity::check_resumed`].
+    pub(super) fn begin_to_resume(
+        &self,
+        stream: &Continuity,
+        preconnected: Preconnected,
+        offer: Offer,
+        early_data: &[u8],
+    ) -> Result<Handshake, ConnectError> {
         let connection =
             ClientConnection::resume(&self.client, stream.name.clone(), offer, early_data)
                 .map(ClientConnection::only_if_resumed)
                 .map(|connection| connection.only_with_alpn(stream.alpn.clone()));
-        let conn = self.handshake(preconnected, connection, goal).await?;
-        match conn.connection().tls().handshake_kind() {
-            Some(HandshakeKind::Resumed) => stream.check(conn),
-            Some(HandshakeKind::Full | HandshakeKind::FullWithHelloRetryRequest) | None => {
-                Err(ConnectError::SessionRefused { address })
-            }
-        }
+        self.begin(preconnected, connection)
     }
 
     async fn handshake(
         &self,
-        Preconnected { address, io, .. }: Preconnected,
+        preconnected: Preconnected,
         connection: Result<ClientConnection, client::ConnectError>,
         goal: HandshakeGoal,
     ) -> Result<ClientConn, ConnectError> {
-        let failed = |early_data_sent, error| ConnectError::Handshake {
+        let mut handshake = self.begin(preconnected, connection)?;
+        poll_fn(|cx| handshake.poll(cx, goal)).await?;
+        Ok(handshake.conn)
+    }
+
+    fn begin(
+        &self,
+        Preconnected { address, io, .. }: Preconnected,
+        connection: Result<ClientConnection, client::ConnectError>,
+    ) -> Result<Handshake, ConnectError> {
+        let connection = connection.map_err(|error| ConnectError::Handshake {
             address,
-            error,
-            early_data_sent,
+            error: io::Error::other(error),
+            early_data_sent: false,
+        })?;
+        Ok(Handshake {
+            address,
+            conn: Driver::new(io, connection),
+            time: Box::pin(sleep(self.connect_timeout)),
+        })
+    }
+}
+
+/// A handshake under way, and the time that it has.
+pub(super) struct Handshake {
+    address: SocketAddr,
+    conn: ClientConn,
+    time: Pin<Box<Sleep>>,
+}
+
+impl Handshake {
+    pub(super) fn connection_mut(&mut self) -> &mut ClientConnection {
+        self.conn.connection_mut()
+    }
+
+    /// Ready when it has come as far as that, or has failed. What has come counts before the time.
+    pub(super) fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        goal: HandshakeGoal,
+    ) -> Poll<Result<(), ConnectError>> {
+        let address = self.address;
+        let done = match self.conn.poll_handshake(cx, goal.is_reached()) {
+            Poll::Ready(done) => done,
+            Poll::Pending => {
+                ready!(self.time.as_mut().poll(cx));
+                Err(io::ErrorKind::TimedOut.into())
+            }
         };
-        let connection = connection.map_err(|error| failed(false, io::Error::other(error)))?;
-        let mut conn = Driver::new(io, connection);
-        let handshake = poll_fn(|cx| conn.poll_handshake(cx, goal.is_reached()));
-        let done = timeout(self.connect_timeout, handshake)
-            .await
-            .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
-        match done {
-            Ok(()) => Ok(conn),
-            Err(error) => Err(failed(conn.connection().first_data_may_have_left(), error)),
-        }
+        Poll::Ready(match done {
+            Ok(()) if self.conn.connection().is_refused() => {
+                Err(ConnectError::SessionRefused { address })
+            }
+            Ok(()) => Ok(()),
+            Err(error) => Err(ConnectError::Handshake {
+                address,
+                error,
+                early_data_sent: self.conn.connection().first_data_may_have_left(),
+            }),
+        })
     }
 }
 
@@ -280,6 +344,19 @@ impl Continuity {
         Self {
             name,
             alpn: alpn.map(<[u8]>::to_vec),
+        }
+    }
+
+    /// A handshake that is done must have resumed the session.
+    pub(super) fn check_resumed(
+        &self,
+        Handshake { address, conn, .. }: Handshake,
+    ) -> Result<ClientConn, ConnectError> {
+        match conn.connection().tls().handshake_kind() {
+            Some(HandshakeKind::Resumed) => self.check(conn),
+            Some(HandshakeKind::Full | HandshakeKind::FullWithHelloRetryRequest) | None => {
+                Err(ConnectError::SessionRefused { address })
+            }
         }
     }
 
@@ -295,8 +372,7 @@ impl Continuity {
 }
 
 async fn still_open(ahead: Option<Preconnected>, address: SocketAddr) -> Option<Preconnected> {
-    let mut preconnected =
-        ahead.filter(|ahead| ahead.address == address && ahead.opened.elapsed() < FRESH)?;
+    let mut preconnected = ahead.filter(|ahead| ahead.address == address && ahead.age() < FRESH)?;
     preconnected.is_open().await.then_some(preconnected)
 }
 
@@ -322,14 +398,25 @@ impl Preconnected {
         self.address
     }
 
-    /// Whether the server has kept it. A server says nothing before the client does, so nothing can be read from it.
-    async fn is_open(&mut self) -> bool {
+    /// How long ago it was opened.
+    pub(super) fn age(&self) -> Duration {
+        self.opened.elapsed()
+    }
+
+    pub(super) fn into_io(self) -> Box<dyn Transport> {
+        self.io
+    }
+
+    /// Ready when the server has not kept it. A server says nothing before the client does, so nothing can be read from it.
+    pub(super) fn poll_closed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let mut byte = [0];
-        poll_fn(|cx| {
-            let read = Pin::new(&mut self.io).poll_read(cx, &mut ReadBuf::new(&mut byte));
-            Poll::Ready(read.is_pending())
-        })
-        .await
+        let read = Pin::new(&mut self.io).poll_read(cx, &mut ReadBuf::new(&mut byte));
+        read.map(|_| ())
+    }
+
+    /// Whether the server has kept it.
+    pub(super) async fn is_open(&mut self) -> bool {
+        poll_fn(|cx| Poll::Ready(self.poll_closed(cx).is_pending())).await
     }
 }
 

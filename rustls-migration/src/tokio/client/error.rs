@@ -35,7 +35,7 @@ pub enum ConnectError {
         early_data_sent: bool,
     },
     /// The server made a full handshake in place of resuming the session, so the state that the old server handed over is
-    /// not there. Nothing was sent to it.
+    /// not there, or draft -03 forbids to go on. Nothing was sent to it.
     #[error("{address} does not resume the session")]
     SessionRefused {
         /// The address.
@@ -89,6 +89,14 @@ pub enum HandOffError {
         /// Whether the target may have acted upon what was written during the hand-off.
         written_since: EarlyDataOutcome,
     },
+    /// The server was lost, and the stream could not go on from its checkpoint. What was read is right as far as it goes. Nobody
+    /// knows how much of what was written since the checkpoint has been acted upon, and where.
+    NotRecovered {
+        /// How the server was lost.
+        lost: Arc<io::Error>,
+        /// Why the stream did not go on.
+        error: Arc<MigrateError>,
+    },
     /// The old server is done and has handed the session over, but the stream does not follow. What was read is right and
     /// is all that the old server sent; what was written during the hand-off has not been sent.
     NotFollowed(Arc<MigrateError>),
@@ -97,8 +105,20 @@ pub enum HandOffError {
 impl HandOffError {
     fn kind(&self) -> io::ErrorKind {
         match self {
-            Self::SourceLost(_) => io::ErrorKind::UnexpectedEof,
+            Self::SourceLost(_) | Self::NotRecovered { .. } => io::ErrorKind::UnexpectedEof,
             Self::TargetLost { .. } | Self::NotFollowed(_) => io::ErrorKind::ConnectionAborted,
+        }
+    }
+}
+
+impl HandOffError {
+    /// What logs and metrics call it.
+    pub(super) fn name(&self) -> &'static str {
+        match self {
+            Self::SourceLost(_) => "source_lost",
+            Self::TargetLost { .. } => "target_lost",
+            Self::NotRecovered { .. } => "not_recovered",
+            Self::NotFollowed(why) => why.name(),
         }
     }
 }
@@ -108,6 +128,9 @@ impl fmt::Display for HandOffError {
         f.write_str(match self {
             Self::SourceLost(_) => "the old server was lost during the hand-off",
             Self::TargetLost { .. } => "the target was lost during the hand-off",
+            Self::NotRecovered { .. } => {
+                "the server was lost, and the stream could not go on from its checkpoint"
+            }
             Self::NotFollowed(_) => {
                 "the server handed the session over to where the stream does not follow"
             }
@@ -120,7 +143,7 @@ impl Error for HandOffError {
         Some(match self {
             Self::SourceLost(error) => &**error,
             Self::TargetLost { error, .. } => &**error,
-            Self::NotFollowed(error) => &**error,
+            Self::NotRecovered { error, .. } | Self::NotFollowed(error) => &**error,
         })
     }
 }
@@ -164,6 +187,25 @@ pub enum MigrateError {
         /// What went wrong at the first address.
         origin: Arc<ConnectError>,
     },
+}
+
+impl MigrateError {
+    /// What logs and metrics call it.
+    pub(super) fn name(&self) -> &'static str {
+        match self {
+            Self::NoOffer => "no_offer",
+            Self::OfferRefused(_) => "offer_refused",
+            Self::StreamOffer => "stream_offer",
+            Self::Manual => "manual",
+            Self::Expired => "expired",
+            Self::UnderWay => "under_way",
+            Self::NotReady => "not_ready",
+            Self::Closed => "closed",
+            Self::TooOften => "too_often",
+            Self::Unreachable(_) => "unreachable",
+            Self::Lost { .. } => "lost",
+        }
+    }
 }
 
 impl fmt::Display for MigrateError {

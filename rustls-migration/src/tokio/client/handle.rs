@@ -9,22 +9,29 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use migration_token::MigrationToken;
 use rustls::pki_types::ServerName;
+use tokio::time::Instant;
+use tracing::Span;
+use tracing::field::display;
 
 use super::connector::HandOff;
-use super::dialer::Dialer;
+use super::dialer::{ClientConn, Dialer};
 use super::error::MigrateError;
-use super::event::{EventSource, Events};
+use super::event::{Event, EventSource, Events};
+use super::relocation::{Relocation, unresolved};
 use super::stream::MigrationStream;
-use crate::MoveKind;
-use crate::client::Offer;
+use crate::client::{InvalidOfferError, MarkedTicket, Offer};
+use crate::measure::{count, time};
 use crate::tokio::waker::Wakers;
+use crate::trace::CONNECTION;
+use crate::{Dialect, MoveKind};
 
 /// What a stream and its handles share.
 pub(super) struct Control {
     pub(super) dialer: Dialer,
     pub(super) hand_off: HandOff,
     pub(super) name: ServerName<'static>,
-    pub(super) events: EventSource,
+    events: EventSource,
+    span: Span,
     pub(super) wakers: Wakers,
     corks: AtomicUsize,
     state: Mutex<State>,
@@ -34,7 +41,11 @@ struct State {
     address: SocketAddr,
     /// On the heap: an idle stream has none.
     offer: Option<Box<Offer>>,
+    /// In draft -03.
+    relocation: Option<Box<Relocation>>,
     notified: bool,
+    /// Since when a move holds back what the application writes.
+    held_since: Option<Instant>,
     /// Whether a target is ready, and whether to go over to it.
     switch: Switch,
 }
@@ -58,12 +69,15 @@ impl Control {
             hand_off,
             name,
             events: EventSource::default(),
+            span: tracing::debug_span!(target: CONNECTION, "stream", server = %address),
             wakers: Wakers::new(),
             corks: AtomicUsize::new(0),
             state: Mutex::new(State {
                 address,
                 offer: None,
+                relocation: None,
                 notified: false,
+                held_since: None,
                 switch: Switch::NotReady,
             }),
         }
@@ -71,6 +85,29 @@ impl Control {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells everybody what has happened. `conn` is what the server has said it on, if it has.
+    pub(super) fn tell(&self, event: Event, conn: Option<&ClientConn>) {
+        let lineage = conn.and_then(|conn| conn.connection().lineage());
+        let id = lineage.map(|lineage| display(lineage.shown()));
+        tracing::debug!(target: CONNECTION, parent: &self.span, id, ?event, "migration");
+        self.events.send(event);
+    }
+
+    /// A move has failed, or was not begun.
+    pub(super) fn tell_failure(&self, outcome: &'static str, error: &dyn fmt::Debug) {
+        count!(CLIENT_MOVES, "outcome" => outcome);
+        tracing::debug!(target: CONNECTION, parent: &self.span, ?error, "a move has failed");
+    }
+
+    pub(super) fn subscribe(&self) -> Events {
+        self.events.subscribe()
+    }
+
+    /// The stream is gone.
+    pub(super) fn end(&self) {
+        self.events.end();
     }
 
     pub(super) fn address(&self) -> SocketAddr {
@@ -82,7 +119,19 @@ impl Control {
         let mut state = self.state();
         state.notified = false;
         state.offer = None;
-        std::mem::replace(&mut state.address, address)
+        state.relocation = None;
+        let before = std::mem::replace(&mut state.address, address);
+        let begun = state.held_since.take();
+        drop(state);
+        if let Some(begun) = begun {
+            time!(CLIENT_STALL_SECONDS, since begun);
+        }
+        before
+    }
+
+    /// From now on a move holds back what the application writes.
+    pub(super) fn begin_to_hold(&self) {
+        self.state().held_since = Some(Instant::now());
     }
 
     pub(super) fn is_notified(&self) -> bool {
@@ -95,6 +144,82 @@ impl Control {
 
     pub(super) fn set_offer(&self, offer: Offer) {
         self.state().offer = Some(Box::new(offer));
+    }
+
+    /// A ticket of draft -03 has come, which takes the place of an older one.
+    pub(super) fn note_marked(&self, ticket: MarkedTicket) {
+        let mut state = self.state();
+        state.offer = None;
+        state.relocation.get_or_insert_default().note_marked(ticket);
+    }
+
+    /// The server asks for this target. It counts for the newest ticket, wherever that has led so far.
+    pub(super) fn note_request(&self, target: &[u8]) {
+        let mut state = self.state();
+        let led = |offer: &mut Box<Offer>| offer.dialect() == Dialect::Draft03;
+        let led = state.offer.take_if(led);
+        let relocation = state.relocation.get_or_insert_default();
+        relocation.note_request(target);
+        if let Some(offer) = led {
+            relocation.note_marked(offer.into_marked());
+        }
+    }
+
+    pub(super) fn note_resolved(&self, target: Vec<u8>, address: SocketAddr) {
+        let mut state = self.state();
+        let relocation = state.relocation.get_or_insert_default();
+        relocation.note_resolved(target, address);
+    }
+
+    /// The target that is to be resolved.
+    pub(super) fn unresolved(&self) -> Option<Vec<u8>> {
+        let state = self.state();
+        state.relocation.as_ref()?.unresolved().map(<[u8]>::to_vec)
+    }
+
+    /// Makes the newest ticket of draft -03 the newest offer, once its target is known. Returns where it leads.
+    pub(super) fn lead(&self) -> Option<Result<(SocketAddr, MoveKind), InvalidOfferError>> {
+        let mut relocation = self.state().relocation.take()?;
+        // The policy is the user's.
+        let led = relocation.lead(self.address(), self.dialer.client().policy());
+        self.state().relocation = Some(relocation);
+        Some(led?.map(|offer| {
+            let found = (offer.target(), offer.kind());
+            self.set_offer(offer);
+            found
+        }))
+    }
+
+    /// What would move now.
+    pub(super) fn newest_kind(&self) -> Option<MoveKind> {
+        let state = self.state();
+        let marked = || state.relocation.as_ref()?.kind();
+        state.offer.as_deref().map(Offer::kind).or_else(marked)
+    }
+
+    /// Takes the newest offer; in draft -03 it resolves where the newest ticket leads, or has the client choose.
+    pub(super) async fn resolve_offer(&self) -> Result<Offer, MigrateError> {
+        if let Some(offer) = self.take_offer() {
+            return Ok(offer);
+        }
+        let wanted = self
+            .state()
+            .relocation
+            .as_ref()
+            .and_then(|found| found.wanted());
+        let target = wanted.ok_or(MigrateError::NoOffer)?;
+        let address = self.address();
+        let resolved = self.dialer.resolver.resolve(&target, address).await;
+        let resolved = resolved.map_err(|error| unresolved(&error))?;
+        let marked = self
+            .state()
+            .relocation
+            .as_mut()
+            .and_then(|found| found.take());
+        let marked = marked.ok_or(MigrateError::NoOffer)?;
+        marked
+            .lead_to(resolved, address, self.dialer.client().policy())
+            .map_err(MigrateError::OfferRefused)
     }
 
     pub(super) fn take_offer(&self) -> Option<Offer> {
@@ -120,7 +245,7 @@ impl Control {
     }
 
     pub(super) fn token(&self) -> Option<MigrationToken> {
-        self.with_offer(|offer| offer.token().clone())
+        self.with_offer(|offer| offer.token().cloned()).flatten()
     }
 
     /// A target is ready, or no longer.
@@ -170,7 +295,7 @@ impl StreamHandle {
 
     /// What happens to the stream from now on.
     pub fn events(&self) -> Events {
-        self.0.events.subscribe()
+        self.0.subscribe()
     }
 
     /// The address at which the stream is now.
@@ -178,7 +303,12 @@ impl StreamHandle {
         self.0.address()
     }
 
-    /// The newest offer's token.
+    /// Where the newest offer leads.
+    pub fn offered_target(&self) -> Option<SocketAddr> {
+        self.0.with_offer(Offer::target)
+    }
+
+    /// The newest offer's token; draft -03 has none.
     pub fn offer(&self) -> Option<MigrationToken> {
         self.0.token()
     }
@@ -217,7 +347,9 @@ impl StreamHandle {
     }
 
     /// Opens the client's next connection by the newest offer, while the stream finishes what it does. The session is
-    /// resumed at the offer's target; if the target refuses it, the connection begins with a full handshake.
+    /// resumed at the offer's target; if the target refuses it, the connection begins with a full handshake, but for draft -03,
+    /// where it fails. A target of that dialect that is not resolved yet is resolved first; where none was asked for, the
+    /// [resolver](super::MigrationConnector::target_resolver) may choose.
     ///
     /// Safe to cancel, but for the offer, which is used up.
     ///
@@ -226,7 +358,10 @@ impl StreamHandle {
     /// As for [`take_offer`](Self::take_offer); [`MigrateError::Unreachable`] when there is no connection, for the
     /// reason inside.
     pub async fn successor(&self) -> Result<MigrationStream, MigrateError> {
-        let offer = self.take_offer()?;
+        if self.0.newest_kind() == Some(MoveKind::Stream) {
+            return Err(MigrateError::StreamOffer);
+        }
+        let offer = self.0.resolve_offer().await?;
         let Control {
             dialer,
             hand_off,

@@ -74,28 +74,52 @@ impl MigrationStream {
         preconnected: impl Into<Option<Preconnected>>,
         early_data: &[u8],
     ) -> Result<MigrationOutcome, MigrateError> {
-        let preconnected = preconnected.into();
+        self.check_phase()?;
+        match self.begin_to_leave(preconnected.into(), early_data).await {
+            Ok(()) => poll_fn(|cx| self.poll_migrated(cx)).await,
+            Err(error) => {
+                self.control.tell_failure(error.name(), &error);
+                Err(error)
+            }
+        }
+    }
+
+    /// Whether the application may leave the present server now.
+    fn check_phase(&self) -> Result<(), MigrateError> {
         match &self.phase {
             Phase::Connected {
                 next: Next::Nothing,
                 ..
-            } if !self.shutdown => {}
-            Phase::Ended { .. } if !self.shutdown => {}
+            } if !self.shutdown => Ok(()),
+            Phase::Ended { .. } if !self.shutdown => Ok(()),
             Phase::Connected {
                 next: Next::Nothing,
                 ..
             }
             | Phase::Ended { .. }
-            | Phase::Failed(_) => return Err(MigrateError::Closed),
-            Phase::Lost(error) => return Err(error.clone().unwrap_or(MigrateError::Closed)),
+            | Phase::Failed(_) => Err(MigrateError::Closed),
+            Phase::Lost(error) => Err(error.clone().unwrap_or(MigrateError::Closed)),
             Phase::Connected { .. }
             | Phase::ReadingOut { .. }
             | Phase::Resuming { .. }
+            | Phase::Recovering { .. }
             | Phase::Switching { .. }
-            | Phase::Outlived { .. } => return Err(MigrateError::UnderWay),
+            | Phase::Outlived { .. } => Err(MigrateError::UnderWay),
+        }
+    }
+
+    /// Leaves the present server for the newest offer's target, when that has answered.
+    async fn begin_to_leave(
+        &mut self,
+        preconnected: Option<Preconnected>,
+        early_data: &[u8],
+    ) -> Result<(), MigrateError> {
+        let control = Arc::clone(&self.control);
+        if control.with_offer(|_| ()).is_none() {
+            let offer = control.resolve_offer().await?;
+            control.set_offer(offer);
         }
         let target = self.check_offer()?;
-        let control = Arc::clone(&self.control);
         let preconnected = control.dialer.reuse_or_open(preconnected, target).await;
         let preconnected =
             preconnected.map_err(|error| MigrateError::Unreachable(Arc::new(error)))?;
@@ -103,7 +127,7 @@ impl MigrationStream {
         self.admit_offer()?;
         let offer = control.take_offer().ok_or(MigrateError::NoOffer)?;
         self.leave_for(offer, preconnected, early_data);
-        poll_fn(|cx| self.poll_migrated(cx)).await
+        Ok(())
     }
 
     /// Leaves the present server.
@@ -117,6 +141,7 @@ impl MigrationStream {
             unread: self.leave(),
             early_data: early_data.to_vec(),
         };
+        self.control.begin_to_hold();
         self.phase = Phase::Resuming {
             resume: Box::pin(leaving.migrate(offer, preconnected)),
             held: Vec::new(),
@@ -168,6 +193,7 @@ impl MigrationStream {
     fn poll_offer(&mut self, cx: &mut Context<'_>) -> Poll<Option<SocketAddr>> {
         loop {
             self.take_updates();
+            self.poll_resolving(cx);
             if let Some(target) = self.control.with_offer(Offer::target) {
                 return Poll::Ready(Some(target));
             }
@@ -203,7 +229,7 @@ impl Leaving {
         match migrated {
             Ok(conn) => {
                 let accepted = conn.connection().tls().is_early_data_accepted();
-                let early_data = EarlyDataOutcome::of(&self.early_data, accepted);
+                let early_data = EarlyDataOutcome::of(!self.early_data.is_empty(), accepted);
                 let outcome = self.outcome(at, &conn, early_data, None);
                 Ok((conn, outcome))
             }
@@ -217,7 +243,7 @@ impl Leaving {
             EarlyDataOutcome::Accepted
             | EarlyDataOutcome::AfterHandshake
             | EarlyDataOutcome::None => (
-                EarlyDataOutcome::of(&self.early_data, false),
+                EarlyDataOutcome::of(!self.early_data.is_empty(), false),
                 &*self.early_data,
             ),
         };

@@ -10,6 +10,8 @@ mod idle_timeout;
 mod migrate;
 mod outcome;
 mod phase;
+mod recovery;
+mod relocation;
 mod stream;
 mod transport;
 
@@ -18,6 +20,8 @@ pub use self::dialer::Preconnected;
 pub use self::error::{ConnectError, HandOffError, MigrateError};
 pub use self::event::{Event, Events};
 pub use self::handle::{Cork, StreamHandle};
-pub use self::outcome::{EarlyDataOutcome, FallBackReason, MigrationOutcome};
+pub use self::outcome::{EarlyDataOutcome, FallBackReason, MigrationOutcome, RecoveryOutcome};
+pub use self::recovery::PastWindow;
+pub use self::relocation::{ResolveTarget, TextTargets};
 pub use self::stream::MigrationStream;
 pub use self::transport::{Dial, TcpDialer, Transport};

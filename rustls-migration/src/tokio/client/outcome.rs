@@ -26,6 +26,42 @@ pub struct MigrationOutcome {
     pub fell_back: Option<FallBackReason>,
 }
 
+/// How a stream went on after its server was lost.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RecoveryOutcome {
+    /// The address of the server that was lost.
+    pub from: SocketAddr,
+    /// The address at which the stream is now.
+    pub at: SocketAddr,
+    /// How many bytes were written again, since the checkpoint does not account for them.
+    pub resent: usize,
+    /// How many bytes had been read since the checkpoint: the new server leaves them out.
+    pub received: u64,
+    /// Whether what was written again went with the hello, and what was written meanwhile.
+    pub early_data: EarlyDataOutcome,
+}
+
+impl MigrationOutcome {
+    /// What logs and metrics call it.
+    pub(super) fn name(&self) -> &'static str {
+        match &self.fell_back {
+            Some(_) => "fell_back",
+            None => handshake_name(Some(self.handshake)),
+        }
+    }
+}
+
+/// What logs and metrics call a handshake at a target.
+pub(super) fn handshake_name(handshake: Option<HandshakeKind>) -> &'static str {
+    match handshake {
+        Some(HandshakeKind::Resumed) => "resumed",
+        Some(HandshakeKind::Full | HandshakeKind::FullWithHelloRetryRequest) | None => {
+            "full_handshake"
+        }
+    }
+}
+
 /// What became of the data that the application gave to send first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -42,12 +78,12 @@ pub enum EarlyDataOutcome {
 }
 
 impl EarlyDataOutcome {
-    /// At a server that completed the handshake and accepted early data, or did not.
-    pub(super) fn of(early_data: &[u8], accepted: bool) -> Self {
-        match (early_data.is_empty(), accepted) {
-            (true, _) => Self::None,
-            (false, true) => Self::Accepted,
-            (false, false) => Self::AfterHandshake,
+    /// At a server that completed the handshake, when there was `some`, and accepted early data, or did not.
+    pub(super) fn of(some: bool, accepted: bool) -> Self {
+        match (some, accepted) {
+            (false, _) => Self::None,
+            (true, true) => Self::Accepted,
+            (true, false) => Self::AfterHandshake,
         }
     }
 

@@ -11,6 +11,7 @@ use super::dialer::{ClientConn, Preconnected};
 use super::error::{ConnectError, HandOffError, MigrateError};
 use super::idle_timeout::IdleTimeout;
 use super::outcome::MigrationOutcome;
+use super::recovery::TakeUp;
 use crate::tokio::driver::Heard;
 
 /// A future of a hand-off, which belongs to its stream.
@@ -32,6 +33,8 @@ pub(super) enum Phase {
         resume: Step<Resumed>,
         held: Vec<u8>,
     },
+    /// The server is lost; the stream is taken up at its checkpoint's target. Writes are held.
+    Recovering { take_up: TakeUp, held: Vec<u8> },
     /// Writes go to the target; the old server is read to its end.
     Switching {
         old: Box<ClientConn>,
@@ -113,7 +116,9 @@ impl Phase {
             | Self::Switching { old: conn, .. }
             | Self::Outlived { old: conn, .. }
             | Self::Ended { conn, .. } => Some(conn),
-            Self::Resuming { .. } | Self::Failed(_) | Self::Lost(_) => None,
+            Self::Resuming { .. } | Self::Recovering { .. } | Self::Failed(_) | Self::Lost(_) => {
+                None
+            }
         }
     }
 
@@ -125,7 +130,9 @@ impl Phase {
             | Self::Switching { old: conn, .. }
             | Self::Outlived { old: conn, .. }
             | Self::Ended { conn, .. } => Some(conn),
-            Self::Resuming { .. } | Self::Failed(_) | Self::Lost(_) => None,
+            Self::Resuming { .. } | Self::Recovering { .. } | Self::Failed(_) | Self::Lost(_) => {
+                None
+            }
         }
     }
 
@@ -142,7 +149,7 @@ impl Phase {
                 conn,
                 undelivered: false,
             } => Ok(Some(conn)),
-            Self::ReadingOut { .. } | Self::Resuming { .. } => Ok(None),
+            Self::ReadingOut { .. } | Self::Resuming { .. } | Self::Recovering { .. } => Ok(None),
             Self::Ended {
                 undelivered: true, ..
             } => Err(io::ErrorKind::BrokenPipe.into()),
@@ -153,7 +160,9 @@ impl Phase {
     /// What is held for the target, when writes are held.
     pub(super) fn held(&mut self) -> Option<&mut Vec<u8>> {
         match self {
-            Self::ReadingOut { held, .. } | Self::Resuming { held, .. } => Some(held),
+            Self::ReadingOut { held, .. }
+            | Self::Resuming { held, .. }
+            | Self::Recovering { held, .. } => Some(held),
             Self::Connected { .. }
             | Self::Switching { .. }
             | Self::Outlived { .. }
@@ -169,6 +178,7 @@ impl Phase {
             Self::ReadingOut { silence, .. } | Self::Switching { silence, .. } => Some(silence),
             Self::Connected { .. }
             | Self::Resuming { .. }
+            | Self::Recovering { .. }
             | Self::Outlived { .. }
             | Self::Ended { .. }
             | Self::Failed(_)
@@ -185,6 +195,7 @@ impl Phase {
             | Self::Connected { .. }
             | Self::ReadingOut { .. }
             | Self::Resuming { .. }
+            | Self::Recovering { .. }
             | Self::Switching { .. }
             | Self::Outlived { .. }
             | Self::Ended { .. } => io::ErrorKind::NotConnected.into(),
@@ -202,6 +213,7 @@ impl Phase {
             },
             Self::ReadingOut { .. } => "reading out",
             Self::Resuming { .. } => "resuming",
+            Self::Recovering { .. } => "recovering",
             Self::Switching { .. } => "switching",
             Self::Outlived { .. } => "outlived",
             Self::Ended { .. } => "ended",

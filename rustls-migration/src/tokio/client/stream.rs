@@ -5,6 +5,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::io;
+use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -19,9 +20,13 @@ use super::dialer::{ClientConn, Dialer};
 use super::error::{ConnectError, MigrateError};
 use super::event::Events;
 use super::handle::{Control, Cork, StreamHandle};
+use super::outcome::handshake_name;
 use super::phase::{Next, Phase};
+use super::recovery::{Account, Ahead, Probe};
+use super::relocation::Resolving;
 use crate::client::{LoopGuard, Offer};
 use crate::connection::Connection as _;
+use crate::measure::count;
 use crate::tokio::waker::Party;
 
 /// How much the application may write between the two servers, in bytes; past that its writes wait.
@@ -48,12 +53,20 @@ pub struct MigrationStream {
     /// Where the stream was first connected to.
     pub(super) origin: SocketAddr,
     pub(super) phase: Phase,
+    /// A target of draft -03 that is being resolved. On the heap, since there is seldom one.
+    pub(super) resolving: Option<Box<Resolving>>,
     /// What was read from the server ahead of the application.
     pub(super) inbox: VecDeque<u8>,
     /// The application has closed its side.
     pub(super) shutdown: bool,
+    /// What was written and read at the present server.
+    pub(super) account: Account,
+    /// The connection that is dialled ahead for a recovery. On the heap, and only where that is wanted.
+    pub(super) ahead: Option<Box<Ahead>>,
+    /// Asks a silent server whether it lives. On the heap, and only where that is wanted.
+    pub(super) probe: Option<Box<Probe>>,
     /// What went wrong while the application was not reading.
-    read_error: Option<io::Error>,
+    pub(super) read_error: Option<io::Error>,
     guard: LoopGuard,
 }
 
@@ -65,13 +78,19 @@ impl MigrationStream {
         address: SocketAddr,
         conn: ClientConn,
     ) -> Self {
+        let first = conn.connection().first_data_len();
+        let account = dialer.window.account(hand_off, first);
         let mut stream = Self {
+            account,
+            ahead: dialer.dials_ahead.then(Box::default),
+            probe: dialer.probe.map(|times| Box::new(Probe::new(times))),
             control: Arc::new(Control::new(dialer, hand_off, name, address)),
             origin: address,
             phase: Phase::Connected {
                 conn: Box::new(conn),
                 next: Next::Nothing,
             },
+            resolving: None,
             inbox: VecDeque::new(),
             shutdown: false,
             read_error: None,
@@ -90,7 +109,13 @@ impl MigrationStream {
         early_data: &[u8],
     ) -> Result<Self, ConnectError> {
         let address = offer.target();
-        let conn = dialer.succeed(&name, offer, early_data).await?;
+        let resumed = dialer.succeed(&name, offer, early_data).await;
+        let kind = resumed
+            .as_ref()
+            .map(|conn| conn.connection().tls().handshake_kind());
+        let outcome = kind.map_or("failed", handshake_name);
+        count!(CLIENT_SUCCESSORS, "outcome" => outcome);
+        let conn = resumed?;
         Ok(Self::new(dialer, hand_off, name, address, conn))
     }
 
@@ -109,7 +134,12 @@ impl MigrationStream {
         Some(self.phase.source()?.connection().tls())
     }
 
-    /// The newest offer's token.
+    /// Where the newest offer leads.
+    pub fn offered_target(&self) -> Option<SocketAddr> {
+        self.control.with_offer(Offer::target)
+    }
+
+    /// The newest offer's token; draft -03 has none.
     pub fn offer(&self) -> Option<MigrationToken> {
         self.control.token()
     }
@@ -121,7 +151,7 @@ impl MigrationStream {
 
     /// What happens to the stream from now on.
     pub fn events(&self) -> Events {
-        self.control.events.subscribe()
+        self.control.subscribe()
     }
 
     /// Keeps a hand-off from beginning while what is returned lives: see [`StreamHandle::cork`].
@@ -156,6 +186,23 @@ impl MigrationStream {
         }
     }
 
+    /// Whether the stream may follow a hand-over now, wherever that leads; if so, it counts as a migration.
+    pub(super) fn admit_hand_over(&mut self) -> Result<(), MigrateError> {
+        if self.control.with_offer(|_| ()).is_some() || self.control.newest_kind().is_none() {
+            return self.admit_offer().map(|_| ());
+        }
+        self.admit_recovery()
+    }
+
+    /// Whether the stream may recover now; if so, it counts as a migration.
+    pub(super) fn admit_recovery(&mut self) -> Result<(), MigrateError> {
+        let client = self.control.dialer.client();
+        match self.guard.admit(client.limit(), client.clock().instant()) {
+            true => Ok(()),
+            false => Err(MigrateError::TooOften),
+        }
+    }
+
     /// As [`check_offer`](Self::check_offer); if so, it counts as a migration.
     pub(super) fn admit_offer(&mut self) -> Result<SocketAddr, MigrateError> {
         let target = self.check_offer()?;
@@ -168,7 +215,7 @@ impl MigrationStream {
 /// Reading and writing, whatever phase the stream is in.
 impl MigrationStream {
     /// Reads from the present server into `buf`. `Ok(false)` when the stream goes on elsewhere.
-    fn poll_source(
+    pub(super) fn poll_source(
         &mut self,
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
@@ -184,22 +231,31 @@ impl MigrationStream {
             if let Some(result) = conn.take_plaintext(buf) {
                 let ended = asked && result.is_ok() && buf.filled().len() == before;
                 return Poll::Ready(match result {
-                    Ok(()) => Ok(!(ended && self.on_close_notify())),
-                    Err(error) => Err(self.broken(error)),
+                    Ok(()) => {
+                        self.account.take(buf.filled().len() - before);
+                        Ok(!(ended && self.on_close_notify()))
+                    }
+                    Err(error) => self.broken(error).map(|()| false),
                 });
             }
             let read = conn.poll_read_tls(cx);
             self.take_updates();
             match read {
-                Poll::Ready(read) => read.map_err(|error| self.broken(error))?,
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(error)) => {
+                    return Poll::Ready(self.broken(error).map(|()| false));
+                }
                 Poll::Pending => {
                     ready!(self.poll_silence(cx));
                     let silent = io::ErrorKind::TimedOut.into();
-                    return Poll::Ready(Err(self.broken(silent)));
+                    return Poll::Ready(self.broken(silent).map(|()| false));
                 }
             }
             if let Some(silence) = self.phase.silence() {
                 silence.reset();
+            }
+            if let Some(probe) = &mut self.probe {
+                probe.reset();
             }
             if self.advance(cx) {
                 return Poll::Pending;
@@ -207,11 +263,11 @@ impl MigrationStream {
         }
     }
 
-    /// Ready when the old server, whose end is awaited, has been silent for too long.
+    /// Ready when the old server, whose end is awaited, has been silent for too long, or when the present one is dead.
     fn poll_silence(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         match self.phase.silence() {
             Some(silence) => silence.poll_elapsed(cx),
-            None => Poll::Pending,
+            None => self.poll_probe(cx),
         }
     }
 
@@ -230,10 +286,11 @@ impl MigrationStream {
     /// On behalf of the writing side: notices what the server says, and takes a hand-off forward, also when nobody reads.
     /// What is read meanwhile waits in the inbox, which is bounded.
     fn read_ahead(&mut self, cx: &mut Context<'_>) {
-        let mut buf = [0; 4096];
+        // Each write comes here, and there is seldom anything to read.
+        let mut buf = [MaybeUninit::uninit(); 4096];
         let mut begun = self.advance(cx);
         while !begun && self.read_error.is_none() && self.inbox.len() < self.read_ahead_limit() {
-            let mut buf = ReadBuf::new(&mut buf);
+            let mut buf = ReadBuf::uninit(&mut buf);
             match self.poll_source(cx, &mut buf) {
                 Poll::Pending => break,
                 Poll::Ready(Ok(true)) if buf.filled().is_empty() => break,
@@ -251,6 +308,7 @@ impl MigrationStream {
             Phase::Connected { .. } => READ_AHEAD,
             Phase::ReadingOut { .. } | Phase::Switching { .. } => READ_OUT,
             Phase::Resuming { .. }
+            | Phase::Recovering { .. }
             | Phase::Outlived { .. }
             | Phase::Ended { .. }
             | Phase::Failed(_)
@@ -258,15 +316,34 @@ impl MigrationStream {
         }
     }
 
-    /// Holds what there is room for, when writes are held. Returns how much.
+    /// Holds what there is room for, when writes are held, and what need not wait for a checkpoint. Returns how much.
     fn hold(&mut self, buf: &[u8]) -> usize {
         let Some(held) = self.phase.held() else {
             return 0;
         };
-        let room = MAX_HELD.saturating_sub(held.len());
-        let taken = buf.get(..room.min(buf.len())).unwrap_or_default();
-        held.extend_from_slice(taken);
+        let room = MAX_HELD.saturating_sub(held.len()).min(buf.len());
+        let taken = buf.get(..room).unwrap_or_default();
+        let taken = self.writable(taken).unwrap_or_default();
+        if let Some(held) = self.phase.held() {
+            held.extend_from_slice(taken);
+        }
+        self.note_held(taken);
         taken.len()
+    }
+
+    /// Asks something of the connection that is written to. `None` when writes are held, or begin to be since the server is lost.
+    fn poll_sink<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        ask: impl FnOnce(&mut ClientConn, &mut Context<'_>) -> Poll<io::Result<T>>,
+    ) -> Poll<io::Result<Option<T>>> {
+        let Some(conn) = self.phase.sink()? else {
+            return Poll::Ready(Ok(None));
+        };
+        Poll::Ready(match ready!(ask(conn, cx)) {
+            Ok(done) => Ok(Some(done)),
+            Err(error) => self.write_failed(cx, error).map(|()| None),
+        })
     }
 
     /// Waits until a hand-off that holds writes is over, unless only the application's reading can end it.
@@ -303,7 +380,7 @@ impl AsyncRead for MigrationStream {
             }
             match this.phase {
                 Phase::Failed(_) | Phase::Lost(_) => return Poll::Ready(Err(this.phase.failure())),
-                Phase::Resuming { .. } => return Poll::Pending,
+                Phase::Resuming { .. } | Phase::Recovering { .. } => return Poll::Pending,
                 Phase::Connected { .. }
                 | Phase::ReadingOut { .. }
                 | Phase::Switching { .. }
@@ -335,8 +412,13 @@ impl AsyncWrite for MigrationStream {
         if held > 0 {
             return Poll::Ready(Ok(held));
         }
-        if let Some(conn) = this.phase.sink()? {
-            return conn.poll_write(cx, buf);
+        let Some(piece) = this.writable(buf) else {
+            return Poll::Pending;
+        };
+        let written = this.poll_sink(cx, |conn, cx| conn.poll_write(cx, piece));
+        if let Some(written) = ready!(written)? {
+            this.note_written(piece.get(..written).unwrap_or_default());
+            return Poll::Ready(Ok(written));
         }
         match this.hold(buf) {
             0 if !buf.is_empty() => Poll::Pending,
@@ -349,8 +431,8 @@ impl AsyncWrite for MigrationStream {
         let waker = this.control.wakers.register(Party::Writer, cx);
         let cx = &mut Context::from_waker(&waker);
         this.read_ahead(cx);
-        match this.phase.sink()? {
-            Some(conn) => conn.poll_flush(cx),
+        match ready!(this.poll_sink(cx, |conn, cx| conn.poll_flush(cx)))? {
+            Some(()) => Poll::Ready(Ok(())),
             None => this.poll_held(),
         }
     }
@@ -361,8 +443,8 @@ impl AsyncWrite for MigrationStream {
         let cx = &mut Context::from_waker(&waker);
         this.shutdown = true;
         this.read_ahead(cx);
-        match this.phase.sink()? {
-            Some(conn) => conn.poll_shutdown(cx),
+        match ready!(this.poll_sink(cx, |conn, cx| conn.poll_shutdown(cx)))? {
+            Some(()) => Poll::Ready(Ok(())),
             None => this.poll_held(),
         }
     }
@@ -370,7 +452,7 @@ impl AsyncWrite for MigrationStream {
 
 impl Drop for MigrationStream {
     fn drop(&mut self) {
-        self.control.events.end();
+        self.control.end();
     }
 }
 

@@ -12,6 +12,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::sleep;
+use tracing::Instrument as _;
 
 use super::drain::{self, Drain, DrainPlan};
 use super::duties::StreamCore;
@@ -36,6 +37,14 @@ const FIRST_LEN: usize = 5;
 /// Accepts TLS connections, and clients that come with a token. It takes the place of `tokio_rustls::TlsAcceptor`.
 ///
 /// Clones are the same acceptor: they share connections, places, the nonce store, and what [`replace`](Self::replace) changes.
+///
+/// # Traces
+///
+/// Each connection has a `tracing` span `connection` at level DEBUG, with the target `rustls_migration::connection`, inside of the
+/// span in which it was accepted. Its fields are the client's address `peer`; `id` and `epoch`, the stream's [`Lineage`](crate::Lineage), when the
+/// handshake is complete; and `from`, the `id` in the ticket that the client came with. So a stream has one `id` at all nodes, and in the log of its
+/// client; a conversation that begins with a session that was offered elsewhere has one of its own, and says `from`. Events in it tell of the
+/// arrival (see [`Stats`]), and at level DEBUG of being told to move, and of each [`DepartureStatus`].
 #[derive(Clone, Debug)]
 pub struct MigrationAcceptor {
     shared: Arc<Shared>,
@@ -144,8 +153,9 @@ impl MigrationAcceptor {
     {
         // Registered before the future is polled, so that a drain knows of connections whose hello is still to come.
         let registration = self.shared.registry.register(peer);
+        let span = registration.control().span().clone();
         let acceptor = self.clone();
-        async move { acceptor.answer(registration, io, peer, local).await }
+        async move { acceptor.answer(registration, io, peer, local).await }.instrument(span)
     }
 
     async fn answer<IO>(

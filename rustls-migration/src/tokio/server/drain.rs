@@ -136,6 +136,7 @@ impl Drain {
     /// Ends the drain. Connections that were told to move go on to do so; the others stay.
     pub fn abort(self) -> DrainSummary {
         let summary = self.summary();
+        summary.progress.measure();
         self.task.abort();
         self.registry.end_drain(&self.ledger);
         summary

@@ -17,6 +17,7 @@ use super::drain::DrainPlan;
 use super::handle::Command;
 use super::ledger::{DrainProgress, Ledger};
 use super::registry::Registry;
+use crate::measure::gauge;
 
 /// How often progress is said.
 const TICK: Duration = Duration::from_millis(100);
@@ -56,6 +57,23 @@ pub(super) struct Drainer {
     turn: Option<Instant>,
     /// Who has been told, and when that is too long ago.
     told: VecDeque<(Instant, u64)>,
+    _in_progress: InProgress,
+}
+
+/// A drain is under way for as long as this lives.
+struct InProgress;
+
+impl InProgress {
+    fn begin() -> Self {
+        gauge!(DRAINS_IN_PROGRESS, increment 1.0);
+        Self
+    }
+}
+
+impl Drop for InProgress {
+    fn drop(&mut self) {
+        gauge!(DRAINS_IN_PROGRESS, decrement 1.0);
+    }
 }
 
 impl Drainer {
@@ -84,7 +102,9 @@ impl Drainer {
             first,
             turn: None,
             told: VecDeque::new(),
+            _in_progress: InProgress::begin(),
         };
+        drainer.publish();
         (drainer, watched, paused)
     }
 
@@ -239,6 +259,7 @@ impl Drainer {
 
     fn publish(&self) {
         let now = self.ledger.progress();
+        now.measure();
         self.progress.send_if_modified(|said| {
             let changed = *said != now;
             *said = now;

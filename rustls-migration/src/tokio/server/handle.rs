@@ -1,10 +1,12 @@
-//! What can be said to a connection, and asked of it, from outside of its stream: by whoever runs a stream that a
-//! framework owns, and by a drain.
+//! What can be said to a connection, and asked of it, from outside of its stream: by its handles (`connection_handle.rs`), and by a
+//! drain.
 //!
 //! Its lock is held for moments only, and never while the user's code runs.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::future::poll_fn;
+use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,14 +14,18 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::task::{Context, Poll};
 
 use tokio::runtime::Handle;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
+use tracing::Span;
+use tracing::field::{Empty, display};
 use zeroize::Zeroizing;
 
 use super::ledger::{DrainedConnection, Ledger, Standing};
 use super::registry::Registry;
-use crate::MoveKind;
-use crate::server::{Arrival, MAX_STATE_LEN, OfferError};
+use crate::measure::count;
+use crate::server::{Arrival, MAX_STATE_LEN, OfferError, Positions};
+use crate::trace::{self, CONNECTION};
+use crate::{Lineage, MoveKind};
 
 /// How a connection's departure stands.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -29,7 +35,7 @@ pub enum DepartureStatus {
     #[default]
     Staying,
     /// The client has been told to move, and has not closed its side. The application finishes what it does, or reads to
-    /// the client's end if it has [consented](ConnectionHandle::set_state).
+    /// the client's end if it has [consented](super::ConnectionHandle::set_state).
     Told,
     /// The client should move and cannot be told: it does not support migration, or no offer could be made. The application
     /// finishes what it does.
@@ -40,6 +46,20 @@ pub enum DepartureStatus {
     HandedOver,
     /// The client did not leave in time. The application's calls fail.
     Overdue,
+}
+
+impl DepartureStatus {
+    /// What logs and metrics call it.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Staying => "staying",
+            Self::Told => "told",
+            Self::NotMovable => "not_movable",
+            Self::Left => "left",
+            Self::HandedOver => "handed_over",
+            Self::Overdue => "overdue",
+        }
+    }
 }
 
 /// The state that a stream can go on from at a target.
@@ -74,15 +94,20 @@ pub(super) trait Keep: Send + Sync {
 /// One connection, as others see it.
 pub(super) struct Control {
     peer: Option<SocketAddr>,
+    span: Span,
     state: Mutex<State>,
     /// The status has changed, or the stream is gone.
     changed: Notify,
     /// What was there when the stream began.
     stream: OnceLock<Begun>,
+    /// Which stream it is, once that is known.
+    lineage: OnceLock<Lineage>,
     /// Whether the keeper runs.
     keeping: AtomicBool,
     /// Whether a command waits: what every poll asks, without the lock.
     commanded: AtomicBool,
+    /// Whether a checkpoint is wanted, as above.
+    checkpoint_wanted: AtomicBool,
     /// Where it is counted.
     registry: Arc<Registry>,
 }
@@ -95,8 +120,19 @@ struct Begun {
     runtime: Handle,
 }
 
+/// A checkpoint that somebody outside wants.
+pub(super) struct WantedCheckpoint {
+    pub(super) target: SocketAddr,
+    pub(super) positions: Positions,
+    pub(super) state: StreamState,
+    /// What came of it.
+    pub(super) made: oneshot::Sender<io::Result<()>>,
+}
+
 struct State {
     command: Option<Command>,
+    /// Those that have not been made, the oldest first.
+    checkpoints: VecDeque<WantedCheckpoint>,
     consent: Option<StreamState>,
     standing: Standing,
     /// Since when it has this status.
@@ -109,8 +145,17 @@ impl Control {
     pub(super) fn new(peer: Option<SocketAddr>, registry: Arc<Registry>) -> Self {
         Self {
             peer,
+            span: tracing::debug_span!(
+                target: CONNECTION,
+                "connection",
+                peer = peer.map(display),
+                id = Empty,
+                epoch = Empty,
+                from = Empty,
+            ),
             state: Mutex::new(State {
                 command: None,
+                checkpoints: VecDeque::new(),
                 consent: None,
                 standing: Standing::default(),
                 since: Instant::now(),
@@ -118,14 +163,21 @@ impl Control {
             }),
             changed: Notify::new(),
             stream: OnceLock::new(),
+            lineage: OnceLock::new(),
             keeping: AtomicBool::new(false),
             commanded: AtomicBool::new(false),
+            checkpoint_wanted: AtomicBool::new(false),
             registry,
         }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What traces tell of this connection.
+    pub(super) fn span(&self) -> &Span {
+        &self.span
     }
 
     /// The stream is there, on a runtime of tokio.
@@ -143,6 +195,28 @@ impl Control {
         self.stream.get().map(|stream| &stream.arrival)
     }
 
+    /// Which stream it is turns out, once.
+    pub(super) fn set_lineage(&self, lineage: Option<Lineage>) {
+        if let Some(lineage) = lineage
+            && self.lineage.set(lineage).is_ok()
+        {
+            trace::is_of(&self.span, lineage);
+        }
+    }
+
+    pub(super) fn lineage(&self) -> Option<Lineage> {
+        self.lineage.get().copied()
+    }
+
+    pub(super) fn peer(&self) -> Option<SocketAddr> {
+        self.peer
+    }
+
+    /// What the client was told to move.
+    pub(super) fn told(&self) -> Option<MoveKind> {
+        self.state().told
+    }
+
     /// Gives a command, which replaces an older one that was not carried out. A stream whose handshake is not complete
     /// carries it out later.
     pub(super) fn command(self: &Arc<Self>, command: Command) {
@@ -156,6 +230,40 @@ impl Control {
         }
         self.changed.notify_waiters();
         self.keep();
+    }
+
+    /// Wants a checkpoint. A stream whose handshake is not complete makes it later, and one that is gone never.
+    pub(super) fn want_checkpoint(self: &Arc<Self>, wanted: WantedCheckpoint) {
+        {
+            let mut state = self.state();
+            if state.standing.gone {
+                return;
+            }
+            state.checkpoints.push_back(wanted);
+            self.checkpoint_wanted.store(true, Ordering::SeqCst);
+        }
+        self.keep();
+    }
+
+    pub(super) fn has_checkpoint(&self) -> bool {
+        self.checkpoint_wanted.load(Ordering::SeqCst)
+    }
+
+    /// Takes the oldest checkpoint that is wanted.
+    pub(super) fn take_checkpoint(&self) -> Option<WantedCheckpoint> {
+        if !self.has_checkpoint() {
+            return None;
+        }
+        let mut state = self.state();
+        let wanted = state.checkpoints.pop_front();
+        let more = !state.checkpoints.is_empty();
+        self.checkpoint_wanted.store(more, Ordering::SeqCst);
+        wanted
+    }
+
+    /// What became of a former checkpoint.
+    pub(super) fn tell_superseded(&self, outcome: &'static str) {
+        tracing::debug!(target: CONNECTION, parent: &self.span, outcome, "a checkpoint is superseded");
     }
 
     /// Takes the command that waits. A connection whose handshake is under way can only be closed, and so can one whose
@@ -241,13 +349,26 @@ impl Control {
         });
         drop(live);
         if changed {
+            let departure = status.name();
+            tracing::debug!(target: CONNECTION, parent: &self.span, departure, "on its way");
             self.changed.notify_waiters();
         }
     }
 
     /// The client is being told to move.
-    pub(super) fn set_told(&self, kind: MoveKind) {
-        self.state().told = Some(kind);
+    pub(super) fn set_told(&self, kind: MoveKind, target: Option<SocketAddr>) {
+        let before = self.state().told.replace(kind);
+        if before.is_none() {
+            count!(NOTICES, "kind" => kind.name());
+        }
+        let (kind, target) = (kind.name(), target.map(display));
+        tracing::debug!(target: CONNECTION, parent: &self.span, kind, to = target, "told to move");
+    }
+
+    /// The client should move and cannot be told, for this reason.
+    pub(super) fn set_not_told(&self, reason: &'static str) {
+        count!(NOT_MOVABLE, "reason" => reason);
+        tracing::debug!(target: CONNECTION, parent: &self.span, reason, "cannot be told to move");
     }
 
     /// A drain begins, which has asked nothing of this connection yet. For the registry, which holds its lock.
@@ -298,6 +419,9 @@ impl Control {
 
     /// Tells everybody that the stream is gone.
     pub(super) fn ended(&self) {
+        // Whoever waits for one learns that there will be none, when the lock is free.
+        let unmade = std::mem::take(&mut self.state().checkpoints);
+        drop(unmade);
         if let Some(stream) = self.stream.get().and_then(|stream| stream.keep.upgrade()) {
             stream.wake();
         }
@@ -305,7 +429,7 @@ impl Control {
     }
 
     /// Resolves when `done` says so of the status and of whether the stream is gone.
-    async fn wait_for(
+    pub(super) async fn wait_for(
         &self,
         done: impl Fn(DepartureStatus, bool) -> bool + Send,
     ) -> DepartureStatus {
@@ -351,9 +475,9 @@ impl Control {
             self.keeping.store(false, Ordering::SeqCst);
             // Somebody may have found the keeper running when it was about to end. They say what they want before they look
             // for the keeper, and it looks for that afterwards; all of it is in one order.
-            let ends = keep
-                .upgrade()
-                .is_none_or(|stream| stream.is_at_rest() && !self.has_command());
+            let ends = keep.upgrade().is_none_or(|stream| {
+                stream.is_at_rest() && !self.has_command() && !self.has_checkpoint()
+            });
             if ends || self.keeping.swap(true, Ordering::SeqCst) {
                 return;
             }
@@ -369,88 +493,5 @@ impl fmt::Debug for Control {
             .field("status", &status)
             .field("ended", &ended)
             .finish_non_exhaustive()
-    }
-}
-
-/// Speaks to one connection of a server while something else owns its stream: a framework, or another task.
-///
-/// It can be cloned and shared, and lives as long as anyone holds it. When the stream is gone it does nothing.
-#[derive(Clone)]
-pub struct ConnectionHandle(Arc<Control>);
-
-impl ConnectionHandle {
-    pub(super) fn new(control: &Arc<Control>) -> Self {
-        Self(Arc::clone(control))
-    }
-
-    /// How the client came here.
-    pub fn arrival(&self) -> &Arrival {
-        self.0.arrival().unwrap_or(&Arrival::Fresh)
-    }
-
-    /// The client's address, when the acceptor was told.
-    pub fn peer(&self) -> Option<SocketAddr> {
-        self.0.peer
-    }
-
-    /// How the departure stands.
-    pub fn status(&self) -> DepartureStatus {
-        self.0.status().0
-    }
-
-    /// What the client was told to move; `None` while it has not been told. An application that consents now and then learns
-    /// here what the client's end means: after [`MoveKind::Stream`] the client may go on elsewhere, and waits for the
-    /// hand-over; after [`MoveKind::Connection`] it has said all, and waits for the rest of its answer.
-    pub fn told_to_move(&self) -> Option<MoveKind> {
-        self.0.state().told
-    }
-
-    /// Resolves when the client has been told to move, or should move and cannot be told: the application finishes what it
-    /// does. It resolves too when the stream is gone. Safe to cancel.
-    pub async fn told(&self) -> DepartureStatus {
-        self.0
-            .wait_for(|status, ended| ended || status != DepartureStatus::Staying)
-            .await
-    }
-
-    /// Resolves when the stream is gone, with how its departure stood then. Safe to cancel.
-    pub async fn ended(&self) -> DepartureStatus {
-        self.0.wait_for(|_, ended| ended).await
-    }
-
-    /// The application's consent that the byte stream goes on at another server, from `state`, of at most 8192 bytes: what an
-    /// application at a target needs to go on where this one stands (`docs/protocol.md` section 4). Say it again when the
-    /// state changes; what was said last is handed over.
-    ///
-    /// A stream without consent is moved as a connection: this server finishes what it does, and the client's next
-    /// connection goes elsewhere. Consent must be given before the client is told; what comes later is for the next time. From
-    /// outside, a client is not told before its application has asked the new stream for something, or has left it alone
-    /// for a second: so it can consent first.
-    ///
-    /// # Errors
-    ///
-    /// [`OfferError::StateTooLong`]; what was said before stays.
-    pub fn set_state(&self, state: &[u8]) -> Result<(), OfferError> {
-        self.0.set_consent(Some(state))
-    }
-
-    /// Takes the consent back: the conversation is finished, and the stream ends here.
-    pub fn withdraw_state(&self) {
-        self.0.withdraw_consent();
-    }
-
-    /// Tells the client to move to `target`, as a stream if the application has [consented](Self::set_state). What comes of
-    /// it [`status`](Self::status) says. A client that has been told is not told again.
-    pub fn migrate_to(&self, target: SocketAddr) {
-        self.0.command(Command::MoveTo {
-            target,
-            governed: false,
-        });
-    }
-}
-
-impl fmt::Debug for ConnectionHandle {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("ConnectionHandle").field(&self.0).finish()
     }
 }

@@ -12,6 +12,8 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Sleep, sleep};
 
+use crate::measure::gauge;
+
 /// Inside an `io::Error` of the kind `TimedOut`: the client did not begin its hello in time, or did not complete its
 /// handshake; see [`hello_timeout`](crate::server::MigrationServerBuilder::hello_timeout) and
 /// [`handshake_timeout`](crate::server::MigrationServerBuilder::handshake_timeout).
@@ -83,6 +85,7 @@ pub(super) struct HandshakeSlot {
 impl HandshakeSlot {
     /// One whose time begins now: the client has begun its hello.
     pub(super) fn new(time: Duration, permit: Option<OwnedSemaphorePermit>) -> Self {
+        gauge!(HANDSHAKES_IN_PROGRESS, increment 1.0);
         Self {
             time: Box::pin(sleep(time)),
             _permit: permit,
@@ -97,5 +100,11 @@ impl HandshakeSlot {
     /// Ready when the time is over. Not to be polled after that.
     pub(super) fn poll_timeout(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.time.as_mut().poll(cx)
+    }
+}
+
+impl Drop for HandshakeSlot {
+    fn drop(&mut self) {
+        gauge!(HANDSHAKES_IN_PROGRESS, decrement 1.0);
     }
 }

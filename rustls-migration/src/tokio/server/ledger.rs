@@ -11,6 +11,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::handle::DepartureStatus;
+use crate::measure::{gauge, number};
 
 /// How far a drain has come, in connections.
 ///
@@ -39,6 +40,25 @@ pub struct DrainProgress {
     pub forced: usize,
     /// Still there, whatever they have been told.
     pub remaining: usize,
+}
+
+impl DrainProgress {
+    /// Says how far it has come.
+    pub(super) fn measure(&self) {
+        let as_connections = self.moved.saturating_sub(self.handed_over);
+        for (outcome, connections) in [
+            ("untold", self.untold),
+            ("pending", self.pending),
+            ("moved", as_connections),
+            ("handed_over", self.handed_over),
+            ("left_by_itself", self.left_by_itself),
+            ("not_movable", self.not_movable),
+            ("forced", self.forced),
+        ] {
+            gauge!(DRAIN_CONNECTIONS, "outcome" => outcome, set number(connections));
+        }
+        gauge!(DRAIN_REMAINING, set number(self.remaining));
+    }
 }
 
 /// What became of one connection in a drain.

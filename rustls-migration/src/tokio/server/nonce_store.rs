@@ -6,12 +6,13 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use migration_token::{BoxFuture, Claim, ClaimOutcome, CommitOutcome, NonceStore, StoreError};
+use migration_token::{Claim, ClaimOutcome, CommitOutcome, NonceStore, StoreError};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::MoveKind;
 use crate::clock::Clock;
+use crate::measure::time;
 use crate::server::MigrationServer;
 
 /// How long a store that failed is left alone before it is asked again.
@@ -41,15 +42,47 @@ pub(super) struct NonceStoreGate {
     answered: Mutex<Option<Instant>>,
     /// When it was last said that the store is full.
     warned: Mutex<Option<Instant>>,
+    /// Where checkpoints are spent that are superseded. Apart, so that no client that comes waits for it.
+    superseded: Option<Box<Self>>,
+}
+
+/// What became of a checkpoint that is superseded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Superseded {
+    /// It is spent.
+    Spent,
+    /// Another connection has spent it: the stream goes on elsewhere.
+    GoesOnElsewhere,
+    /// The store does not say. The checkpoint is good for its life.
+    NotSpent,
+}
+
+impl Superseded {
+    /// What logs and metrics call it.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Spent => "spent",
+            Self::GoesOnElsewhere => "elsewhere",
+            Self::NotSpent => "not_spent",
+        }
+    }
 }
 
 impl NonceStoreGate {
     pub(super) fn new(server: &MigrationServer) -> Self {
+        let superseded = server.superseded_in();
+        Self {
+            superseded: superseded.map(|store| Box::new(Self::before(store, server))),
+            ..Self::before(server.nonce_store(), server)
+        }
+    }
+
+    fn before(store: &Arc<dyn NonceStore>, server: &MigrationServer) -> Self {
         let permits = server
             .max_nonce_store_requests()
             .min(Semaphore::MAX_PERMITS);
         Self {
-            store: Arc::clone(server.nonce_store()),
+            store: Arc::clone(store),
             clock: Arc::clone(server.clock()),
             timeout: server.nonce_store_timeout(),
             hand_over_timeout: server.handshake_timeout() / 2,
@@ -57,6 +90,32 @@ impl NonceStoreGate {
             commits: Semaphore::new(permits),
             answered: Mutex::new(None),
             warned: Mutex::new(None),
+            superseded: None,
+        }
+    }
+
+    /// Spends a checkpoint that the client does not need any more.
+    pub(super) async fn supersede(&self, checkpoint: Claim) -> Superseded {
+        let Some(gate) = &self.superseded else {
+            return Superseded::NotSpent;
+        };
+        let kind = MoveKind::Connection;
+        match gate.claim(checkpoint, kind).await {
+            Some(Ok(ClaimOutcome::First | ClaimOutcome::Pending)) => {}
+            Some(Ok(ClaimOutcome::Committed)) => return Superseded::GoesOnElsewhere,
+            Some(Err(_)) | None => return Superseded::NotSpent,
+        }
+        match gate.commit(checkpoint, kind).await {
+            Some(Ok(CommitOutcome::Won)) => return Superseded::Spent,
+            Some(Ok(CommitOutcome::Lost)) => {}
+            Some(Err(_)) | None => return Superseded::NotSpent,
+        }
+        // Another one has spent it meanwhile, or the store has lost its memory.
+        match gate.claim(checkpoint, kind).await {
+            Some(Ok(ClaimOutcome::Committed)) => Superseded::GoesOnElsewhere,
+            Some(Ok(ClaimOutcome::First | ClaimOutcome::Pending) | Err(_)) | None => {
+                Superseded::NotSpent
+            }
         }
     }
 
@@ -67,7 +126,9 @@ impl NonceStoreGate {
         kind: MoveKind,
     ) -> Option<Result<ClaimOutcome, StoreError>> {
         let answer = self
-            .request(&self.claims, claim, kind, |claim| self.store.claim(claim))
+            .request(&self.claims, claim, kind, |claim| {
+                measured("claim", self.store.claim(claim))
+            })
             .await;
         if !matches!(answer, Some(Ok(_))) {
             tracing::debug!(?answer, "the nonce could not be claimed");
@@ -82,7 +143,8 @@ impl NonceStoreGate {
         claim: Claim,
     ) -> Option<Result<ClaimOutcome, StoreError>> {
         let _permit = self.claims.try_acquire().ok()?;
-        let answer = timeout(self.timeout, self.store.claim(claim)).await.ok()?;
+        let asked = measured("claim_early_data", self.store.claim(claim));
+        let answer = timeout(self.timeout, asked).await.ok()?;
         match &answer {
             Ok(_) => self.set_answered(),
             Err(error) => self.warn_if_full(error),
@@ -92,18 +154,23 @@ impl NonceStoreGate {
 
     /// Spends a nonce; `None` when there was no answer in time. A connection whose nonce is not spent must be closed.
     pub(super) async fn commit(&self, claim: Claim, kind: MoveKind) -> CommitAnswer {
-        self.request(&self.commits, claim, kind, |claim| self.store.commit(claim))
-            .await
+        self.request(&self.commits, claim, kind, |claim| {
+            measured("commit", self.store.commit(claim))
+        })
+        .await
     }
 
     /// One that was asked before gives the same answer, so it can be asked again.
-    async fn request<'a, T>(
-        &'a self,
+    async fn request<T, F>(
+        &self,
         permits: &Semaphore,
         claim: Claim,
         kind: MoveKind,
-        ask: impl Fn(Claim) -> BoxFuture<'a, Result<T, StoreError>>,
-    ) -> Option<Result<T, StoreError>> {
+        ask: impl Fn(Claim) -> F,
+    ) -> Option<Result<T, StoreError>>
+    where
+        F: Future<Output = Result<T, StoreError>>,
+    {
         let begun = Instant::now();
         let patience = match kind {
             MoveKind::Connection => self.timeout,
@@ -187,5 +254,44 @@ impl NonceStoreGate {
 
     fn last_answered(&self) -> Option<Instant> {
         *self.answered.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One request, and how long it takes. One that is given up before it is answered counts, too.
+async fn measured<T>(
+    operation: &'static str,
+    request: impl Future<Output = Result<T, StoreError>>,
+) -> Result<T, StoreError> {
+    let mut pending = Request {
+        operation,
+        begun: Instant::now(),
+        outcome: "given_up",
+    };
+    let answer = request.await;
+    pending.outcome = match &answer {
+        Ok(_) => "answered",
+        Err(StoreError::Full) => "full",
+        Err(StoreError::Busy) => "busy",
+        Err(StoreError::Forgotten) => "forgotten",
+        Err(_) => "unavailable",
+    };
+    answer
+}
+
+/// A request that is taken down when it is over.
+struct Request {
+    operation: &'static str,
+    begun: Instant,
+    outcome: &'static str,
+}
+
+impl Drop for Request {
+    fn drop(&mut self) {
+        let Self {
+            operation,
+            outcome,
+            begun,
+        } = *self;
+        time!(NONCE_STORE_SECONDS, "operation" => operation, "outcome" => outcome, since begun);
     }
 }

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::handle::Control;
 use super::ledger::{DrainedConnection, Ledger};
+use crate::measure::{count, gauge};
 
 /// The connections of one acceptor.
 #[derive(Debug, Default)]
@@ -43,6 +44,7 @@ impl Registry {
             drain.add_new(id);
         }
         drop(live);
+        gauge!(CONNECTIONS, increment 1.0);
         Registration {
             registry: Arc::clone(self),
             id,
@@ -122,6 +124,9 @@ impl Drop for Registration {
         live.connections.remove(&self.id);
         self.control.leave(live.drain());
         drop(live);
+        gauge!(CONNECTIONS, decrement 1.0);
+        let (status, _) = self.control.status();
+        count!(CONNECTIONS_CLOSED, "departure" => status.name());
         self.control.ended();
     }
 }

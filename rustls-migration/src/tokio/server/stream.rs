@@ -14,11 +14,14 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError, Weak};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::connection_handle::ConnectionHandle;
 use super::duties::StreamCore;
-use super::handle::{ConnectionHandle, Control, Keep};
+use super::handle::{Control, Keep};
+use crate::Lineage;
 use crate::server::{Arrival, OfferError};
 use crate::tokio::waker::{Party, Wakers};
 
@@ -145,6 +148,8 @@ where
         core.await_application();
         let control = Arc::clone(core.registration().control());
         let arrival = core.connection().arrival().clone();
+        // That of a stream which goes on here is known before its handshake is complete.
+        control.set_lineage(core.connection().lineage());
         let at_rest = core.is_at_rest() && !control.has_command();
         let shared = Arc::new(Shared {
             core: Mutex::new(core),
@@ -200,6 +205,15 @@ where
     /// How the client came here.
     pub fn arrival(&self) -> &Arrival {
         self.control.arrival().unwrap_or(&Arrival::Fresh)
+    }
+
+    /// Which stream this is, and how many connections had it before. Who keeps that in a shared store keeps a server out that is cut
+    /// off from its client and goes on: `docs/recovery.md` has an example.
+    ///
+    /// `None` for a client that does not support migration. That of a stream which goes on here is there at once, and that of one
+    /// which begins here when the [handshake](Self::handshake) is complete.
+    pub fn lineage(&self) -> Option<Lineage> {
+        self.control.lineage()
     }
 
     /// Speaks to this connection while something else owns the stream.
@@ -260,6 +274,57 @@ where
         self.handshake().await?;
         self.ask(|core| core.offer(target, state)).await?;
         self.flushed().await
+    }
+
+    /// Says from where the stream can go on should this server die: at `target`, from `state`, of at most 8192 bytes, which accounts
+    /// for all that the application has read from this stream so far and for all that it has written to it so far
+    /// (`docs/recovery.md`). The newest checkpoint counts. The server keeps nothing of it.
+    ///
+    /// It is no [consent](Self::set_state) to a hand-over: a state that is right in the middle need not be right at the end. An
+    /// [offer](Self::offer) without a state takes it back. Completes the handshake first.
+    ///
+    /// The first checkpoint of a stream has the client begin to keep what it writes, so make it at once; a client that has written
+    /// more by then than it accounts for can go on from the second one.
+    ///
+    /// Safe to cancel: it is sent as a whole or not at all. A checkpoint is good as long as a token, so make another one before.
+    ///
+    /// # Errors
+    ///
+    /// [`OfferError`] inside an `InvalidInput` error when there can be no checkpoint; nothing was sent then, and the connection
+    /// goes on. Otherwise those of the transport.
+    pub async fn checkpoint(&mut self, target: SocketAddr, state: &[u8]) -> io::Result<()> {
+        self.handshake().await?;
+        self.ask(|core| core.queue_checkpoint(target, state))
+            .await?;
+        self.flushed().await
+    }
+
+    /// As [`checkpoint`](Self::checkpoint), without a write of its own: it leaves with what is written or flushed next, or when the
+    /// stream is read. For a stream that goes on writing, where it saves a system call and a packet. Until it has left, the
+    /// client goes on from the one before.
+    ///
+    /// # Errors
+    ///
+    /// [`OfferError`]; there is no new checkpoint then, and the connection goes on. [`OfferError::Handshaking`] before the
+    /// [handshake](Self::handshake) is complete.
+    pub fn queue_checkpoint(&mut self, target: SocketAddr, state: &[u8]) -> Result<(), OfferError> {
+        let mut guard = self.shared.core();
+        guard.core.meet_application();
+        guard.core.queue_checkpoint(target, state)
+    }
+
+    /// Takes the number of bytes that the client has already of what the application writes next
+    /// ([`Arrival::Recovered`]): the application goes on behind them. Unless it is called, the application writes again from its
+    /// checkpoint on, and so many bytes of that are discarded. 0 when there is none left.
+    pub fn take_received(&mut self) -> u64 {
+        let mut guard = self.shared.core();
+        guard.core.meet_application();
+        guard.core.take_received()
+    }
+
+    /// How long a checkpoint is good.
+    pub(in crate::tokio) fn token_lifetime(&self) -> Duration {
+        self.shared.core().core.connection().token_lifetime()
     }
 
     /// The application's consent that the stream goes on at another server, from `state`: see

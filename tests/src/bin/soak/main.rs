@@ -18,6 +18,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use migration_tests::hosts::{self, Host};
 use migration_tests::session::Random;
 use migration_tests::{NAME, Pki};
 use migration_token::MemoryNonceStore;
@@ -32,7 +33,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
 use self::client::Clients;
-use self::net::{Host, Line, LineFigures};
+use self::net::{Line, LineFigures};
 use self::node::Order;
 use self::world::World;
 
@@ -107,13 +108,10 @@ fn runtime() -> io::Result<tokio::runtime::Runtime> {
 
 /// `true` when there was no fault.
 fn run(arguments: Arguments) -> io::Result<bool> {
-    if !rustix::process::geteuid().is_root() {
-        let what = "network namespaces need root; run it as: sudo tools/soak SECONDS";
-        return Err(io::Error::new(io::ErrorKind::PermissionDenied, what));
-    }
-    let mut hosts = vec![Host::add("client", Ipv4Addr::new(10, 77, 0, 1))?];
+    hosts::permitted()?;
+    let mut hosts = vec![Host::add("soak", "client", Ipv4Addr::new(10, 77, 0, 1))?];
     for (name, address) in NODES {
-        hosts.push(Host::add(name, address)?);
+        hosts.push(Host::add("soak", name, address)?);
     }
     let figures = Arc::new(LineFigures::default());
     let runtime = runtime()?;

@@ -1,21 +1,17 @@
-//! Hosts in network namespaces, and the line between them: packets are delayed, reordered, doubled and lost.
+//! The line between hosts: packets are delayed, reordered, doubled and lost.
 //!
 //! The line works on IP packets in user space, over a TUN device for each host, since not every kernel has netem. The hosts'
 //! own TCP sees to what it loses, as it would on a real line.
 
 use std::collections::HashMap;
-use std::fs::File;
 use std::io;
 use std::net::Ipv4Addr;
-use std::os::fd::AsFd as _;
-use std::path::Path;
-use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use migration_tests::hosts::Host;
 use migration_tests::session::Random;
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, sleep_until};
@@ -50,86 +46,28 @@ pub(crate) struct LineFigures {
     pub(crate) gaps: AtomicU64,
 }
 
-/// One host: a namespace with an address. It is removed when dropped.
-#[derive(Debug)]
-pub(crate) struct Host {
-    namespace: String,
-    address: Ipv4Addr,
-}
-
-impl Host {
-    /// # Errors
-    ///
-    /// What `ip` says.
-    pub(crate) fn add(name: &str, address: Ipv4Addr) -> io::Result<Self> {
-        let namespace = format!("soak{}-{name}", std::process::id());
-        ip(&["netns", "add", &namespace])?;
-        let host = Self { namespace, address };
-        ip(&["-n", &host.namespace, "link", "set", "lo", "up"])?;
-        Ok(host)
-    }
-
-    pub(crate) fn address(&self) -> Ipv4Addr {
-        self.address
-    }
-
-    /// Moves the calling thread here: its sockets are this host's from now on.
-    pub(crate) fn enter(&self) -> io::Result<()> {
-        let namespace = File::open(Path::new("/run/netns").join(&self.namespace))?;
-        move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))?;
-        Ok(())
-    }
-
-    /// Makes the host's end of the line. Packets are moved by `runtime`.
-    fn plug(&self, runtime: &Handle) -> io::Result<Tun> {
-        std::thread::scope(|scope| {
-            let plugged = scope.spawn(|| {
-                self.enter()?;
-                let _runtime = runtime.enter();
-                let made = Tun::builder()
-                    .name("line")
-                    .address(self.address)
-                    .netmask(Ipv4Addr::new(255, 255, 255, 0))
-                    .mtu(1500)
-                    .up()
-                    .build()
-                    .map_err(io::Error::other)?;
-                made.into_iter()
-                    .next()
-                    .ok_or_else(|| io::Error::other("no device"))
-            });
-            plugged
-                .join()
-                .unwrap_or_else(|_| Err(io::Error::other("the thread has panicked")))
-        })
-    }
-}
-
-impl Drop for Host {
-    fn drop(&mut self) {
-        if let Err(error) = ip(&["netns", "del", &self.namespace]) {
-            eprintln!("soak: {error}");
-        }
-    }
-}
-
-/// Runs `ip`.
-fn ip(arguments: &[&str]) -> io::Result<()> {
-    let output = Command::new("ip")
-        .args(arguments)
-        .output()
-        .map_err(|error| {
-            let what = "ip could not be started; install it: apt-get install iproute2";
-            io::Error::new(error.kind(), format!("{what} ({error})"))
-        })?;
-    match output.status.success() {
-        true => Ok(()),
-        false => Err(io::Error::other(format!(
-            "ip {} failed: {}",
-            arguments.join(" "),
-            String::from_utf8_lossy(&output.stderr).trim()
-        ))),
-    }
+/// Makes the host's end of the line. Packets are moved by `runtime`.
+fn plug(host: &Host, runtime: &Handle) -> io::Result<Tun> {
+    std::thread::scope(|scope| {
+        let plugged = scope.spawn(|| {
+            host.enter()?;
+            let _runtime = runtime.enter();
+            let made = Tun::builder()
+                .name("line")
+                .address(host.address())
+                .netmask(Ipv4Addr::new(255, 255, 255, 0))
+                .mtu(1500)
+                .up()
+                .build()
+                .map_err(io::Error::other)?;
+            made.into_iter()
+                .next()
+                .ok_or_else(|| io::Error::other("no device"))
+        });
+        plugged
+            .join()
+            .unwrap_or_else(|_| Err(io::Error::other("the thread has panicked")))
+    })
 }
 
 /// Connects all hosts with each other. Goes on in the background of the present runtime.
@@ -142,7 +80,7 @@ pub(crate) fn connect(
     let runtime = Handle::current();
     let mut devices = Vec::new();
     for host in hosts {
-        devices.push((host.address, Arc::new(host.plug(&runtime)?)));
+        devices.push((host.address(), Arc::new(plug(host, &runtime)?)));
     }
     for (i, (_, from)) in devices.iter().enumerate() {
         let mut ways = HashMap::new();

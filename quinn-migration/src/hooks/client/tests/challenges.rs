@@ -20,13 +20,13 @@ impl Bench {
         (payload.to_vec(), effects.wake)
     }
 
-    /// The datagram that leaves for the carriers that the hook queues next.
+    /// The datagram that leaves for the placeholders that the hook queues next.
     fn next_datagram(&mut self, used: &[u8]) -> Sent {
         let (_, action) = self.events();
-        let Action::Send(carriers) = action else {
+        let Action::Send(placeholders) = action else {
             panic!("{action:?}")
         };
-        self.send_with(used, datagrams(&carriers[..2]))
+        self.send_with(used, datagrams(first_packet(&placeholders)))
     }
 }
 
@@ -38,7 +38,7 @@ fn assert_answer(sent: &Sent, id: &[u8], on: u32) {
     assert_eq!(sent.id, id);
     let route = (ConnectionId::new(id), path(on));
     assert_eq!(sent.effects.probe_route, Some(route));
-    assert!(sent.effects.long_number);
+    assert!(sent.effects.force_4_byte_pn);
 }
 
 #[test]
@@ -53,6 +53,98 @@ fn a_challenge_in_a_datagram_of_its_own_is_answered_on_the_path_under_validation
     assert_answer(&sent, &offered.id, 1);
     let (_, action) = bench.events();
     assert!(matches!(action, Action::Wait(_)), "once: {action:?}");
+}
+
+/// quinn fills up what has room.
+#[test]
+fn a_busy_clients_answer_leaves_in_a_full_datagram_when_the_path_in_use_is_alive() {
+    for control in [vec![], vec![0x10, 1]] {
+        let mut bench = Bench::connected_to(ORIGIN);
+        let offered = offer(1, "198.51.100.1:1");
+        bench.receive(&frame(&offered));
+        bench.challenge();
+        bench.receive_on(1, &asked());
+        let (_, action) = bench.events();
+        let Action::Send(placeholders) = action else {
+            panic!("{action:?}")
+        };
+        let stream = [&[0x08, 0], &[5; 100][..]].concat();
+        let sent = bench.send([control.clone(), datagrams(&placeholders), stream].concat());
+        assert_eq!(
+            (&sent.id[..], sent.effects.probe_route),
+            (&OLD_ID[..], None)
+        );
+        assert!(sent.payload.ends_with(&[5; 100]));
+        let (_, action) = bench.events();
+        assert!(
+            matches!(action, Action::Wait(_)),
+            "is the path alive? {action:?}"
+        );
+        bench.receive(&[1]);
+        let sent = bench.next_datagram(&OLD_ID);
+        assert_answer(&sent, &offered.id, 1);
+        assert_eq!(sent.payload.len() + 11 + 16, SIZES.mtu);
+    }
+}
+
+/// quinn lets little out on a silent path.
+#[test]
+fn an_answer_does_not_stand_in_the_way_back() {
+    let mut bench = Bench::connected_to(ORIGIN);
+    let offered = offer(1, "198.51.100.1:1");
+    bench.receive(&frame(&offered));
+    let answer = [&[0x1b], &bench.challenge()[..]].concat();
+    bench.receive_on(1, &answer);
+    bench.send_with(&offered.id, vec![1]);
+    bench.events();
+    bench.receive(&new_connection_id(2, 0));
+    bench.receive_on(0, &asked());
+    let (_, action) = bench.events();
+    let Action::Send(placeholders) = action else {
+        panic!("{action:?}")
+    };
+    let stream = [&[0x08, 0], &[5; 100][..]].concat();
+    bench.send_with(&offered.id, [datagrams(&placeholders), stream].concat());
+    for _ in 0..20 {
+        bench.now += Duration::from_millis(80);
+        bench.send_with(&offered.id, vec![1]);
+        if let (_, Action::Send(placeholders)) = bench.events() {
+            // quinn begins such packets with IMMEDIATE_ACK.
+            let payload = [&[0x1f], &datagrams(first_packet(&placeholders))[..]].concat();
+            let sent = bench.send_with(&offered.id, payload);
+            assert_eq!(sent.payload[1], 0x1a, "a challenge to the path before");
+            assert!(placeholders.iter().all(|one| one.len() < 1200));
+            return;
+        }
+    }
+    panic!("nobody asks the path before");
+}
+
+/// The answer needs it.
+#[test]
+fn a_connection_id_is_not_given_back_before_the_answer_with_it_has_left() {
+    let mut bench = Bench::connected_to(ORIGIN);
+    let offered = offer(1, "198.51.100.1:1");
+    bench.receive(&frame(&offered));
+    let answer = [&[0x1b], &bench.challenge()[..]].concat();
+    bench.receive_on(1, &answer);
+    bench.send_with(&offered.id, vec![1]);
+    bench.receive(&bench.ack());
+    bench.receive(&[new_connection_id(2, 0), new_connection_id(3, 0)].concat());
+    bench.events();
+    bench.receive_on(0, &asked());
+    let (_, action) = bench.events();
+    let Action::Send(placeholders) = action else {
+        panic!("{action:?}")
+    };
+    bench.now += RTT * 4;
+    bench.events();
+    let given_back = |seen: Vec<u8>| seen.windows(8).any(|id| id == OLD_ID);
+    assert!(!given_back(bench.receive(&[1])));
+    let sent = bench.send_with(&offered.id, datagrams(first_packet(&placeholders)));
+    assert_answer(&sent, &OLD_ID, 0);
+    bench.events();
+    assert!(given_back(bench.receive(&[1])));
 }
 
 #[test]
@@ -116,7 +208,7 @@ fn a_challenge_on_a_path_that_is_given_up_is_answered_nowhere() {
     assert!(!bench.receive(&[0x01]).ends_with(&[7, 0x01]));
     let (_, action) = bench.events();
     assert!(
-        !matches!(&action, Action::Send(carriers) if carriers.len() > 1),
+        !matches!(&action, Action::Send(placeholders) if placeholders.len() > 1),
         "{action:?}"
     );
 }

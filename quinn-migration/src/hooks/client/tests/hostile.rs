@@ -45,14 +45,14 @@ fn a_refused_connection_id_is_given_back_until_acknowledged() {
     let mut bench = Bench::connected_to(ORIGIN);
     bench.receive(&frame(&offer(3, "127.0.0.1:22")));
     let (_, action) = bench.events();
-    let Action::Send(carriers) = action else {
+    let Action::Send(placeholders) = action else {
         panic!("{action:?}")
     };
-    let sent = bench.send(datagrams(&carriers));
+    let sent = bench.send(datagrams(&placeholders));
     assert!(sent.payload.starts_with(&retire_connection_id(3u32.into())));
     assert!(
         sent.payload[2..].iter().all(|byte| *byte == 0),
-        "the carrier's mark is on the wire"
+        "the placeholder's marker is on the wire"
     );
     let (_, action) = bench.events();
     let Action::Wait(Some(until)) = action else {
@@ -74,14 +74,14 @@ fn a_flood_of_advertisements_is_bounded_in_events_memory_and_answers() {
     for sequence in 1..1000 {
         bench.receive(&frame(&offer(sequence, "127.0.0.1:22")));
     }
-    let mut carriers = 0;
+    let mut placeholders = 0;
     let mut events = Vec::new();
     loop {
         match bench.poll() {
             Action::Report(event) => events.push(event),
-            Action::Send(carrier) => {
-                carriers += 1;
-                bench.send(datagrams(&carrier));
+            Action::Send(placeholder) => {
+                placeholders += 1;
+                bench.send(datagrams(&placeholder));
                 let number = VarInt::from_u64(bench.number).unwrap();
                 let mut ack = vec![0x02];
                 crate::wire::put_varint(&mut ack, number);
@@ -97,7 +97,7 @@ fn a_flood_of_advertisements_is_bounded_in_events_memory_and_answers() {
             .iter()
             .any(|event| matches!(event, Event::Missed(missed) if *missed > 1000))
     );
-    assert!(carriers <= 8, "{carriers} answers");
+    assert!(placeholders <= 8, "{placeholders} answers");
 }
 
 #[test]

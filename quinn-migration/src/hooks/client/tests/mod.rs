@@ -24,6 +24,7 @@ const RTT: Duration = Duration::from_millis(10);
 const SIZES: Sizes = Sizes {
     mtu: 1400,
     datagram: 1362,
+    crowded: false,
 };
 const ORIGIN: &str = "192.0.2.1:443";
 
@@ -35,6 +36,8 @@ struct Bench {
     hook: ClientHook,
     now: Instant,
     number: u64,
+    /// Something waits in the socket of the path in use.
+    unread: bool,
 }
 
 struct Sent {
@@ -71,6 +74,7 @@ impl Bench {
             hook,
             now: Instant::now(),
             number: 0,
+            unread: false,
         }
     }
 
@@ -87,7 +91,8 @@ impl Bench {
             payload: &mut payload,
             tag: 16,
         };
-        let effects = self.hook.on_send(packet);
+        let mut effects = Effects::default();
+        self.hook.on_send(packet, &mut effects);
         Sent {
             id: header[1..=id.len()].to_vec(),
             payload,
@@ -119,12 +124,18 @@ impl Bench {
     /// A packet by a path that is known not to be the one in use.
     fn receive_by(&mut self, came_by: Option<PathId>, payload: &mut BytesMut) -> Effects {
         self.received += 1;
-        self.hook.on_receive(Incoming {
+        let packet = Incoming {
             number: self.received,
             header: &[0x41, 1, 2, 3, 4, 0, 7],
             payload,
-            came_by,
-        })
+            arrival: Arrival {
+                by: came_by,
+                unread: self.unread,
+            },
+        };
+        let mut effects = Effects::default();
+        self.hook.on_receive(packet, &mut effects);
+        effects
     }
 
     /// An ACK frame for the last packet sent.
@@ -138,6 +149,20 @@ impl Bench {
     fn poll(&mut self) -> Action {
         self.hook.on_datagrams(self.datagrams);
         self.hook.poll(self.now, RTT, SIZES)
+    }
+
+    /// How many placeholders are queued for the first attempts, none of which leaves.
+    fn queued(&mut self, sizes: Sizes, attempts: usize) -> Vec<usize> {
+        let mut queued = Vec::new();
+        while queued.len() < attempts {
+            match self.hook.poll(self.now, RTT, sizes) {
+                Action::Send(placeholders) => queued.push(placeholders.len()),
+                Action::Wait(Some(until)) => self.now = until,
+                Action::Report(_) => {}
+                other => panic!("{other:?}"),
+            }
+        }
+        queued
     }
 
     /// All events up to the next action that is none.
@@ -158,10 +183,10 @@ impl Bench {
         assert!(matches!(action, Action::Open(_)), "{action:?}");
         self.hook.opened(path(1), self.now);
         let (_, action) = self.events();
-        let Action::Send(carriers) = action else {
+        let Action::Send(placeholders) = action else {
             panic!("{action:?}")
         };
-        let sent = self.send(datagrams(&carriers[..2]));
+        let sent = self.send(datagrams(first_packet(&placeholders)));
         assert_eq!(sent.payload[0], 0x1a);
         sent.payload[1..9].try_into().unwrap()
     }
@@ -181,8 +206,18 @@ fn datagram(data: &Bytes) -> Vec<u8> {
     frame
 }
 
-fn datagrams(carriers: &[Bytes]) -> Vec<u8> {
-    carriers.iter().flat_map(datagram).collect()
+fn datagrams(placeholders: &[Bytes]) -> Vec<u8> {
+    placeholders.iter().flat_map(datagram).collect()
+}
+
+/// Those that fill the first packet.
+fn first_packet(placeholders: &[Bytes]) -> &[Bytes] {
+    &placeholders[..placeholders.len() / 2 + 1]
+}
+
+/// Those that fill the next one, when other frames go with the first.
+fn next_packet(placeholders: &[Bytes]) -> &[Bytes] {
+    &placeholders[placeholders.len() / 2..]
 }
 
 fn offer(sequence: u32, target: &str) -> AlternateAddress {

@@ -1,4 +1,4 @@
-//! Validation and adoption.
+//! Validation and switch.
 
 use super::*;
 
@@ -20,32 +20,33 @@ fn a_probe_is_a_large_packet_with_a_challenge_and_the_advertised_connection_id()
     bench.events();
     bench.hook.opened(path(1), bench.now);
     let (_, action) = bench.events();
-    let Action::Send(carriers) = action else {
+    let Action::Send(placeholders) = action else {
         panic!("{action:?}")
     };
-    let full = datagrams(&carriers[..2]);
+    let full = datagrams(first_packet(&placeholders));
     // With another frame beside it, and when it is small, it stays an ordinary packet on the old path.
-    for payload in [[&[0x10, 5][..], &full].concat(), datagram(&carriers[0])] {
+    let left = datagrams(&placeholders[first_packet(&placeholders).len()..]);
+    for payload in [[&[0x10, 5][..], &full].concat(), left] {
         let sent = bench.send(payload);
         assert_eq!(sent.id, OLD_ID);
         assert!(!sent.payload.contains(&0x1a) && sent.payload.contains(&0x01));
-        assert!(!sent.effects.long_number);
+        assert!(!sent.effects.force_4_byte_pn);
     }
     assert!(
         matches!(bench.poll(), Action::Send(_)),
-        "all three came by: again"
+        "all came by: again"
     );
     let sent = bench.send(full);
     assert_eq!(sent.id, offered.id.to_vec());
     assert_eq!(sent.payload[0], 0x1a);
     assert!(sent.payload[9..].iter().all(|byte| *byte == 0));
     assert_eq!(sent.effects.probe_route, Some((offered.id, path(1))));
-    assert!(sent.effects.long_number);
+    assert!(sent.effects.force_4_byte_pn);
 }
 
-/// quinn sends what is pending with the first carrier; the other two make the next packet.
+/// quinn sends what is pending with the first placeholder; the others make the next packet.
 #[test]
-fn a_probe_fills_its_packet_to_the_last_byte_with_the_first_two_carriers_or_the_last_two() {
+fn a_probe_fills_its_packet_to_the_last_byte_with_its_first_placeholders_or_its_last() {
     for mtu in [1200, 1201, 1263, 1264, 1452, 9000] {
         for last in [false, true] {
             let mut bench = Bench::connected_to(ORIGIN);
@@ -53,20 +54,23 @@ fn a_probe_fills_its_packet_to_the_last_byte_with_the_first_two_carriers_or_the_
             bench.events();
             bench.hook.opened(path(1), bench.now);
             let sizes = Sizes {
+                crowded: false,
                 mtu,
                 datagram: mtu - 38,
             };
             let begun = bench.hook.poll(bench.now, RTT, sizes);
             assert!(matches!(begun, Action::Report(Event::Validating { .. })));
-            let Action::Send(carriers) = bench.hook.poll(bench.now, RTT, sizes) else {
+            let Action::Send(placeholders) = bench.hook.poll(bench.now, RTT, sizes) else {
                 panic!("not sent")
             };
             let header = [&[0x41], &OLD_ID[..], &[0, 7]].concat();
-            let mut payload = datagrams(&carriers[..2]);
+            let mut payload = datagrams(first_packet(&placeholders));
             assert_eq!(header.len() + payload.len() + 16, mtu);
             if last {
-                bench.send([&[0x10, 5], &datagram(&carriers[0])[..]].concat());
-                payload = datagrams(&carriers[1..]);
+                let next = next_packet(&placeholders);
+                let early = datagrams(&placeholders[..placeholders.len() - next.len()]);
+                bench.send([&[0x10, 5], &early[..]].concat());
+                payload = datagrams(next);
             }
             assert_eq!(bench.send(payload).payload[0], 0x1a);
         }
@@ -266,4 +270,17 @@ fn an_answer_that_arrives_out_of_order_counts_at_once() {
         bench.receive(&answer).len() > answer.len(),
         "quinn is not told to move"
     );
+}
+
+/// An application that fills quinn's datagram buffer pushes some of them out; on a silent path they only wait.
+#[test]
+fn a_challenge_that_does_not_leave_is_queued_more_often_where_it_may_be_pushed_out() {
+    for (crowded, expected) in [(false, [5, 5, 5, 5, 5]), (true, [3, 6, 9, 12, 12])] {
+        let mut bench = Bench::connected_to(ORIGIN);
+        bench.receive(&frame(&offer(1, "198.51.100.1:1")));
+        bench.events();
+        bench.hook.opened(path(1), bench.now);
+        let sizes = Sizes { crowded, ..SIZES };
+        assert_eq!(bench.queued(sizes, 5), expected);
+    }
 }

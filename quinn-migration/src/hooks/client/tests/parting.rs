@@ -14,7 +14,7 @@ fn quinn_hears_a_little_later_that_the_server_has_given_up_a_connection_id() {
     let Action::Wait(Some(until)) = action else {
         panic!("{action:?}")
     };
-    assert_eq!(until, bench.now + super::super::super::patience(RTT));
+    assert_eq!(until, bench.now + super::super::super::retry_interval(RTT));
     assert_eq!(bench.receive(&[1]), [1]);
     bench.now = until;
     bench.events();

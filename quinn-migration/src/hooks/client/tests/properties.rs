@@ -9,11 +9,11 @@ fn busy() -> Vec<Bench> {
     let mut probing = idle();
     probing.receive(&frame(&offer(1, "198.51.100.1:1")));
     probing.challenge();
-    let mut adopting = idle();
-    adopting.receive(&frame(&offer(1, "198.51.100.1:1")));
-    let data = adopting.challenge();
-    adopting.receive(&[&[0x1b], &data[..]].concat());
-    vec![idle(), probing, adopting]
+    let mut switching = idle();
+    switching.receive(&frame(&offer(1, "198.51.100.1:1")));
+    let data = switching.challenge();
+    switching.receive(&[&[0x1b], &data[..]].concat());
+    vec![idle(), probing, switching]
 }
 
 proptest! {

@@ -24,14 +24,14 @@ fn silent(bench: &mut Bench, id: &ConnectionId) -> (Sent, Vec<Event>) {
         bench.send_with(id, vec![1]);
         let (more, action) = bench.events();
         events.extend(more);
-        if let Action::Send(carriers) = action {
+        if let Action::Send(placeholders) = action {
             // PING, to ask whether a flow has ended.
-            if let [ping] = &carriers[..] {
+            if let [ping] = &placeholders[..] {
                 bench.send_with(id, datagram(ping));
                 continue;
             }
             // quinn begins such packets with IMMEDIATE_ACK.
-            let payload = [&[0x1f], &datagrams(&carriers[..2])[..]].concat();
+            let payload = [&[0x1f], &datagrams(first_packet(&placeholders))[..]].concat();
             let mut sent = bench.send_with(id, payload);
             assert_eq!((sent.payload.remove(0), sent.payload[0]), (0, 0x1a));
             return (sent, events);
@@ -70,6 +70,52 @@ fn a_silent_path_is_left_for_the_one_before_once_that_has_answered() {
     assert_eq!(bench.hook.server(), Some(ORIGIN.parse().unwrap()));
 }
 
+/// The answers of both paths wait in their sockets when a client that was busy reads.
+#[test]
+fn an_earlier_paths_answer_does_not_count_when_the_path_in_use_has_answered_too() {
+    for read in [true, false] {
+        let (mut bench, id) = moved(&[2]);
+        let (challenge, _) = silent(&mut bench, &id);
+        let answer = [&[0x1b], &challenge.payload[1..9]].concat();
+        if read {
+            bench.receive(&[1]);
+            bench.hook.on_traffic(bench.datagrams);
+        } else {
+            bench.unread = true;
+        }
+        let mut seen = BytesMut::from(&answer[..]);
+        bench.receive_by(Some(PathId::FIRST), &mut seen);
+        assert_eq!(seen, &answer[..], "quinn stays");
+        bench.unread = false;
+        bench.receive(&[1]);
+        let (events, action) = bench.events();
+        assert!(events.is_empty(), "{events:?}");
+        assert!(matches!(action, Action::Wait(_)), "{action:?}");
+        assert_eq!(bench.hook.server(), Some("198.51.100.1:1".parse().unwrap()));
+    }
+}
+
+/// Somebody forges them.
+#[test]
+fn datagrams_that_cannot_be_opened_do_not_keep_a_client_from_an_earlier_path() {
+    let (mut bench, id) = moved(&[2]);
+    bench.unread = true;
+    let mut answered = 0;
+    loop {
+        let (challenge, _) = silent(&mut bench, &id);
+        let answer = [&[0x1b], &challenge.payload[1..9]].concat();
+        bench.datagrams += 1;
+        bench.hook.on_traffic(bench.datagrams);
+        let mut seen = BytesMut::from(&answer[..]);
+        bench.receive_by(Some(PathId::FIRST), &mut seen);
+        answered += 1;
+        if seen.len() > answer.len() {
+            break;
+        }
+    }
+    assert_eq!(answered, 2);
+}
+
 #[test]
 fn an_earlier_path_may_answer_any_challenge_of_the_same_silence() {
     let (mut bench, id) = moved(&[2]);
@@ -88,7 +134,7 @@ fn an_earlier_path_may_answer_any_challenge_of_the_same_silence() {
 }
 
 /// When nothing is heard, quinn sends two packets of at most 1200 bytes at once, with PING and IMMEDIATE_ACK first, and
-/// repeats the control frames that were not acknowledged in each of them. Each carrier that does not fill one goes with
+/// repeats the control frames that were not acknowledged in each of them. Each placeholder that does not fill one goes with
 /// the next.
 #[test]
 fn an_earlier_path_is_asked_in_the_packets_that_quinn_sends_when_nothing_is_heard() {
@@ -121,8 +167,8 @@ fn ask_with(first: &[u8], stream: bool) -> Vec<u8> {
     for _ in 0..5 {
         bench.send_with(&id, [first, &[0x08, 0]].concat());
         for _ in 0..20 {
-            if let (_, Action::Send(carriers)) = bench.events() {
-                queue.extend(carriers);
+            if let (_, Action::Send(placeholders)) = bench.events() {
+                queue.extend(placeholders);
                 break;
             }
             bench.now += Duration::from_millis(20);
@@ -133,10 +179,10 @@ fn ask_with(first: &[u8], stream: bool) -> Vec<u8> {
             } else {
                 first.to_vec()
             };
-            while let Some(carrier) = queue.front()
-                && 11 + payload.len() + datagram(carrier).len() + 16 <= 1200
+            while let Some(placeholder) = queue.front()
+                && 11 + payload.len() + datagram(placeholder).len() + 16 <= 1200
             {
-                payload.extend(datagram(carrier));
+                payload.extend(datagram(placeholder));
                 queue.pop_front();
             }
             if stream && nth == 0 && payload.len() < 1200 - 27 {
@@ -144,7 +190,7 @@ fn ask_with(first: &[u8], stream: bool) -> Vec<u8> {
                 payload.resize(1200 - 27, 0xff);
             }
             let sent = bench.send_with(&id, payload);
-            if sent.effects.long_number {
+            if sent.effects.force_4_byte_pn {
                 assert_eq!(sent.payload.len(), 1200 - 27);
                 let stream_data = sent.payload.iter().filter(|byte| **byte == 0xff).count();
                 assert!(
@@ -205,10 +251,10 @@ fn the_path_before_and_the_first_one_are_asked_in_turns_and_a_long_silence_is_re
     assert!(matches!(action, Action::Open(_)), "{action:?}");
     bench.hook.opened(path(2), bench.now);
     let (_, action) = bench.events();
-    let Action::Send(carriers) = action else {
+    let Action::Send(placeholders) = action else {
         panic!("{action:?}")
     };
-    let sent = bench.send_with(&id, datagrams(&carriers[..2]));
+    let sent = bench.send_with(&id, datagrams(first_packet(&placeholders)));
     bench.receive(&[&[0x1b], &sent.payload[1..9]].concat());
     bench.send_with(&second.id, vec![1]);
     bench.receive(&new_connection_id(6, 0));
@@ -324,10 +370,10 @@ fn two_earlier_paths_are_not_asked_with_the_same_connection_id() {
         bench.events();
         bench.hook.opened(path(2), bench.now);
         let (_, action) = bench.events();
-        let Action::Send(carriers) = action else {
+        let Action::Send(placeholders) = action else {
             panic!("{action:?}")
         };
-        let sent = bench.send_with(&id, datagrams(&carriers[..2]));
+        let sent = bench.send_with(&id, datagrams(first_packet(&placeholders)));
         bench.receive(&[&[0x1b], &sent.payload[1..9]].concat());
         bench.send_with(&second.id, vec![1]);
         for sequence in &spares {
@@ -357,10 +403,10 @@ fn a_second_move_gives_back_what_the_first_one_kept() {
     bench.events();
     bench.hook.opened(path(2), bench.now);
     let (_, action) = bench.events();
-    let Action::Send(carriers) = action else {
+    let Action::Send(placeholders) = action else {
         panic!("{action:?}")
     };
-    let sent = bench.send_with(&id, datagrams(&carriers[..2]));
+    let sent = bench.send_with(&id, datagrams(first_packet(&placeholders)));
     bench.receive(&[&[0x1b], &sent.payload[1..9]].concat());
     bench.send_with(&second.id, vec![1]);
     assert!(gives_back(&bench.receive(&[0x01]), 0));
@@ -378,9 +424,124 @@ fn a_connection_id_that_waits_to_be_given_back_is_no_spare() {
     for _ in 0..50 {
         bench.send_with(&id, vec![1]);
         let (_, action) = bench.events();
-        if let Action::Send(carriers) = action {
-            assert_eq!(carriers.len(), 1, "an earlier path is asked with it");
+        if let Action::Send(placeholders) = action {
+            assert_eq!(placeholders.len(), 1, "an earlier path is asked with it");
         }
         bench.now += Duration::from_millis(100);
     }
+}
+
+/// Sends without an answer until packets go to the earlier path although it could not be asked: what stands before the
+/// challenge in quinn's queue may be too large for a packet on a silent path.
+fn on_trial(bench: &mut Bench, id: &ConnectionId) -> (Sent, Vec<Event>) {
+    let mut events = Vec::new();
+    for _ in 0..100 {
+        let sent = bench.send_with(id, vec![1]);
+        if sent.id != id.to_vec() {
+            return (sent, events);
+        }
+        events.extend(bench.events().0);
+        bench.now += Duration::from_millis(80);
+    }
+    panic!("the connection stays on the silent path")
+}
+
+#[test]
+fn a_client_whose_challenge_does_not_leave_goes_back_without_it() {
+    for spares in [&[][..], &[2, 3]] {
+        let (mut bench, id) = moved(spares);
+        let (sent, events) = on_trial(&mut bench, &id);
+        assert!(events.is_empty(), "nothing has answered: {events:?}");
+        let spare = spares
+            .first()
+            .map(|sequence| [u8::try_from(*sequence).unwrap(); 8]);
+        assert_eq!(sent.id, spare.map_or(OLD_ID.to_vec(), |id| id.to_vec()));
+        let route = spare.map(|id| (ConnectionId::new(&id), PathId::FIRST));
+        assert_eq!(
+            sent.effects.route, route,
+            "that of the path before is known"
+        );
+        assert_eq!(bench.send_with(&id, vec![1]).effects.route, None, "once");
+        assert_eq!(bench.hook.server(), Some("198.51.100.1:1".parse().unwrap()));
+        bench.events();
+        assert_eq!(bench.receive(&[1]), [1]);
+        let (events, _) = bench.events();
+        assert!(
+            matches!(events[..], [Event::FellBack { .. }]),
+            "{spares:?}: {events:?}"
+        );
+        assert_eq!(bench.hook.server(), Some(ORIGIN.parse().unwrap()));
+        // quinn goes over to it when it hears something.
+        let Some(spare) = spare else { continue };
+        let seen = bench.receive(&[1]);
+        // Behind the one of the first path, which is given back.
+        let [.., given_back, adopted] = seen[..seen.len() - 1].chunks(28).collect::<Vec<_>>()[..]
+        else {
+            panic!("{seen:?}")
+        };
+        let [given_back, adopted] =
+            [given_back, adopted].map(|frame| NewConnectionId::decode(&frame[1..]).unwrap());
+        assert_eq!(given_back.id, ConnectionId::new(&OLD_ID));
+        assert_eq!(adopted.id, ConnectionId::new(&spare));
+        assert_eq!(adopted.retire_prior_to, adopted.sequence);
+        let sent = bench.send_with(&adopted.id, vec![1]);
+        assert_eq!(sent.id, spare.to_vec());
+        assert_eq!(bench.receive(&[1]), [1], "it is not given back");
+    }
+}
+
+/// quinn's timeouts are further and further apart: that a challenge has not left says nothing while nothing else has.
+#[test]
+fn a_client_that_sends_nothing_does_not_go_back_unasked() {
+    let (mut bench, id) = moved(&[2, 3]);
+    let mut asked = 0;
+    for _ in 0..200 {
+        if asked == 0 {
+            bench.send_with(&id, vec![1]);
+        }
+        if let (_, Action::Send(_)) = bench.events() {
+            asked += 1;
+        }
+        bench.now += Duration::from_millis(80);
+    }
+    assert!(asked > 2, "the challenge waited long enough to be repeated");
+    assert_eq!(bench.send_with(&id, vec![1]).id, id.to_vec());
+}
+
+/// The server may have left the earlier address, and the silence be over soon.
+#[test]
+fn a_client_that_went_back_unasked_returns_when_that_path_is_silent_too() {
+    for spares in [&[][..], &[2, 3]] {
+        let (mut bench, id) = moved(spares);
+        for _ in 0..3 {
+            on_trial(&mut bench, &id);
+            let mut sent = bench.send_with(&id, vec![1]);
+            while sent.id != id.to_vec() {
+                bench.events();
+                bench.now += Duration::from_millis(80);
+                sent = bench.send_with(&id, vec![1]);
+            }
+            assert_eq!(sent.effects.route, None, "quinn's own way is known");
+        }
+        let ack = bench.ack();
+        assert_eq!(bench.receive(&ack), ack, "the path in use is alive");
+        let (events, action) = bench.events();
+        assert!(
+            matches!(events[..], [Event::Stranded { .. }] | []),
+            "{events:?}"
+        );
+        assert!(matches!(action, Action::Wait(_)), "{action:?}");
+        assert_eq!(bench.send_with(&id, vec![1]).id, id.to_vec());
+    }
+}
+
+#[test]
+fn a_packet_by_the_path_in_use_ends_a_trial_of_another_one() {
+    let (mut bench, id) = moved(&[2, 3]);
+    on_trial(&mut bench, &id);
+    bench.events();
+    bench.receive_by(Some(path(1)), &mut BytesMut::from(&[1][..]));
+    assert_eq!(bench.send_with(&id, vec![1]).id, id.to_vec());
+    assert_eq!(bench.hook.active_path(), Some(path(1)));
+    assert!(bench.events().0.is_empty());
 }

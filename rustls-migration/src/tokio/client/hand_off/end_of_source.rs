@@ -6,7 +6,6 @@ use std::sync::Arc;
 use rustls::HandshakeKind;
 use tokio::time::timeout;
 
-use crate::client::Offer;
 use crate::tokio::client::connector::HandOff;
 use crate::tokio::client::dialer::{ClientConn, Continuity, HandshakeGoal, Preconnected};
 use crate::tokio::client::error::{HandOffError, MigrateError};
@@ -68,6 +67,7 @@ impl MigrationStream {
                 true
             }
             other @ (Phase::Resuming { .. }
+            | Phase::Recovering { .. }
             | Phase::Outlived { .. }
             | Phase::Ended { .. }
             | Phase::Failed(_)
@@ -101,9 +101,10 @@ impl MigrationStream {
             Next::Nothing | Next::Overlapping { .. } | Next::Ready(_) => (Ahead::None, false),
         };
         self.control.set_ready(false);
+        self.control.begin_to_hold();
         let accepted = match counted {
             true => accepted,
-            false => accepted.and_then(|()| self.admit_offer().map(|_| ())),
+            false => accepted.and_then(|()| self.admit_hand_over()),
         };
         self.follow(conn, ahead, accepted, Vec::new());
     }
@@ -116,19 +117,19 @@ impl MigrationStream {
         accepted: Result<(), MigrateError>,
         held: Vec<u8>,
     ) {
-        let offer = accepted.and_then(|()| self.control.take_offer().ok_or(MigrateError::NoOffer));
-        let offer = match offer {
-            Ok(offer) => offer,
-            Err(why) => {
-                self.phase = Phase::Failed(HandOffError::NotFollowed(Arc::new(why)));
-                return;
-            }
-        };
+        let accepted = accepted.and_then(|()| match self.control.newest_kind() {
+            Some(_) => Ok(()),
+            None => Err(MigrateError::NoOffer),
+        });
+        if let Err(why) = accepted {
+            self.fail(HandOffError::NotFollowed(Arc::new(why)));
+            return;
+        }
         let continuity = Continuity::of(self.control.name.clone(), Some(conn));
         let control = Arc::clone(&self.control);
         self.phase = Phase::Resuming {
             resume: Box::pin(async move {
-                resume_handed_over(&control, &continuity, ahead, offer, held)
+                resume_handed_over(&control, &continuity, ahead, held)
                     .await
                     .map_err(Stranded::HandOff)
             }),
@@ -136,13 +137,17 @@ impl MigrationStream {
         };
     }
 
-    /// The present connection broke.
-    pub(in crate::tokio::client) fn broken(&mut self, error: io::Error) -> io::Error {
+    /// The present connection broke. `Ok` when the stream goes on elsewhere.
+    pub(in crate::tokio::client) fn broken(&mut self, error: io::Error) -> io::Result<()> {
         self.control.wakers.wake();
-        match self.take_phase() {
+        let error = match self.recover(error) {
+            Ok(()) => return Ok(()),
+            Err(error) => error,
+        };
+        Err(match self.take_phase() {
             Phase::ReadingOut { .. } | Phase::Switching { .. } => {
                 let failed = HandOffError::SourceLost(Arc::new(error));
-                self.phase = Phase::Failed(failed.clone());
+                self.fail(failed.clone());
                 failed.into()
             }
             Phase::Connected {
@@ -161,6 +166,7 @@ impl MigrationStream {
                 error
             }
             other @ (Phase::Resuming { .. }
+            | Phase::Recovering { .. }
             | Phase::Outlived { .. }
             | Phase::Ended { .. }
             | Phase::Failed(_)
@@ -168,7 +174,7 @@ impl MigrationStream {
                 self.phase = other;
                 error
             }
-        }
+        })
     }
 }
 
@@ -176,10 +182,11 @@ async fn resume_handed_over(
     control: &Control,
     continuity: &Continuity,
     ahead: Ahead,
-    offer: Offer,
     held: Vec<u8>,
 ) -> Result<(ClientConn, MigrationOutcome), HandOffError> {
     let dialer = &control.dialer;
+    let offer = control.resolve_offer().await;
+    let offer = offer.map_err(|why| HandOffError::NotFollowed(Arc::new(why)))?;
     let target = offer.target();
     let ahead = match ahead {
         Ahead::None => None,
@@ -205,7 +212,7 @@ async fn resume_handed_over(
                 from: control.address(),
                 at: target,
                 handshake: HandshakeKind::Resumed,
-                early_data: EarlyDataOutcome::of(&held, accepted),
+                early_data: EarlyDataOutcome::of(!held.is_empty(), accepted),
                 unread: 0,
                 fell_back: None,
             };

@@ -3,6 +3,7 @@
 //! What was written before the hand-off goes to the old server, what is written after it to the new one, and no byte to
 //! both.
 
+mod asked;
 mod end_of_source;
 
 use std::mem;
@@ -43,18 +44,24 @@ impl MigrationStream {
 
     /// Takes the hand-off as far as it goes now.
     pub(in crate::tokio::client) fn poll_phase(&mut self, cx: &mut Context<'_>) {
+        self.poll_resolving(cx);
         while self.poll_step(cx).is_ready() {}
+        self.poll_ahead(cx);
     }
 
     /// Ready when the phase has changed.
     fn poll_step(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         match &mut self.phase {
-            Phase::Connected { next, .. } => match next {
+            Phase::Connected { conn, next } => match next {
                 Next::Nothing => return Poll::Pending,
                 Next::Dialling { dial, .. } => {
                     *next = Next::Answered(ready!(dial.as_mut().poll(cx)));
                 }
                 Next::Answered(_) if self.control.is_corked() => return Poll::Pending,
+                // The newest offer is for when the server has ended.
+                Next::Answered(_) if conn.connection().handed_over().is_some() => {
+                    return Poll::Pending;
+                }
                 Next::Answered(_) => self.begin(),
                 Next::Overlapping { target, resume } => {
                     let resumed = ready!(resume.as_mut().poll(cx));
@@ -76,6 +83,7 @@ impl MigrationStream {
                 // Whoever asked for it has the outcome from an event, or from the phase.
                 let _ = self.resumed(resumed);
             }
+            Phase::Recovering { .. } => return self.poll_recovering(cx),
             Phase::ReadingOut { .. }
             | Phase::Switching { .. }
             | Phase::Ended { .. }
@@ -99,20 +107,46 @@ impl MigrationStream {
             if let Some(offer) = conn.connection_mut().take_offer() {
                 self.control.set_offer(offer);
             }
-            self.control.events.send(match update {
+            let event = match update {
                 Update::Offered { target, kind } => Event::Offered { target, kind },
                 Update::OfferRefused(error) => Event::OfferRefused(error),
-                Update::Notified => {
-                    self.control.set_notified(true);
-                    let kind = self.control.with_offer(Offer::kind);
-                    let kind = kind.unwrap_or(MoveKind::Connection);
-                    asked = kind == MoveKind::Stream;
-                    Event::Notified { kind }
+                Update::Marked { kind } => {
+                    if let Some(ticket) = conn.connection_mut().take_marked() {
+                        self.control.note_marked(ticket);
+                    }
+                    Event::Marked { kind }
                 }
-            });
+                Update::Checkpoint => {
+                    let checkpoint = conn.connection_mut().take_checkpoint();
+                    let noted = checkpoint.and_then(|checkpoint| self.note_checkpoint(checkpoint));
+                    let Some(event) = noted else {
+                        continue;
+                    };
+                    event
+                }
+                Update::Notified => {
+                    if let Some(target) = conn.connection().requested_target() {
+                        self.control.note_request(target);
+                    }
+                    self.lead();
+                    asked = !self.resolve();
+                    continue;
+                }
+            };
+            if let Event::Offered { kind, .. } | Event::Marked { kind } = &event
+                && *kind == MoveKind::Connection
+            {
+                self.withdraw_checkpoint();
+            }
+            let marked = matches!(event, Event::Marked { .. });
+            self.control.tell(event, self.phase.source());
+            if marked {
+                self.lead();
+                self.resolve();
+            }
         }
-        if asked && self.control.hand_off != HandOff::Manual {
-            self.dial_target();
+        if asked {
+            self.notified();
         }
     }
 
@@ -133,6 +167,7 @@ impl MigrationStream {
             Phase::Connected { .. }
             | Phase::ReadingOut { .. }
             | Phase::Resuming { .. }
+            | Phase::Recovering { .. }
             | Phase::Switching { .. }
             | Phase::Outlived { .. }
             | Phase::Ended { .. }
@@ -141,17 +176,19 @@ impl MigrationStream {
         };
         if let Err(why) = allowed {
             let why = Arc::new(why);
-            return self.control.events.send(Event::Refused { target, why });
+            let refused = Event::Refused { target, why };
+            return self.control.tell(refused, self.phase.source());
         }
         if let Phase::Connected { next, .. } = &mut self.phase {
             let control = Arc::clone(&self.control);
             let dial = Box::pin(async move {
                 let failed = |error, retry_in| {
-                    control.events.send(Event::TargetUnreachable {
+                    let unreachable = Event::TargetUnreachable {
                         target,
                         why: Arc::new(error),
                         retry_in,
-                    });
+                    };
+                    control.tell(unreachable, None);
                 };
                 control.dialer.open_patiently(target, failed).await
             });
@@ -171,6 +208,7 @@ impl MigrationStream {
         };
         if self.control.hand_off != HandOff::Overlap {
             conn.connection_mut().send_close_notify();
+            self.control.begin_to_hold();
             self.phase = Phase::ReadingOut {
                 conn,
                 preconnected,
@@ -211,7 +249,7 @@ impl MigrationStream {
         match self.take_phase() {
             // The application already writes for the target.
             _ if requested => {
-                self.phase = Phase::Failed(HandOffError::TargetLost {
+                self.fail(HandOffError::TargetLost {
                     error,
                     written_since: EarlyDataOutcome::None,
                 });
@@ -236,11 +274,18 @@ impl MigrationStream {
             other @ (Phase::Connected { .. }
             | Phase::ReadingOut { .. }
             | Phase::Resuming { .. }
+            | Phase::Recovering { .. }
             | Phase::Switching { .. }
             | Phase::Ended { .. }
             | Phase::Failed(_)
             | Phase::Lost(_)) => self.phase = other,
         }
+    }
+
+    /// The hand-off has failed, and there is no way back.
+    pub(in crate::tokio::client) fn fail(&mut self, error: HandOffError) {
+        self.control.tell_failure(error.name(), &error);
+        self.phase = Phase::Failed(error);
     }
 
     /// The application goes over to the target that is ready.
@@ -263,6 +308,7 @@ impl MigrationStream {
             other @ (Phase::Connected { .. }
             | Phase::ReadingOut { .. }
             | Phase::Resuming { .. }
+            | Phase::Recovering { .. }
             | Phase::Switching { .. }
             | Phase::Ended { .. }
             | Phase::Failed(_)
@@ -295,10 +341,11 @@ impl MigrationStream {
                 Ok(outcome)
             }
             Err(Stranded::HandOff(error)) => {
-                self.phase = Phase::Failed(error);
+                self.fail(error);
                 Err(MigrateError::Closed)
             }
             Err(Stranded::Lost(error)) => {
+                self.control.tell_failure(error.name(), &error);
                 self.phase = Phase::Lost(Some(error.clone()));
                 Err(error)
             }
@@ -306,19 +353,29 @@ impl MigrationStream {
     }
 
     /// Goes on at the new server.
-    fn arrive(&mut self, mut conn: Box<ClientConn>, outcome: MigrationOutcome, held: &[u8]) {
-        if !held.is_empty() {
-            // The connection's buffer takes more than can be held twice: now, and with the hello.
-            let written = conn.connection_mut().write(held);
-            debug_assert!(written.is_ok_and(|written| written == held.len()));
-        }
+    fn arrive(&mut self, conn: Box<ClientConn>, outcome: MigrationOutcome, held: &[u8]) {
+        let at = outcome.at;
+        self.go_on(conn, at, held, Event::Migrated(outcome));
+    }
+
+    /// Goes on at `address` with another connection, to which what is held comes first.
+    pub(in crate::tokio::client) fn go_on(
+        &mut self,
+        mut conn: Box<ClientConn>,
+        address: SocketAddr,
+        held: &[u8],
+        event: Event,
+    ) {
+        let first = conn.connection().first_data_len();
+        self.account.arrive(first.saturating_add(held.len()));
+        conn.connection_mut().write_held(held);
         if self.shutdown {
             conn.connection_mut().send_close_notify();
         }
-        self.control.arrived(outcome.at);
+        self.control.arrived(address);
         let next = Next::Nothing;
         self.phase = Phase::Connected { conn, next };
-        self.control.events.send(Event::Migrated(outcome));
+        self.control.tell(event, None);
         self.take_updates();
     }
 
@@ -331,7 +388,7 @@ impl MigrationStream {
 /// The target failed, and the stream stays where it is.
 fn stay(control: &Control, target: SocketAddr, why: Arc<ConnectError>) {
     control.set_notified(false);
-    control.events.send(Event::Stayed { target, why });
+    control.tell(Event::Stayed { target, why }, None);
 }
 
 fn overlapped(
@@ -342,7 +399,7 @@ fn overlapped(
     match resumed {
         Ok(conn) => {
             control.set_ready(true);
-            control.events.send(Event::Ready { target });
+            control.tell(Event::Ready { target }, None);
             let conn = Box::new(conn);
             Next::Ready(Ready { target, conn })
         }

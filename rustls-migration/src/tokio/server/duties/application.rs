@@ -10,7 +10,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::{Stage, StreamCore};
 use crate::connection::Connection as _;
 use crate::tokio::server::departure::Departure;
-use crate::tokio::server::error::DepartureOverdue;
+use crate::tokio::server::error::{DepartureOverdue, EndsTooEarly, Failure};
 
 /// What the application asks for.
 impl<IO> StreamCore<IO>
@@ -51,6 +51,10 @@ where
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if let Some(failure @ Failure::GoesOnElsewhere) = &mut self.failure {
+            // What has come is for the server where the stream goes on.
+            return Poll::Ready(Err(failure.report()));
+        }
         loop {
             self.driver.write_in_passing(cx);
             let before = buf.filled().len();
@@ -113,6 +117,10 @@ where
             }
             Stage::Handshaking { .. } | Stage::Established => {}
         }
+        let missing = self.driver.connection().still_to_discard();
+        if missing > 0 {
+            return Poll::Ready(Err(EndsTooEarly { missing }.into()));
+        }
         self.hand_over()?;
         self.driver.poll_shutdown(cx)
     }
@@ -134,12 +142,17 @@ where
         let Some(state) = self.registration.control().consent() else {
             return Ok(());
         };
-        let offered = self.driver.connection_mut().offer(target, Some(&state));
+        let offered = self.driver.connection_mut().hand_over(target, &state);
         self.set_departure(match &offered {
             Ok(()) => Departure::HandedOver,
             Err(error) => Departure::HandOverFailed(*error),
         });
         Ok(offered?)
+    }
+
+    /// How many bytes the client has that the application writes next; from now on they are not discarded.
+    pub(in crate::tokio::server) fn take_received(&mut self) -> u64 {
+        self.driver.connection_mut().take_received()
     }
 
     /// Asks for new traffic keys.

@@ -5,6 +5,7 @@
 
 mod application;
 mod notice;
+mod recovery;
 
 use std::future::Future as _;
 use std::io;
@@ -18,12 +19,13 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, Sleep, sleep_until};
+use tracing::Instrument as _;
 
 use super::departure::{Departure, DepartureClock, Overdue};
-use super::error::Failure;
+use super::error::{Failure, reason};
 use super::handle::{Command, DepartureStatus};
 use super::handshake::HandshakeSlot;
-use super::nonce_store::{CommitAnswer, NonceStoreGate};
+use super::nonce_store::{CommitAnswer, NonceStoreGate, Superseded};
 use super::registry::Registration;
 use crate::MoveKind;
 use crate::connection::Connection as _;
@@ -75,6 +77,8 @@ pub(super) struct StreamCore<IO> {
     /// The client did not leave in time.
     overdue: Option<Overdue>,
     application: Application,
+    /// A former checkpoint that is being spent.
+    spending: Option<JoinHandle<Superseded>>,
     /// The newest offer that was made after the handshake.
     offered: Option<(SocketAddr, MoveKind)>,
     /// The application has read to the client's end.
@@ -131,6 +135,7 @@ where
             departure: Departure::Staying,
             overdue: None,
             application: Application::Absent,
+            spending: None,
             offered: None,
             client_closed: false,
             failure: None,
@@ -144,6 +149,8 @@ where
         self.attend_application(cx);
         self.attend_commands();
         self.attend_departure(cx);
+        self.attend_checkpoint(cx);
+        self.attend_superseded(cx);
         if let Some(overdue) = &mut self.overdue
             && overdue.poll_abort(cx).is_ready()
         {
@@ -160,7 +167,7 @@ where
             Some(overdue) => overdue.is_at_rest(),
             None => self.departure.is_at_rest() || self.failure.is_some(),
         };
-        settled && !waits && departed
+        settled && !waits && departed && self.checkpoints_are_at_rest()
     }
 
     /// What others may wait for.
@@ -175,6 +182,11 @@ where
     }
 
     fn attend_handshake(&mut self, cx: &mut Context<'_>) {
+        if matches!(self.stage, Stage::Established | Stage::Failed) {
+            return;
+        }
+        let control = Arc::clone(self.registration.control());
+        let _in_span = control.span().enter();
         loop {
             let moved_on = match &mut self.stage {
                 Stage::Handshaking { .. } => self.poll_handshaking(cx),
@@ -202,14 +214,15 @@ where
                 let gate = Arc::clone(&self.gate);
                 let kind = self.driver.connection().arrived_as();
                 // A task of its own: it goes on although nobody polls the stream.
-                let answer = tokio::spawn(async move { gate.commit(claim, kind).await });
+                let commit = async move { gate.commit(claim, kind).await };
+                let answer = tokio::spawn(commit.in_current_span());
                 Stage::Committing {
                     slot,
                     answer,
                     failure,
                 }
             }
-            (None, None) => Stage::Established,
+            (None, None) => self.establish(),
             (None, failure) => {
                 self.failure = failure;
                 Stage::Failed
@@ -229,7 +242,7 @@ where
         // A task that did not come to its end has no answer.
         let answer = ready!(Pin::new(answer).poll(cx)).ok().flatten();
         let failure = failure.take();
-        self.stage = Stage::Established;
+        self.stage = self.establish();
         if self.driver.connection_mut().committed(&answer) {
             // The tickets have waited for this, and an alert may have.
             self.driver.write_in_passing(cx);
@@ -238,6 +251,13 @@ where
             self.fail_handshake(cx, Failure::TokenNotSpent);
         }
         Poll::Ready(())
+    }
+
+    /// The handshake is complete, and no stage stands between the peers.
+    fn establish(&self) -> Stage {
+        let lineage = self.driver.connection().lineage();
+        self.registration.control().set_lineage(lineage);
+        Stage::Established
     }
 
     fn attend_handshake_time(&mut self, cx: &mut Context<'_>) {
@@ -317,7 +337,8 @@ where
             Departure::Staying | Departure::NotMovable => {
                 let state = self.registration.control().consent();
                 let state = state.as_ref().map(|state| state.as_slice());
-                if self.tell(target, state, governed).is_err() {
+                if let Err(error) = self.tell(target, state, governed) {
+                    self.registration.control().set_not_told(reason(&error));
                     self.set_departure(Departure::NotMovable);
                 }
             }

@@ -38,6 +38,15 @@ where
         }
     }
 
+    /// Makes the client a checkpoint, which leaves with what is written next. It is neither an offer to follow nor consent.
+    pub(in crate::tokio::server) fn queue_checkpoint(
+        &mut self,
+        target: SocketAddr,
+        state: &[u8],
+    ) -> Result<(), OfferError> {
+        self.driver.connection_mut().checkpoint(target, state)
+    }
+
     /// Tells the client to move by its newest offer.
     pub(in crate::tokio::server) fn notify(&mut self) -> io::Result<()> {
         match self.departure {
@@ -132,12 +141,14 @@ where
             true => DepartureClock::Governed,
             false => DepartureClock::Own(counting.unwrap_or_else(|| Countdown::new(notice, limit))),
         };
-        let hand_over_to = match self.newest_offer() {
+        let newest = self.newest_offer();
+        let hand_over_to = match newest {
             Some((target, MoveKind::Stream)) => Some(target),
             Some((_, MoveKind::Connection)) | None => None,
         };
         let kind = hand_over_to.map_or(MoveKind::Connection, |_| MoveKind::Stream);
-        self.registration.control().set_told(kind);
+        let target = newest.map(|(target, _)| target);
+        self.registration.control().set_told(kind, target);
         self.set_departure(Departure::Told {
             hand_over_to,
             clock,
