@@ -7,6 +7,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
 use std::task::{Context, Poll, Waker};
+use std::thread;
 
 use redb::StorageBackend;
 use redb::backends::InMemoryBackend;
@@ -422,6 +423,7 @@ struct Disk {
     fault: Arc<Mutex<Option<io::ErrorKind>>>,
     /// Syncs wait while this is locked.
     slow: Arc<Mutex<()>>,
+    sync_begun: Arc<AtomicBool>,
     synced: Arc<AtomicBool>,
 }
 
@@ -458,6 +460,7 @@ impl StorageBackend for Disk {
     }
 
     fn sync_data(&self) -> io::Result<()> {
+        self.sync_begun.store(true, Ordering::SeqCst);
         drop(self.slow.lock().unwrap());
         self.check()?;
         self.synced.store(true, Ordering::SeqCst);
@@ -520,21 +523,28 @@ fn nothing_is_answered_before_it_is_synced_and_what_does_not_fit_in_the_queue_is
     let store = disk.store(MAX_WAITING);
     let slow = disk.slow.lock().unwrap();
     let mut cx = Context::from_waker(Waker::noop());
-    let mut waiting = Vec::new();
-    let mut busy = 0;
-    // The writer takes some away from the queue before it waits for the disk, at most once.
-    while busy < 3 * MAX_WAITING {
-        let nonce = u8::try_from(waiting.len()).unwrap();
+    disk.sync_begun.store(false, Ordering::SeqCst);
+    let mut claim_anew = |nonce| {
         let mut claim = store.claim(asked(nonce, 1));
-        match claim.as_mut().poll(&mut cx) {
-            Poll::Pending => waiting.push(claim),
-            Poll::Ready(answer) => {
-                assert!(matches!(answer, Err(StoreError::Busy)));
-                busy += 1;
-            }
-        }
+        let answer = claim.as_mut().poll(&mut cx);
+        (claim, answer)
+    };
+    let (first, answer) = claim_anew(0);
+    assert!(answer.is_pending());
+    // From here the writer has taken the first, and takes nothing more from the queue.
+    while !disk.sync_begun.load(Ordering::SeqCst) {
+        thread::yield_now();
     }
-    assert!((MAX_WAITING..=2 * MAX_WAITING + 1).contains(&waiting.len()));
+    let mut waiting = vec![first];
+    for nonce in 1..=MAX_WAITING {
+        let (claim, answer) = claim_anew(u8::try_from(nonce).unwrap());
+        assert!(answer.is_pending());
+        waiting.push(claim);
+    }
+    for _ in 0..3 {
+        let (_, answer) = claim_anew(u8::MAX);
+        assert!(matches!(answer, Poll::Ready(Err(StoreError::Busy))));
+    }
     for claim in &mut waiting {
         assert!(claim.as_mut().poll(&mut cx).is_pending());
     }
