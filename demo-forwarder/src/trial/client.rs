@@ -11,7 +11,7 @@ use demo_server::authority::{Authority, NAMES};
 use demo_server::program::Failure;
 use parking_lot::Mutex;
 use quinn::{Connection, RecvStream, SendStream};
-use quinn_migration::{Event, Failure as Reason, MigrationClient, Migrator, Policy};
+use quinn_migration::{MigrationClient, Migrator, Policy};
 use rustls::crypto::ring::default_provider;
 use rustls::version::TLS13;
 use sha2::{Digest as _, Sha256};
@@ -24,14 +24,6 @@ use crate::front::bind;
 
 /// Longer than any step takes; reaching it is a failure.
 const PATIENCE: Duration = Duration::from_secs(60);
-
-/// What became of an advertisement, or of a path.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Followed {
-    To(SocketAddr),
-    Back(SocketAddr),
-    No,
-}
 
 /// Server addresses, and where the path to each begins.
 type Paths = Arc<Mutex<Vec<(SocketAddr, SocketAddr)>>>;
@@ -130,22 +122,21 @@ impl Client {
         }
     }
 
-    /// Waits until the connection is on another front, or stays where it is.
-    pub(super) async fn followed(&mut self) -> Result<Followed, Failure> {
-        loop {
+    /// The front that the connection is on.
+    pub(super) fn server(&self) -> Option<SocketAddr> {
+        self.migrator.server()
+    }
+
+    /// Waits until the connection is on this front.
+    pub(super) async fn comes_to(&mut self, front: SocketAddr) -> Result<(), Failure> {
+        while self.server() != Some(front) {
             let event = timeout(PATIENCE, self.migrator.next()).await;
             let event = event.map_err(|_| Failure::Wrong("the client stays silent".to_owned()))?;
-            match event {
-                Some(Event::Advertised { .. } | Event::Validating { .. }) => {}
-                Some(Event::Migrated { to, .. }) => return Ok(Followed::To(to)),
-                Some(Event::FellBack { to, .. }) => return Ok(Followed::Back(to)),
-                Some(Event::Failed {
-                    reason: Reason::Unreachable { .. },
-                    ..
-                }) => return Ok(Followed::No),
-                other => return Err(Failure::Wrong(format!("the client reports {other:?}"))),
+            if event.is_none() {
+                return Err(Failure::Wrong("the connection has ended".to_owned()));
             }
         }
+        Ok(())
     }
 
     /// Has had enough: waits for the end, and answers with what came.

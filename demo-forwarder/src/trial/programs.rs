@@ -58,8 +58,8 @@ impl Group {
         let inside = [free([127, 0, 3, 1])?, free([127, 0, 3, 2])?];
         // By node and front.
         let links = [
-            [free([127, 0, 4, 1])?, free([127, 0, 4, 1])?],
-            [free([127, 0, 4, 2])?, free([127, 0, 4, 2])?],
+            [free([127, 0, 4, 1])?, free([127, 0, 4, 2])?],
+            [free([127, 0, 4, 3])?, free([127, 0, 4, 4])?],
         ];
         let node = |number: usize, links: [SocketAddr; 2]| {
             let mut arguments = vec!["node".to_owned(), format!("--number={number}")];
@@ -124,33 +124,40 @@ impl Group {
             match line.split(' ').next() {
                 Some("all") => break,
                 Some("at") => place = Some(seen("at", &line)?),
-                // What became of an advertisement.
-                Some("moved" | "stayed") => {}
                 _ => return Err(Failure::Wrong(format!("the node says `{line}`"))),
             }
         }
         place.ok_or_else(|| Failure::Wrong("the node has no client".to_owned()))
     }
 
-    /// What a node has sent in a download that has ended.
-    pub(super) async fn sent(&mut self, node: usize) -> Result<Sum, Failure> {
-        loop {
-            let line = self.node(node).line().await?;
-            let parts: Vec<&str> = line.split(' ').collect();
-            match *parts {
-                ["sent", bytes, sha256] => {
-                    return Ok(Sum {
-                        bytes: bytes.parse().unwrap_or_default(),
-                        sha256: sha256.to_owned(),
-                    });
-                }
-                ["moved" | "stayed", ..] => {}
-                _ => return Err(Failure::Wrong(format!("the node says `{line}`"))),
-            }
+    /// Has a node advertise a front to its only client, and waits until it knows what became of that.
+    pub(super) async fn advertise(
+        &mut self,
+        node: usize,
+        front: SocketAddr,
+    ) -> Result<(), Failure> {
+        self.tell(node, &format!("move {front}")).await?;
+        let line = self.node(node).line().await?;
+        match line.split(' ').next() {
+            Some("moved" | "stayed") => Ok(()),
+            _ => Err(Failure::Wrong(format!("the node says `{line}`"))),
         }
     }
 
-    pub(super) async fn tell(&mut self, node: usize, command: &str) -> Result<(), Failure> {
+    /// What a node has sent in a download that has ended.
+    pub(super) async fn sent(&mut self, node: usize) -> Result<Sum, Failure> {
+        let line = self.node(node).line().await?;
+        let parts: Vec<&str> = line.split(' ').collect();
+        match *parts {
+            ["sent", bytes, sha256] => Ok(Sum {
+                bytes: bytes.parse().unwrap_or_default(),
+                sha256: sha256.to_owned(),
+            }),
+            _ => Err(Failure::Wrong(format!("the node says `{line}`"))),
+        }
+    }
+
+    async fn tell(&mut self, node: usize, command: &str) -> Result<(), Failure> {
         let gone = || Failure::Wrong("a node has ended".to_owned());
         let input = self.node(node).input.as_mut().ok_or_else(gone)?;
         let line = format!("{command}\n");

@@ -48,9 +48,14 @@ impl KnownLife {
         }
     }
 
+    /// The time by the clock that is never set.
+    pub(super) fn elapsed(&self) -> time::Duration {
+        span(self.monotonic.elapsed())
+    }
+
     /// What to tell the server at the moment `now`.
     pub(super) fn asking(&self, now: OffsetDateTime) -> Asking {
-        let elapsed = span(self.monotonic.elapsed());
+        let elapsed = self.elapsed();
         let ahead = unix_milliseconds(now.saturating_sub(elapsed));
         self.ahead.fetch_max(ahead, Ordering::AcqRel);
         let life = self.life.lock().unwrap_or_else(PoisonError::into_inner);
@@ -68,7 +73,7 @@ impl KnownLife {
 
     /// The life `name` has answered a question of the moment `now`, and remembers since `since` (Unix milliseconds).
     pub(super) fn heard(&self, name: &str, since: i64, now: OffsetDateTime) {
-        let elapsed = span(self.monotonic.elapsed());
+        let elapsed = self.elapsed();
         let mut life = self.life.lock().unwrap_or_else(PoisonError::into_inner);
         match life.as_mut() {
             Some(life) if life.name == name && life.told <= since => life.latest = since,
@@ -103,7 +108,7 @@ impl KnownLife {
     pub(super) fn present(&self) -> i64 {
         let ahead = from_unix_milliseconds(self.ahead.load(Ordering::Acquire));
         // Both are rounded down.
-        let now = unix_milliseconds(ahead.saturating_add(span(self.monotonic.elapsed())));
+        let now = unix_milliseconds(ahead.saturating_add(self.elapsed()));
         let later = |last: i64| now.saturating_add(2).max(last.saturating_add(1));
         let last = self
             .last_present

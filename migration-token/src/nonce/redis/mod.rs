@@ -22,7 +22,6 @@ use tokio::time::{Instant, timeout_at};
 
 #[cfg(doc)]
 use super::Monotonic;
-use super::birth::span;
 use super::{BoxFuture, Claim, ClaimOutcome, CommitOutcome, MemoryId, NonceStore, StoreError};
 pub use builder::RedisNonceStoreBuilder;
 use connection::{Connection, Connector};
@@ -133,26 +132,22 @@ impl RedisNonceStore {
 
     /// Takes a step, within the time that there is.
     async fn ask(&self, step: Step<'_>) -> Result<String, StoreError> {
-        let asked = Instant::now();
-        let deadline = asked + self.timeout;
-        timeout_at(deadline, self.ask_until(step, asked, deadline))
+        let deadline = Instant::now() + self.timeout;
+        timeout_at(deadline, self.ask_until(step, deadline))
             .await
             .unwrap_or_else(|_| Err(RedisStoreError::Timeout(self.timeout).into()))
     }
 
-    async fn ask_until(
-        &self,
-        step: Step<'_>,
-        asked: Instant,
-        deadline: Instant,
-    ) -> Result<String, StoreError> {
+    async fn ask_until(&self, step: Step<'_>, deadline: Instant) -> Result<String, StoreError> {
+        let asked = self.life.elapsed();
+        let passed = || self.life.elapsed().saturating_sub(asked);
         let mut connection = self.connection().await?;
         for _ in 0..LIVES {
             // Waiting for a connection is no difference of clocks.
-            let script = || self.script(step, span(asked.elapsed()));
+            let script = || self.script(step, passed());
             let answer = self.run(&mut connection, script).await;
             let (word, since, life) = answer.map_err(of_command)?;
-            let now = step.now(span(asked.elapsed()));
+            let now = step.now(passed());
             if word == "began" {
                 let learned = self.life.present();
                 let settle = || self.scripts.settle(&life, since, learned);
