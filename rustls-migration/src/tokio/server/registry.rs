@@ -124,9 +124,10 @@ impl Drop for Registration {
         live.connections.remove(&self.id);
         self.control.leave(live.drain());
         drop(live);
-        gauge!(CONNECTIONS, decrement 1.0);
         let (status, _) = self.control.status();
+        // In this order: who reads zero connections reads each end, too.
         count!(CONNECTIONS_CLOSED, "departure" => status.name());
+        gauge!(CONNECTIONS, decrement 1.0);
         self.control.ended();
     }
 }
