@@ -20,12 +20,15 @@ use crate::options::QuicHandoff;
 
 /// How long the data is watched before a move and after it.
 const WINDOW: Duration = Duration::from_millis(100);
-/// An address that was left is quiet when nothing passed it for one window; it has this many to become so.
+/// An address that was left is quiet when nothing passed it for so many windows: an answer to the server's challenge may come
+/// late.
+const QUIET_WINDOWS: u32 = 5;
+/// It has this many to become so.
 const WINDOWS_TO_SETTLE: u32 = 50;
 /// What must arrive over the new address before the next move, in bytes in each direction.
 const PROGRESS: u64 = 1 << 20;
 /// Advertisements of one address at most. One can fail on a connection at full speed: the crate's documentation says
-/// why, under its limits.
+/// why, under its limits. And a client goes back where the new address gets no processor time for long.
 const ADVERTISEMENTS: u32 = 10;
 
 pub(crate) async fn run(options: &QuicHandoff) -> Result<(), Failure> {
@@ -72,21 +75,28 @@ async fn hop(ends: &mut Ends, flow: &Flow, number: u32) -> Result<Hop, Failure> 
     flow.longest_gap();
     tokio::time::sleep(WINDOW).await;
     let stall_before = flow.longest_gap();
-    let (validation, advertisements) = follow(ends, new).await?;
-    tokio::time::sleep(WINDOW).await;
-    let stall = flow.longest_gap();
-    let quiet_at = settle(ends, old).await;
-    flow.progress(PROGRESS).await?;
-    Ok(Hop {
-        from: old.socket,
-        to: new.socket,
-        arrived: ends.server_address_in_use() == new.id,
-        advertisements,
-        validation,
-        stall,
-        stall_before,
-        old_path_datagrams: ends.datagrams(old).saturating_sub(quiet_at),
-    })
+    let mut advertisements = 0;
+    loop {
+        let (validation, more) = follow(ends, new).await?;
+        advertisements += more;
+        tokio::time::sleep(WINDOW).await;
+        let stall = flow.longest_gap();
+        let quiet_at = settle(ends, flow, old).await?;
+        flow.progress(PROGRESS).await?;
+        let arrived = ends.server_address_in_use() == new.id;
+        if arrived || advertisements >= ADVERTISEMENTS {
+            return Ok(Hop {
+                from: old.socket,
+                to: new.socket,
+                arrived,
+                advertisements,
+                validation,
+                stall,
+                stall_before,
+                old_path_datagrams: ends.datagrams(old).saturating_sub(quiet_at),
+            });
+        }
+    }
 }
 
 /// Advertises an address until both ends have moved there; answers with the time of the validation and the number of
@@ -114,7 +124,13 @@ async fn follow(ends: &mut Ends, new: Address) -> Result<(Duration, u32), Failur
 async fn validated(ends: &mut Ends, new: Address) -> Result<Option<Duration>, Failure> {
     loop {
         match ends.migrator.next().await {
-            Some(Event::Advertised { .. } | Event::Validating { .. }) => {}
+            // A client that goes back does so from an earlier move.
+            Some(
+                Event::Advertised { .. }
+                | Event::Validating { .. }
+                | Event::FellBack { .. }
+                | Event::Stranded { .. },
+            ) => {}
             Some(Event::Migrated { validation, to, .. }) if to == new.socket => {
                 return Ok(Some(validation));
             }
@@ -129,15 +145,18 @@ async fn validated(ends: &mut Ends, new: Address) -> Result<Option<Duration>, Fa
 }
 
 /// Waits until what was under way at an address has passed; answers with the datagrams that it has seen by then.
-async fn settle(ends: &Ends, old: Address) -> u64 {
-    let mut seen = ends.datagrams(old);
+async fn settle(ends: &Ends, flow: &Flow, old: Address) -> Result<u64, Failure> {
+    let (mut seen, mut quiet) = (ends.datagrams(old), 0);
     for _ in 0..WINDOWS_TO_SETTLE {
         tokio::time::sleep(WINDOW).await;
+        // Where the whole process stood still, what had come would wait unread.
+        flow.progress(PROGRESS).await?;
         let now = ends.datagrams(old);
-        if now == seen {
+        quiet = if now == seen { quiet + 1 } else { 0 };
+        seen = now;
+        if quiet == QUIET_WINDOWS {
             break;
         }
-        seen = now;
     }
-    seen
+    Ok(seen)
 }
