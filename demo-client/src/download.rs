@@ -31,7 +31,7 @@ const READ_ON: usize = 1 << 20;
 /// How long a server may take to close after its last byte.
 const CLOSE_LIMIT: Duration = Duration::from_secs(10);
 /// How long a node that cannot be reached is tried again, and how often. Its server has stopped sending meanwhile.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(3);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(6);
 pub(crate) const RETRY_PAUSE: Duration = Duration::from_millis(100);
 
 /// What to download, and from where.

@@ -156,20 +156,20 @@ class Faults(ClientCase):
 
     def test_a_token_with_a_bad_signature_is_not_followed(self):
         self.start(Script(spoil=lambda token: migrating_client.flip(token, -1)))
-        report = self.check_fault("signature does not verify", "--timeout", "0.5")
+        report = self.check_fault("signature does not verify", "--timeout", "2")
         self.assertEqual([leg["leg"] for leg in report["legs"]], ["a"])
 
     def test_a_token_with_trailing_bytes_is_not_followed(self):
         self.start(Script(spoil=lambda token: token + b"\0"))
-        self.check_fault("trailing", "--timeout", "0.5")
+        self.check_fault("trailing", "--timeout", "2")
 
     def test_a_token_to_a_wider_address_is_not_followed(self):
         self.start(Script(target=("10.0.0.1", 4433)))
-        self.check_fault("wider", "--timeout", "0.5")
+        self.check_fault("wider", "--timeout", "2")
 
     def test_a_missing_notification_is_named(self):
         self.start()
-        self.check_fault("before migrate_notify", "--until-notify", "--timeout", "0.5")
+        self.check_fault("before migrate_notify", "--until-notify", "--timeout", "2")
 
     def test_a_b_that_ends_without_close_notify_is_a_fault(self):
         self.start(target=Script(mute=True))

@@ -38,6 +38,9 @@ impl ServiceFolder {
     }
 }
 
+/// Only a broken test waits for it.
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);
+
 /// The settings of a node of the service in `folder`, with early data.
 pub fn node(folder: &Path) -> MigrationServerBuilder {
     let chain = CertificateDer::from_pem_file(folder.join(CERTIFICATE)).unwrap();
@@ -50,5 +53,10 @@ pub fn node(folder: &Path) -> MigrationServerBuilder {
         .unwrap();
     config.max_early_data_size = 16_384;
     let keys = TicketKeys::load(folder.join(KEYS)).unwrap();
-    MigrationServer::builder(config, SERVICE, keys).clock_skew(std::time::Duration::ZERO)
+    // Nothing is about time here, and a disk may be slow.
+    MigrationServer::builder(config, SERVICE, keys)
+        .clock_skew(std::time::Duration::ZERO)
+        .nonce_store_timeout(PATIENCE)
+        .handshake_timeout(PATIENCE)
+        .hello_timeout(PATIENCE)
 }

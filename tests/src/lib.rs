@@ -46,6 +46,7 @@ pub mod openssl;
 pub mod peer;
 pub mod pki;
 pub mod place;
+pub mod ports;
 pub mod presentations;
 pub mod program;
 pub mod programs;

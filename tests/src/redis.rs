@@ -10,6 +10,7 @@ use tempfile::TempDir;
 use tokio::time::sleep;
 
 use crate::Pki;
+use crate::ports::unused;
 
 /// A redis-server, which dies with this value.
 pub struct RedisServer {
@@ -61,7 +62,7 @@ impl RedisServer {
             write("key", key),
             write("ca", pki.ca_pem()),
         ];
-        let port = crate::redis_groups::free_port().to_string();
+        let port = unused("127.0.0.2").port().to_string();
         let [certificate, key, ca] = &files;
         let tls = [
             ["--tls-port", &port],

@@ -2,11 +2,12 @@
 //!
 //! The servers are real, and each ends with its value.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::time::sleep;
 
+use crate::ports::unused;
 use crate::redis::RedisServer;
 
 /// What the Sentinels call their primary.
@@ -64,7 +65,7 @@ impl Cluster {
         let mut buses = Vec::new();
         for slots in [["0", "5460"], ["5461", "10922"], ["10923", "16383"]] {
             // It must not be a port that depends on the other.
-            let bus = free_port().to_string();
+            let bus = unused("127.0.0.2").port().to_string();
             let mut of_cluster = vec!["--cluster-enabled", "yes", "--cluster-port", &bus];
             of_cluster.extend(["--cluster-announce-ip", "127.0.0.2"]);
             of_cluster.extend(["--bind-source-addr", "127.0.0.2"]);
@@ -117,12 +118,6 @@ impl Cluster {
         let there = to.ask(&["EXISTS", key]);
         assert_eq!(there.trim(), "1");
     }
-}
-
-/// A port that was free a moment ago.
-pub fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.2:0").unwrap();
-    listener.local_addr().unwrap().port()
 }
 
 fn parts(address: SocketAddr) -> (String, String) {

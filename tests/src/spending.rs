@@ -21,7 +21,7 @@ use tokio::time::{Instant, sleep, timeout};
 const CURRENT: usize = 400;
 
 /// How long a store may take to work again once its fault is over. Only a broken test waits for it.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(180);
 
 /// Several tasks that present the same tokens to several stores, until they are told to stop.
 pub struct Spending {

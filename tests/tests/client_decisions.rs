@@ -7,6 +7,7 @@ use std::time::Duration as StdDuration;
 
 use migration_tests::client::{Chosen, echoed, expect};
 use migration_tests::node::echo;
+use migration_tests::ports::unused;
 use migration_tests::{Node, Service, TestClock, server_name};
 use rustls::HandshakeKind;
 use rustls_migration::client::{
@@ -241,16 +242,10 @@ async fn a_stream_migrates_five_times_in_300_seconds_and_then_stays() {
     assert_eq!(landing.handshake, HandshakeKind::Resumed);
 }
 
-/// An address where nobody listens.
-async fn closed_port() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.3:0").await.unwrap();
-    listener.local_addr().unwrap()
-}
-
 #[tokio::test]
 async fn a_stream_does_not_leave_its_server_for_a_target_that_cannot_be_reached() {
     let service = Service::default();
-    let target = closed_port().await;
+    let target = unused("127.0.0.3");
     let (mut stream, mut a) = offered(&service, target).await;
     echoed(&mut stream, b"hello").await;
     a.arrival().await;
@@ -297,7 +292,7 @@ async fn a_target_that_closes_or_stays_silent_leads_back_and_nothing_is_sent_twi
     for target in [closes, silent] {
         let connector = service
             .connector()
-            .connect_timeout(StdDuration::from_millis(500));
+            .connect_timeout(StdDuration::from_secs(3));
         let (mut stream, a) = offered_to(&connector, &service, target).await;
         echoed(&mut stream, b"hello").await;
         let landing = stream.migrate(b"maybe").await.unwrap();

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use migration_tests::place::{Held, LONG, Place, SHORT, text};
+use migration_tests::ports::unused;
 use migration_tests::programs::{demo_client, demo_server, report};
 use migration_tests::relay::Relay;
 use rustls::pki_types::CertificateDer;
@@ -249,9 +250,7 @@ async fn a_download_that_follows_by_itself_is_handed_over_at_a_typed_word() {
 async fn a_target_that_comes_a_second_late_is_waited_for() {
     for mode in ["immediate", "drain"] {
         let place = Place::with_file(LONG);
-        let unused = TcpListener::bind("127.0.0.3:0").await.unwrap();
-        let late = unused.local_addr().unwrap();
-        drop(unused);
+        let late = unused("127.0.0.3");
         let to_late = late.to_string();
         let b = place.node("127.0.0.4", &["--answers-for", &to_late]).await;
         let mut a = place.node("127.0.0.2", &["--migrate-to", &to_late]).await;
@@ -269,9 +268,7 @@ async fn a_target_that_comes_a_second_late_is_waited_for() {
 #[tokio::test]
 async fn when_the_target_is_gone_the_download_completes_and_the_status_says_so() {
     let place = Place::with_file(LONG);
-    let unused = TcpListener::bind("127.0.0.3:0").await.unwrap();
-    let gone = unused.local_addr().unwrap().to_string();
-    drop(unused);
+    let gone = unused("127.0.0.3").to_string();
     let mut a = place.node("127.0.0.2", &["--migrate-to", &gone]).await;
     let held = Held::start(&place, a.address(), &[]).await;
     a.signal("USR1").await;

@@ -112,10 +112,11 @@ async fn a_signal_moves_a_download_by_http() {
         let dialect = ["--dialect", dialect];
         let b = place.node("127.0.0.3", &dialect).await;
         let to_b = ["--migrate-to", &b.address().to_string()];
-        let a = place.node("127.0.0.2", &[dialect, to_b].concat()).await;
+        let mut a = place.node("127.0.0.2", &[dialect, to_b].concat()).await;
         let more = [dialect, ["--http", "2"]].concat();
         let held = Held::start(&place, a.address(), &more).await;
         a.signal("USR1").await;
+        a.logged("moving all live connections").await;
         let (output, copy) = held.release().await;
         assert_followed(&output, &copy, &place);
         assert_eq!(report(&output)["trigger"], asked_by);

@@ -68,9 +68,14 @@ async fn a_click_drains_a_node_of_200_clients_and_the_page_shows_it_to_its_end()
     let mut b = place.node("127.0.0.3", &OPERATOR).await;
     let (to_b, at_b) = (b.address().to_string(), b.operator_url().await);
     let drain = ["--drain-to", &to_b, "--drain-over", "6"];
-    let peer = ["--operator-peer", &at_b, "--drain-deadline", "60"];
+    // It stays until the page has shown its end.
+    let stays = ["--drain-deadline", "60", "--operator-linger", "600"];
+    let peer = ["--operator-peer", &at_b];
     let mut a = place
-        .node("127.0.0.2", &[&OPERATOR[..], &drain, &peer].concat())
+        .node(
+            "127.0.0.2",
+            &[&OPERATOR[..], &drain, &peer, &stays].concat(),
+        )
         .await;
     let page = a.operator_url().await;
 
@@ -117,6 +122,7 @@ async fn a_click_drains_a_node_of_200_clients_and_the_page_shows_it_to_its_end()
     );
     a.logged("drained total=200 moved=200 not_movable=0 forced=0 remaining=0")
         .await;
+    a.signal("INT").await;
     assert_eq!(a.ended().await, Some(0));
     browser.quit().await;
 

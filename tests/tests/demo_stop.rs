@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 
 /// How many clients wait.
-const WAITING: usize = 12;
+const WAITING: usize = 6;
 
 #[tokio::test]
 async fn a_terminated_node_serves_who_has_been_waiting_for_it() {

@@ -13,7 +13,7 @@ use tokio::io::DuplexStream;
 const IDLE: usize = 1500;
 
 /// How many handshakes are made at a time.
-const HANDSHAKES: usize = 200;
+const HANDSHAKES: usize = 50;
 
 /// Processor time of this thread, which does all the work.
 fn processor_time() -> Duration {
@@ -31,7 +31,7 @@ async fn handshake(setting: &Setting, at: &MigrationAcceptor) -> (Peer, TlsStrea
 /// Processor time per handshake at each of these, in turn: the least of some rounds, since others use the machine too.
 async fn costs<const N: usize>(setting: &Setting, nodes: [&MigrationAcceptor; N]) -> [Duration; N] {
     let mut least = [Duration::MAX; N];
-    for _ in 0..5 {
+    for _ in 0..20 {
         for (at, least) in nodes.iter().zip(&mut least) {
             let before = processor_time();
             for _ in 0..HANDSHAKES {

@@ -100,7 +100,7 @@ async fn clients_that_stay_and_clients_that_cannot_be_told_are_given_up_at_the_d
     }
     let plan = DrainPlan::to([(b.address(), 1)])
         .spread_over(StdDuration::ZERO)
-        .deadline(StdDuration::from_millis(300));
+        .deadline(StdDuration::from_secs(3));
     let drain = acceptor.drain(plan);
     while follows.peer_addr() != b.address() {
         echoed(&mut follows, b"word").await;

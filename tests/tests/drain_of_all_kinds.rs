@@ -214,12 +214,23 @@ async fn the_outcome_of_each_is_right_and_all_add_up() {
     }
 
     // A second for each two hundred, so that a machine that builds other things besides has the time.
-    let deadline = Duration::from_secs(8) + Duration::from_millis(5) * clients() as u32;
+    let deadline = Duration::from_secs(12) + Duration::from_millis(5) * clients() as u32;
     let plan = DrainPlan::to([(at_b, 1)]).spread_over(Duration::from_secs(1));
     let drain = acceptor.drain(plan.deadline(deadline));
     drain.pause();
+    // A first one may have been told by now. Where it was to leave by itself, it does what it is asked.
+    let told: Vec<_> = drain
+        .connections()
+        .into_iter()
+        .filter(|known| known.outcome != DrainOutcome::Untold)
+        .map(|known| known.peer.unwrap())
+        .collect();
     let (leaving, there): (Vec<_>, Vec<_>) = there
         .into_iter()
+        .map(|(kind, (from, client))| match kind {
+            Kind::Leaves if told.contains(&from) => (Kind::Asks, (from, client)),
+            _ => (kind, (from, client)),
+        })
         .inspect(|(kind, (from, _))| {
             expected.push((*from, kind.expected()));
         })
@@ -249,7 +260,7 @@ async fn the_outcome_of_each_is_right_and_all_add_up() {
     drop(held);
     let progress = summary.progress;
     println!("{progress:?} in {:?}", summary.elapsed);
-    assert!(summary.elapsed < deadline + Duration::from_secs(2));
+    assert!(summary.elapsed < deadline + PATIENCE);
     assert_eq!((progress.total, progress.remaining), (expected.len(), 0));
     let known = summary.connections.iter();
     let mut known: Vec<_> = known

@@ -29,7 +29,7 @@ use tokio::time::{Instant, sleep, timeout};
 const LIMIT: Duration = Duration::from_millis(400);
 
 /// What a busy machine may add before the test calls a wait unbounded.
-const SCHEDULING: Duration = Duration::from_secs(4);
+const SCHEDULING: Duration = Duration::from_secs(8);
 
 /// Clients at a time.
 const CLIENTS: usize = 12;

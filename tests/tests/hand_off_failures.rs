@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 
 use migration_tests::client::{echoed, expect, hand_off_error as failure, until as event};
 use migration_tests::node::{ServerStream, echo};
+use migration_tests::ports::unused;
 use migration_tests::{Node, Service, server_name};
 use rustls_migration::TicketKeys;
 use rustls_migration::server::{Arrival, Verdict};
@@ -34,17 +35,12 @@ async fn connect(service: &Service, node: &Node, mode: HandOff) -> MigrationStre
         .unwrap()
 }
 
-async fn closed_port() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.3:0").await.unwrap();
-    listener.local_addr().unwrap()
-}
-
 #[tokio::test]
 async fn a_target_that_is_not_there_yet_is_dialled_again_while_the_old_server_serves() {
     for mode in [HandOff::Drain, HandOff::Overlap] {
         let service = Service::default();
         let mut a = Node::bind("127.0.0.2").await;
-        let target = closed_port().await;
+        let target = unused("127.0.0.3");
         a.serve(service.node(), move |stream| move_to(stream, target));
         let mut stream = connect(&service, &a, mode).await;
         let mut events = stream.events();
@@ -174,7 +170,7 @@ async fn a_server_that_ends_the_stream_itself_ends_it() {
 async fn a_stream_that_may_not_migrate_again_says_so_and_stays() {
     let service = Service::default();
     let mut a = Node::bind("127.0.0.2").await;
-    let target = closed_port().await;
+    let target = unused("127.0.0.3");
     a.serve(service.node(), move |stream| move_to(stream, target));
     let none = rustls_migration::client::MigrationLimit {
         count: 0,

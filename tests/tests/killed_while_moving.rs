@@ -188,7 +188,15 @@ async fn one_seed(
     let script = script(seed, scenario);
     let sites = vec![Site::here(MORTAL); 3];
     let mut chain = Chain::start(&sites, folder, stores, &script).await;
-    let connector = enduring(service).connect_timeout(DIALLING);
+    let dialling = match scenario {
+        // Nobody is waited for in vain.
+        Scenario::SourceOfHandOver | Scenario::InTurn => PATIENCE / 2,
+        Scenario::TargetOfHandOver
+        | Scenario::TargetBeforeRecovery
+        | Scenario::TargetDuringRecovery
+        | Scenario::TargetAfterRecovery => DIALLING,
+    };
+    let connector = enduring(service).connect_timeout(dialling);
     let connected = connector.connect(server_name(), chain.first()).await;
     let stream = connected.unwrap();
     let mut told = Told {

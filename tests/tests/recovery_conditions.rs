@@ -17,6 +17,7 @@ use migration_tests::session::{Content, Script};
 use migration_tests::simulated::{Pair, run};
 use migration_tests::world::{Case, Outcome, World, undisturbed};
 use migration_tests::{TestClock, server_name};
+use rustls_migration::Clock as _;
 use rustls_migration::server::{Arrival, OfferError};
 use rustls_migration::tokio::{
     ConnectError, DrainPlan, Event, HandOff, HandOffError, MigrateError, PastWindow, TlsStream,
@@ -149,6 +150,8 @@ fn one_long_write_survives_two_servers() {
 async fn with_steps(at_client: Step, at_b: Step) -> io::Result<Vec<u8>> {
     let pair = Pair::new(65_536);
     let (b, clock) = (pair.b, TestClock::new());
+    // Both begin at a full second, which need not be the same one.
+    clock.step(pair.service.clock.now() - clock.now());
     let dies = Arc::new(tokio::sync::Notify::new());
     let death = Arc::clone(&dies);
     pair.serve(pair.a, pair.service.node(), move |mut stream| {

@@ -144,7 +144,8 @@ async fn a_server_that_persists_each_write_remembers_after_a_restart() {
         server.restart().await;
         spending.until_spent(SOME).await;
     }
-    assert_eq!(old.remembers_since(), Some(since));
+    let remembered = old.remembers_since().unwrap();
+    assert!((remembered - since).abs() < time::Duration::SECOND);
     assert_eq!(
         old.claim(claim(since, 1)).await.unwrap(),
         ClaimOutcome::First
@@ -257,7 +258,9 @@ async fn a_nonce_that_too_few_replicas_have_is_not_accepted() {
 #[tokio::test(flavor = "multi_thread")]
 async fn one_request_too_many_is_refused_at_once() {
     let server = RedisServer::start(&[]).await;
-    let store = store(server.address()).connections(1).waiting(1).build();
+    let store = store(server.address()).connections(1).waiting(1);
+    // Who waits is patient for half of the time: others have the other half to be served in.
+    let store = store.timeout(LIMIT * 10).build();
     let store = store.unwrap();
     begin(&store).await;
     server.hang();

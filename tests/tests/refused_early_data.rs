@@ -347,7 +347,7 @@ async fn what_is_dropped_has_a_limit_in_records_and_in_bytes() {
                 b.arrival().await;
             } else {
                 let copy = Copied::deliver(&flight, b.address()).await;
-                let answer = tokio::time::timeout(StdDuration::from_secs(5), copy.go_on()).await;
+                let answer = tokio::time::timeout(StdDuration::from_secs(8), copy.go_on()).await;
                 answer.expect("the node ends the connection long before its deadline");
                 b.accepted().await.arrival.unwrap_err();
             }

@@ -160,7 +160,7 @@ async fn a_storm_loses_no_one_with_a_store_in_a_file() {
 async fn a_storm_loses_no_one_with_a_store_on_redis() {
     let redis = RedisServer::start(&[]).await;
     let store = RedisNonceStore::builder(&format!("redis://{}", redis.address()));
-    let store = store.build().unwrap();
+    let store = store.timeout(PATIENCE).build().unwrap();
     store.check(time::OffsetDateTime::now_utc()).await.unwrap();
     while store.remembers_since() > Some(OffsetDateTime::now_utc()) {
         tokio::time::sleep(Duration::from_millis(20)).await;

@@ -171,7 +171,9 @@ async fn a_hand_over_waits_for_a_store_that_fails_for_a_while() {
         asked: std::sync::Mutex::default(),
     });
     let settings = service.node().nonce_store(store);
-    let settings = settings.nonce_store_timeout(Duration::from_millis(120));
+    let settings = settings
+        .nonce_store_timeout(Duration::from_millis(120))
+        .handshake_timeout(Duration::from_secs(60));
     let acceptor = b.serve(settings, echo);
     let connector = service.connector().hand_off(HandOff::Drain);
     let mut stream = connector.connect(server_name(), a.address()).await.unwrap();

@@ -406,6 +406,7 @@ async fn a_store_that_fails_for_a_moment_costs_no_client_its_connection() {
     node_a.serve_echo(service.node().target(node_b.address()));
     let store = StumblingStore::new(service.store(10), 3);
     let settings = service.node().nonce_store(Arc::new(store));
+    let settings = settings.nonce_store_timeout(StdDuration::from_secs(30));
     let at_b = node_b.serve(settings, echo);
     let (mut stream, _) = moved(&service, &RecordingDialer::default(), &node_a).await;
     expect(&mut stream, b"first at B").await;

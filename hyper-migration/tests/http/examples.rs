@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use hyper_migration::client::HttpsConnector;
 use migration_tests::Pki;
+use migration_tests::ports::unused;
 use migration_tests::program::Program;
 use rustls::ClientConfig;
 use rustls::crypto::SecureRandom;
@@ -131,11 +132,10 @@ fn built(name: &str) -> PathBuf {
     example
 }
 
-/// Two addresses with one port, which is free at both. `localhost` leads to the first.
+/// Two addresses with one port, which nobody else has. `localhost` leads to the first.
 fn addresses() -> [String; 2] {
-    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = free.local_addr().unwrap().port();
-    ["127.0.0.1", "127.0.0.2"].map(|ip| format!("{ip}:{port}"))
+    let port = unused("127.0.0.1").port();
+    ["127.0.0.1", "127.0.0.92"].map(|ip| format!("{ip}:{port}"))
 }
 
 #[tokio::test]

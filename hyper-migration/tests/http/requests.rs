@@ -194,8 +194,11 @@ async fn many_requests_at_once_share_the_connection_that_moves() {
 #[tokio::test]
 async fn a_request_that_comes_after_the_notice_is_answered_and_then_the_connection_ends() {
     // hyper's bare connection knows nothing of the notice.
-    let (service, _, mut a, mut b) = two_nodes(Some(Protocol::H1)).await;
-    let _go = serve(&mut a, &mut b);
+    let (service, _, mut a, b) = two_nodes(Some(Protocol::H1)).await;
+    let go = Arc::new(Semaphore::new(0));
+    a.serve_with(router("A", &go), |server| {
+        server.grace(Duration::from_secs(20))
+    });
     let connector = crate::cluster::tls_connector(&service, Protocol::H1);
     let stream = connector.connect(migration_tests::server_name(), a.address);
     let stream = stream.await.unwrap();

@@ -29,7 +29,7 @@ use hyper_util::service::TowerToHyperService;
 use migration_tests::{NAME, Service, stock};
 use rustls_migration::tokio::DrainPlan;
 use tokio::net::TcpListener;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_rustls::TlsAcceptor;
@@ -166,8 +166,15 @@ impl Ask for StockClient {
 }
 
 /// Sends one request after the other until `end`.
-async fn run(client: impl Ask, mut kind: usize, tally: Arc<Tally>, pace: Pace, end: Instant) {
-    while Instant::now() < end {
+/// Asks again and again until it is stopped.
+async fn run(
+    client: impl Ask,
+    mut kind: usize,
+    tally: Arc<Tally>,
+    pace: Pace,
+    stop: watch::Receiver<bool>,
+) {
+    while !*stop.borrow() {
         let number = tally.next.fetch_add(1, Ordering::Relaxed);
         kind += 1;
         match one(&client, kind % 3, number, pace).await {
@@ -272,10 +279,17 @@ async fn migrating(protocol: Protocol, pace: Pace) -> Outcome {
     let addresses: Vec<_> = nodes.iter().map(|node| node.address).collect();
     name.leads_to(addresses.clone());
     let end = Instant::now() + pace.lasts;
+    let (stop, stopped) = watch::channel(false);
     let mut clients = JoinSet::new();
     for number in 0..pace.clients / 2 {
         let client = client(&service, protocol, &name);
-        clients.spawn(run(client, number, Arc::clone(&tally), pace, end));
+        clients.spawn(run(
+            client,
+            number,
+            Arc::clone(&tally),
+            pace,
+            stopped.clone(),
+        ));
     }
     let (mut at, mut told) = (Instant::now(), 0);
     for turn in 0.. {
@@ -287,15 +301,26 @@ async fn migrating(protocol: Protocol, pace: Pace) -> Outcome {
         let node = turn % nodes.len();
         name.leads_to(others(&addresses, node));
         let plan = DrainPlan::to(others(&addresses, node).map(|target| (target, 1)));
-        let plan = plan.spread_over(pace.spread).deadline(pace.every * 2);
+        let plan = plan
+            .spread_over(pace.spread)
+            .deadline(Duration::from_secs(60));
         let drained = nodes[node].acceptor.drain(plan).finished().await.progress;
         assert_eq!(drained.forced, 0, "{drained:?}");
         told += drained.notified;
         name.leads_to(addresses.clone());
     }
+    let resumed = || {
+        let counts = nodes.iter().map(|node| node.acceptor.stats().migrated());
+        usize::try_from(counts.sum::<u64>()).unwrap()
+    };
+    // Who was told last has the time to follow, on a busy machine too.
+    let late = Instant::now() + Duration::from_secs(30);
+    while resumed() + 1 < told && Instant::now() < late {
+        sleep(Duration::from_millis(50)).await;
+    }
+    stop.send_replace(true);
     clients.join_all().await;
-    let resumed = nodes.iter().map(|node| node.acceptor.stats().migrated());
-    let resumed = usize::try_from(resumed.sum::<u64>()).unwrap();
+    let resumed = resumed();
     Outcome::of(&tally, &executed, told, resumed)
 }
 
@@ -379,6 +404,7 @@ async fn stock(protocol: Protocol, pace: Pace) -> Outcome {
     let addresses: Vec<_> = nodes.iter().map(|node| node.address).collect();
     name.leads_to(addresses.clone());
     let end = Instant::now() + pace.lasts;
+    let (stop, stopped) = watch::channel(false);
     let mut clients = JoinSet::new();
     for number in 0..pace.clients / 2 {
         let mut config = service.client_config_with(Arc::new(stock::provider()));
@@ -390,7 +416,13 @@ async fn stock(protocol: Protocol, pace: Pace) -> Outcome {
             Protocol::H2 => builder.enable_http2().wrap_connector(http_connector(&name)),
         };
         let client = legacy::Client::builder(TokioExecutor::new()).build(connector);
-        clients.spawn(run(client, number, Arc::clone(&tally), pace, end));
+        clients.spawn(run(
+            client,
+            number,
+            Arc::clone(&tally),
+            pace,
+            stopped.clone(),
+        ));
     }
     let (mut at, mut told) = (Instant::now(), 0);
     for turn in 0.. {
@@ -405,6 +437,7 @@ async fn stock(protocol: Protocol, pace: Pace) -> Outcome {
         told += nodes[node].drained.recv().await.unwrap();
         name.leads_to(addresses.clone());
     }
+    stop.send_replace(true);
     clients.join_all().await;
     Outcome::of(&tally, &executed, told, 0)
 }

@@ -1,11 +1,12 @@
 //! A node of a rolling deploy: a process, with its metrics.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use migration_tests::metrics::{scrape, scrape_at_rest, value};
 use migration_tests::place::{Place, text};
+use migration_tests::ports::unused;
 use migration_tests::programs::Server;
 use rustls::ClientConfig;
 use serde_json::{Value, json};
@@ -21,8 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A port at `host` that is free now. Nodes must come back to where others send clients.
 pub(crate) fn free_port(host: &str) -> String {
-    let listener = TcpListener::bind((host, 0)).unwrap();
-    listener.local_addr().unwrap().to_string()
+    unused(host).to_string()
 }
 
 /// A running node.

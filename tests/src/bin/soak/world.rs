@@ -15,7 +15,7 @@ use rustls_migration::tokio::{ConnectError, HandOffError, MigrateError};
 use super::wire::{Mode, Position, Service};
 
 /// For how long a node that was away explains what goes wrong there: a client has ten seconds to connect.
-const AFTERMATH: Duration = Duration::from_secs(15);
+const AFTERMATH: Duration = Duration::from_secs(30);
 
 #[derive(Debug)]
 pub(crate) struct World {
