@@ -9,6 +9,7 @@ use quinn_migration::{
 
 use tokio::task::JoinSet;
 
+use crate::support::silence::follow;
 use crate::support::transfer::Transfer;
 use crate::support::{
     Identity, Server, World, client, connect, echo, settled, tireless, until, within,
@@ -113,14 +114,7 @@ async fn many_connections_of_one_client_move_there_and_back_at_once() {
         moves.spawn(async move {
             for index in [1, 0] {
                 let to = server.address(index);
-                let advertise = server.inner.advertise(&theirs, Alternate::from(to));
-                let advertised = advertise.await.unwrap();
-                let event = settled(&mut migrator).await;
-                assert!(
-                    matches!(event, Event::Migrated { to: reached, .. } if reached == to),
-                    "{event:?}"
-                );
-                assert_eq!(within(advertised.outcome()).await.unwrap(), Outcome::Moved);
+                follow(&server.inner, &theirs, &mut migrator, to, to).await;
                 echo(&ours, &theirs).await;
             }
         });
@@ -256,12 +250,7 @@ async fn an_address_from_which_the_server_does_not_answer_is_not_advertised() {
         ),
         (Alternate::from(second), second),
     ] {
-        server.inner.advertise(&theirs, alternate).await.unwrap();
-        let event = settled(&mut migrator).await;
-        assert!(
-            matches!(event, Event::Migrated { to: reached, .. } if reached == to),
-            "{event:?}"
-        );
+        follow(&server.inner, &theirs, &mut migrator, alternate, to).await;
         echo(&ours, &theirs).await;
     }
 }

@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use quinn_migration::{Alternate, Event, Failure, Migrator, Outcome};
+use quinn_migration::{Alternate, Event, Failure, Outcome};
 
 use crate::support::relay::Relay;
+use crate::support::silence::{decided, returned};
 use crate::support::transfer::Transfer;
 use crate::support::{
     Identity, Server, World, client, connect_with, settled, tireless, until, within,
@@ -148,17 +149,6 @@ async fn many_failures_in_a_row_do_not_use_up_the_connection_ids() {
     let to = world.server.address(1);
     world.move_to(to).await;
     world.echo().await;
-}
-
-/// The next event, but for [`Event::Stranded`]: on a busy host an earlier path may take longer to answer than it has
-/// before that is reported.
-pub async fn returned(migrator: &mut Migrator) -> Event {
-    loop {
-        let event = settled(migrator).await;
-        if !matches!(event, Event::Stranded { .. }) {
-            return event;
-        }
-    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -409,7 +399,7 @@ async fn a_second_move_to_a_path_that_answers_and_then_dies_leads_back() {
             .advertise(Alternate::forwarded(doomed.address))
             .await
             .unwrap();
-        let event = settled(&mut world.migrator).await;
+        let (event, _) = decided(&mut world.migrator).await;
         assert!(
             matches!(event, Event::Migrated { .. }),
             "{lives}: {event:?}"
