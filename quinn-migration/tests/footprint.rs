@@ -14,30 +14,11 @@
 #[path = "loopback/support/mod.rs"]
 mod support;
 
-use std::net::SocketAddr;
-
-use quinn::Connection;
-use quinn_migration::{Alternate, Event, Migrator, Outcome};
-use support::{
-    Identity, Server, client, connect, echo, memory, open_files, settled, tireless, until, within,
-};
+use support::silence::follow;
+use support::{Identity, Server, client, connect, echo, memory, open_files, tireless, until};
 
 const CONNECTIONS: usize = 200;
 const MOVES: usize = 10;
-
-async fn move_one(server: &Server, theirs: &Connection, migrator: &mut Migrator, to: SocketAddr) {
-    let advertised = server
-        .inner
-        .advertise(theirs, Alternate::from(to))
-        .await
-        .unwrap();
-    let event = settled(migrator).await;
-    assert!(
-        matches!(event, Event::Migrated { to: reached, .. } if reached == to),
-        "{event:?}"
-    );
-    assert_eq!(within(advertised.outcome()).await.unwrap(), Outcome::Moved);
-}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_hundred_connections_move_ten_times_and_leave_nothing_behind() {
@@ -56,7 +37,7 @@ async fn two_hundred_connections_move_ten_times_and_leave_nothing_behind() {
         for hop in 1..=MOVES {
             let to = server.address(hop % 2);
             for (_, theirs, migrator) in &mut worlds {
-                move_one(&server, theirs, migrator, to).await;
+                follow(&server.inner, theirs, migrator, to, to).await;
             }
             assert!(
                 client.open_sockets() <= 1 + 2 * CONNECTIONS,

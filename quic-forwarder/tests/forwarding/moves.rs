@@ -2,9 +2,10 @@
 
 use std::net::SocketAddr;
 
-use quinn_migration::{Event, Outcome};
+use quinn_migration::Event;
 
 use crate::group::{Client, Group};
+use crate::support::silence::{follow, returned};
 use crate::support::transfer::Transfer;
 use crate::support::{Identity, bind, echo, settled, tireless, until, within};
 
@@ -25,13 +26,7 @@ async fn a_transfer_moves_between_fronts_and_its_node_sees_the_clients_address()
     let transfer = Transfer::start(&ours, &theirs).await;
     for hop in 1..=6 {
         let (id, to) = (group.ids[node][hop % 2], group.fronts[hop % 2].address());
-        let advertised = server.advertise(&theirs, id).await.unwrap();
-        let event = settled(&mut migrator).await;
-        assert!(
-            matches!(event, Event::Migrated { to: reached, .. } if reached == to),
-            "{event:?}"
-        );
-        assert_eq!(within(advertised.outcome()).await.unwrap(), Outcome::Moved);
+        follow(server, &theirs, &mut migrator, id, to).await;
         transfer.progress(64 << 10).await;
         let seen = server.client_of(&theirs);
         assert_eq!((seen.client, seen.server), (client.address(), id));
@@ -87,7 +82,7 @@ async fn a_connection_outlives_the_front_that_it_is_on() {
     assert!(matches!(event, Event::Migrated { .. }), "{event:?}");
     transfer.progress(64 << 10).await;
     group.running[1].abort();
-    let event = settled(&mut migrator).await;
+    let event = returned(&mut migrator).await;
     let back = group.fronts[0].address();
     assert!(
         matches!(event, Event::FellBack { to, .. } if to == back),

@@ -128,10 +128,13 @@ impl Watcher {
     /// The hook wakes this task under quinn's lock, and quinn has read the packet when it lets go of that. So the hook is
     /// asked first.
     fn look(&mut self) {
-        let moved = self.handle.with_hook(ServerHook::take_move);
+        let take_move = || self.handle.with_hook(ServerHook::take_move);
+        let moved = take_move();
         let now = self.core.client_of(&self.connection);
         let before = std::mem::replace(&mut self.at, now);
         let (from, to) = (before.server, now.server);
+        // quinn may have read a move between the two answers. The hook knew of it first, so it is asked again.
+        let moved = moved || from != to && take_move();
         if !moved && from == to {
             return;
         }

@@ -12,7 +12,7 @@ use quinn_migration::Codepoints;
 use quinn_migration::wire::next_frame;
 
 use crate::opened::{KeyLog, Opener};
-use crate::support::{Identity, PATIENCE, Server, World, client_with, until};
+use crate::support::{Identity, PATIENCE, Server, World, client_with};
 
 /// The project's own dissector.
 const DISSECTOR: &str = concat!(
@@ -113,6 +113,8 @@ struct Packet {
     parameters: Vec<u64>,
     /// Data of the PATH_RESPONSE frames, in hexadecimal digits.
     responses: String,
+    /// Sequence numbers in the NEW_CONNECTION_ID frames.
+    issued: Vec<u64>,
     /// The datagram in hexadecimal digits.
     payload: String,
 }
@@ -172,6 +174,7 @@ impl Decoded<'_> {
             "quic.frame_type",
             "tls.quic.parameter.type",
             "quic.path_response.data",
+            "quic.nci.sequence",
             "udp.payload",
         ];
         let packets = self.lines("udp", &fields);
@@ -180,7 +183,7 @@ impl Decoded<'_> {
     }
 }
 
-/// The fields of the frame, of which there is one, and the parameter, as the dissector shows them.
+/// The fields of the frame and the parameter, as the dissector shows them.
 fn check_dissector(decoded: &Decoded<'_>, packets: &[Packet], new: SocketAddr) {
     let fields = ["sequence", "ipv4", "ipv6", "connection_id"];
     let fields = fields.map(|field| format!("migration.quic.alternate.{field}"));
@@ -191,7 +194,9 @@ fn check_dissector(decoded: &Decoded<'_>, packets: &[Packet], new: SocketAddr) {
         .iter()
         .filter(towards)
         .find_map(Packet::short_header_id);
-    assert_eq!(frames, [format!("1;{new};;{}", used.unwrap())]);
+    // It is sent again when the acknowledgement is late.
+    let expected = format!("1;{new};;{}", used.unwrap());
+    assert!(!frames.is_empty() && frames.iter().all(|frame| *frame == expected));
     assert!(
         !decoded
             .lines("migration.quic.enabled", &["udp.dstport"])
@@ -214,6 +219,7 @@ fn packet(line: &str) -> Packet {
         frames,
         parameters,
         responses,
+        issued,
         payload,
     ] = fields[..]
     else {
@@ -235,6 +241,7 @@ fn packet(line: &str) -> Packet {
         frames: numbers(frames),
         parameters: numbers(parameters),
         responses: responses.to_owned(),
+        issued: numbers(issued),
         payload: payload.to_owned(),
     }
 }
@@ -263,10 +270,7 @@ async fn tshark_decodes_the_parameter_the_frame_the_challenge_and_the_response()
     world.echo().await;
     world.move_to(new).await;
     world.echo().await;
-    until("both challenges of the server are answered", || {
-        world.theirs.stats().frame_rx.path_response >= 2
-    })
-    .await;
+    world.answered_on_the_path_left().await;
     world.ours.close(0u32.into(), b"");
     world.client.endpoint().wait_idle().await;
     capture.stop().await;
@@ -304,24 +308,19 @@ fn check_handshake_and_frame(packets: &[Packet], old: SocketAddr) {
         .iter()
         .filter(|packet| packet.frames.contains(&FRAME))
         .collect();
-    assert_eq!(advertising.len(), 1, "{advertising:#?}");
-    assert_eq!(advertising[0].source, old.to_string());
+    let from_old = |packet: &&Packet| packet.source == old.to_string();
+    assert!(
+        !advertising.is_empty() && advertising.iter().all(from_old),
+        "{advertising:#?}"
+    );
     let issued = |packet: &&Packet| {
         packet.source == old.to_string() && packet.frames.contains(&NEW_CONNECTION_ID)
     };
-    let issued: usize = packets
-        .iter()
-        .filter(issued)
-        .map(|packet| {
-            packet
-                .frames
-                .iter()
-                .filter(|frame| **frame == NEW_CONNECTION_ID)
-                .count()
-        })
-        .sum();
+    let issued = packets.iter().filter(issued);
+    let issued: HashSet<u64> = issued.flat_map(|packet| packet.issued.clone()).collect();
     assert_eq!(
-        issued, 3,
+        issued.len(),
+        3,
         "quinn issues four connection IDs and one is kept for the advertisement"
     );
     let datagram = |packet: &Packet| {

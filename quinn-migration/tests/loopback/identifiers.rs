@@ -7,10 +7,10 @@ use quinn::{ConnectionError, EndpointConfig};
 use quinn_migration::{AdvertiseError, Alternate, Event, Failure};
 use quinn_proto::{ConnectionIdGenerator, RandomConnectionIdGenerator};
 
+use crate::support::silence::{decided, returned};
 use crate::support::transfer::Transfer;
 use crate::support::{
-    Identity, Server, World, accept, bind, client, client_with, next, settled, tireless, until,
-    within,
+    Identity, Server, World, accept, bind, client, client_with, next, tireless, until, within,
 };
 
 /// An endpoint whose connection IDs have this length, and live this long.
@@ -65,7 +65,7 @@ async fn moves_work_while_the_server_retires_connection_ids_by_lifetime() {
             if matches!(advertised, Err(AdvertiseError::NotAcknowledged)) {
                 continue;
             }
-            let event = settled(&mut world.migrator).await;
+            let (event, _) = decided(&mut world.migrator).await;
             match event {
                 Event::Migrated { to: reached, .. } if reached == to => break,
                 Event::Failed {
@@ -161,7 +161,7 @@ async fn a_rebind_without_the_migration_client_is_noticed_and_the_connection_sur
         .unwrap();
     // The silence of the path that has lost its socket may be noticed before.
     let event = loop {
-        let event = settled(&mut world.migrator).await;
+        let event = returned(&mut world.migrator).await;
         if !matches!(event, Event::FellBack { from, to, .. } if from == second && to == first) {
             break event;
         }

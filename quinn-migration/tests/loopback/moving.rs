@@ -9,6 +9,7 @@ use quinn_migration::{
 
 use tokio::task::JoinSet;
 
+use crate::support::silence::follow;
 use crate::support::transfer::Transfer;
 use crate::support::{
     Identity, Server, World, client, connect, echo, settled, tireless, until, within,
@@ -20,6 +21,7 @@ async fn an_idle_connection_moves_and_leaves_the_old_address_silent() {
     let to = world.server.address(1);
     world.move_to(to).await;
     world.echo().await;
+    world.answered_on_the_path_left().await;
     let before = world.server.datagrams(0);
     for _ in 0..20 {
         world.echo().await;
@@ -55,11 +57,12 @@ async fn a_transfer_in_both_directions_moves_with_every_byte_intact() {
             other => panic!("{other:?}"),
         }
     }
-    // Once this much has passed, nothing is under way on the old path any more.
+    // Once this much has passed, nothing is under way on the old path any more, but for the server's challenge to it and the
+    // answer.
     transfer.progress(4 << 20).await;
     let before = world.server.datagrams(0);
     transfer.check().await;
-    assert_eq!(world.server.datagrams(0), before);
+    assert!(world.server.datagrams(0) - before <= 2);
     assert!(world.server.datagrams(1) > 1000);
 }
 
@@ -113,14 +116,7 @@ async fn many_connections_of_one_client_move_there_and_back_at_once() {
         moves.spawn(async move {
             for index in [1, 0] {
                 let to = server.address(index);
-                let advertise = server.inner.advertise(&theirs, Alternate::from(to));
-                let advertised = advertise.await.unwrap();
-                let event = settled(&mut migrator).await;
-                assert!(
-                    matches!(event, Event::Migrated { to: reached, .. } if reached == to),
-                    "{event:?}"
-                );
-                assert_eq!(within(advertised.outcome()).await.unwrap(), Outcome::Moved);
+                follow(&server.inner, &theirs, &mut migrator, to, to).await;
                 echo(&ours, &theirs).await;
             }
         });
@@ -163,7 +159,9 @@ async fn only_one_advertisement_at_a_time_and_one_migrator_per_connection() {
     for _ in 0..20 {
         world.echo().await;
         let (one, other) = tokio::join!(world.advertise(to), world.advertise(to));
-        assert!(one.is_ok(), "{one:?}");
+        // Or it has led to a move by then, and the other one has taken its place.
+        let replaced = matches!(one, Err(AdvertiseError::NotAcknowledged)) && other.is_ok();
+        assert!(one.is_ok() || replaced, "{one:?}, {other:?}");
         overlapped = matches!(other, Err(AdvertiseError::Busy));
         if overlapped {
             break;
@@ -256,12 +254,7 @@ async fn an_address_from_which_the_server_does_not_answer_is_not_advertised() {
         ),
         (Alternate::from(second), second),
     ] {
-        server.inner.advertise(&theirs, alternate).await.unwrap();
-        let event = settled(&mut migrator).await;
-        assert!(
-            matches!(event, Event::Migrated { to: reached, .. } if reached == to),
-            "{event:?}"
-        );
+        follow(&server.inner, &theirs, &mut migrator, alternate, to).await;
         echo(&ours, &theirs).await;
     }
 }

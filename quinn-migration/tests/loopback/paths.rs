@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use quinn_migration::{Alternate, Event, FollowPolicy, Outcome};
 
-use crate::recovery::{relayed, returned};
+use crate::recovery::relayed;
 use crate::support::relay::Relay;
+use crate::support::silence::{returned, undisturbed};
 use crate::support::transfer::Transfer;
 use crate::support::{World, settled, tireless, until, within};
 
@@ -126,56 +127,61 @@ async fn keeping(world: World) -> World {
     World { migrator, ..world }
 }
 
-/// Moves after the block: the alternate waits until the path in use is silent.
+/// Moves after the block. Answers `false` when the client has asked the alternate before.
+async fn moves_to_a_kept_alternate(busy: bool) -> bool {
+    let (world, old, new) = relayed(Duration::ZERO, Duration::ZERO).await;
+    let mut world = keeping(world).await;
+    let transfer = if busy {
+        Some(Transfer::start(&world.ours, &world.theirs).await)
+    } else {
+        None
+    };
+    let advertised = world
+        .advertise(Alternate::forwarded(new.address))
+        .await
+        .unwrap();
+    let event = settled(&mut world.migrator).await;
+    assert!(
+        matches!(event, Event::Kept { target, .. } if target == new.address),
+        "{event:?}"
+    );
+    for _ in 0..3 {
+        world.echo().await;
+    }
+    // Not even a challenge.
+    if new.up.passed.load(Ordering::SeqCst) > 0 {
+        return false;
+    }
+    old.silence();
+    let event = async {
+        if busy {
+            return returned(&mut world.migrator).await;
+        }
+        // An idle client notices when it has something to say.
+        let (ours, theirs) = (world.ours.clone(), world.theirs.clone());
+        tokio::join!(returned(&mut world.migrator), async move {
+            crate::support::echo(&ours, &theirs).await
+        })
+        .0
+    }
+    .await;
+    assert!(
+        matches!(event, Event::Migrated { to, .. } if to == new.address),
+        "{event:?}"
+    );
+    assert_eq!(within(advertised.outcome()).await.unwrap(), Outcome::Moved);
+    if let Some(transfer) = transfer {
+        transfer.check().await;
+    }
+    world.echo().await;
+    true
+}
+
+/// The alternate waits until the path in use is silent.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_kept_alternate_is_followed_when_the_path_falls_silent() {
     for busy in [false, true] {
-        let (world, old, new) = relayed(Duration::ZERO, Duration::ZERO).await;
-        let mut world = keeping(world).await;
-        let transfer = if busy {
-            Some(Transfer::start(&world.ours, &world.theirs).await)
-        } else {
-            None
-        };
-        let advertised = world
-            .advertise(Alternate::forwarded(new.address))
-            .await
-            .unwrap();
-        let event = settled(&mut world.migrator).await;
-        assert!(
-            matches!(event, Event::Kept { target, .. } if target == new.address),
-            "{event:?}"
-        );
-        for _ in 0..3 {
-            world.echo().await;
-        }
-        assert_eq!(
-            new.up.passed.load(Ordering::SeqCst),
-            0,
-            "not even a challenge"
-        );
-        old.silence();
-        let event = async {
-            if busy {
-                return returned(&mut world.migrator).await;
-            }
-            // An idle client notices when it has something to say.
-            let (ours, theirs) = (world.ours.clone(), world.theirs.clone());
-            tokio::join!(returned(&mut world.migrator), async move {
-                crate::support::echo(&ours, &theirs).await
-            })
-            .0
-        }
-        .await;
-        assert!(
-            matches!(event, Event::Migrated { to, .. } if to == new.address),
-            "{event:?}"
-        );
-        assert_eq!(within(advertised.outcome()).await.unwrap(), Outcome::Moved);
-        if let Some(transfer) = transfer {
-            transfer.check().await;
-        }
-        world.echo().await;
+        undisturbed(|| moves_to_a_kept_alternate(busy)).await;
     }
 }
 

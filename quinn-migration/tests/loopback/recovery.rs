@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use quinn_migration::{Alternate, Event, Failure, Migrator, Outcome};
+use quinn_migration::{Alternate, Event, Failure, Outcome};
 
 use crate::support::relay::Relay;
+use crate::support::silence::{decided, returned};
 use crate::support::transfer::Transfer;
 use crate::support::{
     Identity, Server, World, client, connect_with, settled, tireless, until, within,
@@ -100,8 +101,9 @@ async fn a_lost_response_leads_to_another_challenge() {
         .await
         .unwrap();
     let event = settled(&mut world.migrator).await;
+    // A third one leaves when the answer to the second is read late.
     assert!(
-        matches!(event, Event::Migrated { to, challenges: 2, .. } if to == new.address),
+        matches!(event, Event::Migrated { to, challenges: 2..=3, .. } if to == new.address),
         "{event:?}"
     );
     world.echo().await;
@@ -148,17 +150,6 @@ async fn many_failures_in_a_row_do_not_use_up_the_connection_ids() {
     let to = world.server.address(1);
     world.move_to(to).await;
     world.echo().await;
-}
-
-/// The next event, but for [`Event::Stranded`]: on a busy host an earlier path may take longer to answer than it has
-/// before that is reported.
-pub async fn returned(migrator: &mut Migrator) -> Event {
-    loop {
-        let event = settled(migrator).await;
-        if !matches!(event, Event::Stranded { .. }) {
-            return event;
-        }
-    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -352,8 +343,10 @@ async fn an_answer_that_hundreds_of_packets_overtake_counts() {
         .advertise(Alternate::forwarded(new.address))
         .await
         .unwrap();
-    until("all challenges are answered", || {
-        new.down.passed.load(Ordering::SeqCst) == 3
+    // quinn answers only the last one of those that it reads at once.
+    until("all challenges have come and are answered", || {
+        let come = world.theirs.stats().frame_rx.path_challenge;
+        come >= 3 && new.down.passed.load(Ordering::SeqCst) >= 1
     })
     .await;
     let later = old.down.passed.load(Ordering::SeqCst) + 250;
@@ -375,7 +368,22 @@ async fn an_answer_that_hundreds_of_packets_overtake_counts() {
 async fn an_idle_connection_moves_to_a_very_much_slower_path() {
     let (mut world, _old, new) =
         relayed(Duration::from_millis(1), Duration::from_millis(300)).await;
-    world.move_to(new.address).await;
+    // On a busy host the answer may be read when the client has given up.
+    for attempt in 1.. {
+        let alternate = Alternate::forwarded(new.address);
+        let advertised = world.advertise(alternate).await.unwrap();
+        match settled(&mut world.migrator).await {
+            Event::Migrated { to, .. } if to == new.address => {
+                assert_eq!(within(advertised.outcome()).await.unwrap(), Outcome::Moved);
+                break;
+            }
+            Event::Failed {
+                reason: Failure::Unreachable { .. },
+                ..
+            } if attempt < 3 => {}
+            other => panic!("{other:?}"),
+        }
+    }
     world.echo().await;
 }
 
@@ -409,7 +417,7 @@ async fn a_second_move_to_a_path_that_answers_and_then_dies_leads_back() {
             .advertise(Alternate::forwarded(doomed.address))
             .await
             .unwrap();
-        let event = settled(&mut world.migrator).await;
+        let (event, _) = decided(&mut world.migrator).await;
         assert!(
             matches!(event, Event::Migrated { .. }),
             "{lives}: {event:?}"

@@ -2,7 +2,6 @@
 //!
 //! Pure: the current time and the jitter are arguments. Keeps nothing for an address that is gone.
 
-use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use crate::server::AddressId;
@@ -26,8 +25,8 @@ pub(super) struct Rounds {
     next: Option<Instant>,
     /// Of the last round.
     current: Vec<AddressId>,
-    /// Of the rounds before, and when they go.
-    leaving: VecDeque<(Instant, AddressId)>,
+    /// Of the rounds before, and when they go. One that somebody is on stays longer than those after it.
+    leaving: Vec<(Instant, AddressId)>,
 }
 
 impl Rounds {
@@ -37,7 +36,7 @@ impl Rounds {
             timing,
             next: None,
             current: Vec::new(),
-            leaving: VecDeque::new(),
+            leaving: Vec::new(),
         };
         rounds.begin(now, fraction);
         rounds
@@ -65,7 +64,7 @@ impl Rounds {
 
     fn let_go(&mut self, now: Instant, address: AddressId, after: Duration) {
         let at = now.checked_add(after.min(FOREVER)).unwrap_or(now);
-        self.leaving.push_back((at, address));
+        self.leaving.push((at, address));
     }
 
     pub(super) fn is_round_due(&self, now: Instant) -> bool {
@@ -74,10 +73,13 @@ impl Rounds {
 
     /// The addresses whose time is over.
     pub(super) fn take_over(&mut self, now: Instant) -> Vec<AddressId> {
-        let going = self.leaving.iter();
-        let over = going.take_while(|(at, _)| *at <= now).count();
-        let gone = self.leaving.drain(..over);
-        gone.map(|(_, address)| address).collect()
+        let mut over = Vec::new();
+        self.leaving.retain(|(at, address)| {
+            let is_over = *at <= now;
+            over.extend(is_over.then_some(*address));
+            !is_over
+        });
+        over
     }
 
     /// Somebody is still on an address whose time is over.
@@ -87,7 +89,7 @@ impl Rounds {
 
     /// When to look again; `None` when nothing is left to do.
     pub(super) fn next(&self) -> Option<Instant> {
-        let going = self.leaving.front().map(|(at, _)| *at);
+        let going = self.leaving.iter().map(|(at, _)| *at);
         self.next.into_iter().chain(going).min()
     }
 
@@ -149,6 +151,24 @@ mod tests {
         assert_eq!(rounds.take_over(start + 50 * SECOND), []);
         assert_eq!(rounds.take_over(start + 51 * SECOND), [address(1)]);
         assert_eq!(rounds.addresses(), 1);
+    }
+
+    #[test]
+    fn an_address_that_stays_long_does_not_keep_the_ones_after_it() {
+        let start = Instant::now();
+        let timing = Timing {
+            every: SECOND,
+            jitter: Duration::ZERO,
+            linger: Duration::from_millis(10),
+        };
+        let mut rounds = Rounds::new(timing, start, 0.0);
+        rounds.keep(start, address(1));
+        rounds.end(start, vec![address(2)]);
+        rounds.end(start, vec![address(3)]);
+        let later = start + timing.linger;
+        assert_eq!(rounds.next(), Some(later));
+        assert_eq!(rounds.take_over(later), [address(2)]);
+        assert_eq!(rounds.take_over(start + AGAIN), [address(1)]);
     }
 
     #[test]

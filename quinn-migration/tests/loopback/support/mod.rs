@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "every test binary uses a part of it")]
 
 pub mod relay;
+pub mod silence;
 pub mod stock;
 pub mod transfer;
 
@@ -13,7 +14,7 @@ use std::time::Duration;
 use quinn::{Connection, Endpoint, EndpointConfig};
 use quinn_migration::{
     AddressId, AdvertiseError, Advertised, Alternate, Codepoints, Event, Family, MigrationClient,
-    MigrationServer, Migrator, Outcome, Policy,
+    MigrationServer, Migrator, Policy,
 };
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 
@@ -274,19 +275,18 @@ impl World {
 
     /// Advertises `to` and waits until both ends say that the connection has moved.
     pub async fn move_to(&mut self, to: SocketAddr) -> Event {
-        let advertised = self
-            .server
-            .inner
-            .advertise(&self.theirs, Alternate::forwarded(to))
-            .await
-            .unwrap();
-        let event = settled(&mut self.migrator).await;
-        assert!(
-            matches!(event, Event::Migrated { to: reached, .. } if reached == to),
-            "{event:?}"
-        );
-        assert_eq!(within(advertised.outcome()).await.unwrap(), Outcome::Moved);
-        event
+        let (server, migrator) = (&self.server.inner, &mut self.migrator);
+        silence::follow(server, &self.theirs, migrator, Alternate::forwarded(to), to).await
+    }
+
+    /// Waits until the server has heard more answers to its challenges than quinn's client knows of. Those to challenges on a
+    /// path that was left are this crate's.
+    pub async fn answered_on_the_path_left(&self) {
+        until("the path that was left has answered", || {
+            let heard = self.theirs.stats().frame_rx.path_response;
+            heard > self.ours.stats().frame_tx.path_response
+        })
+        .await;
     }
 
     /// One byte there and back: after it the server has seen a packet on the current path.
