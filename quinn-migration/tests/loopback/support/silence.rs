@@ -10,7 +10,7 @@ use quinn_migration::{Alternate, Event, MigrationServer, Migrator, Outcome};
 use super::{settled, within};
 
 /// False silences that all tests of a process may have together. There is one in some thousand moves.
-const BORNE: u32 = 4;
+const BORNE: u32 = 8;
 /// Advertisements for one move at most.
 const ATTEMPTS: u32 = 3;
 
