@@ -1,5 +1,8 @@
 //! The suite of moves: modes, kinds of move, drains, adversaries. A program that has it is named after the dialect that its peers
 //! speak (`migration_tests::dialect`). Each file is a program of its own too, whose peers speak the default.
+//!
+//! What draft -01 alone has is tested in it alone: the refusals of a token, of its signature and of its fields (`interop_python.rs`,
+//! `bad_input.rs`). Draft -03 has no token, and `draft_03_rules.rs` and `interop_draft_03.rs` have what it has instead.
 
 #[path = "../absent_targets.rs"]
 mod absent_targets;
@@ -107,5 +110,7 @@ mod successor;
 mod superseded;
 #[path = "../two_steps.rs"]
 mod two_steps;
+#[path = "../verdicts.rs"]
+mod verdicts;
 #[path = "../young_target.rs"]
 mod young_target;
