@@ -52,6 +52,8 @@ mod hand_off_failures;
 mod handoff;
 #[path = "../interop_openssl.rs"]
 mod interop_openssl;
+#[path = "../interop_rustls.rs"]
+mod interop_rustls;
 #[path = "../interrupted_answers.rs"]
 mod interrupted_answers;
 #[path = "../keepers.rs"]
@@ -74,6 +76,8 @@ mod migrate_cancelled;
 mod move_kinds;
 #[path = "../notices_overtake.rs"]
 mod notices_overtake;
+#[path = "../ordinary_tickets.rs"]
+mod ordinary_tickets;
 #[path = "../partial_message.rs"]
 mod partial_message;
 #[path = "../presentations.rs"]
