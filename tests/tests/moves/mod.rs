@@ -116,5 +116,7 @@ mod superseded;
 mod two_steps;
 #[path = "../verdicts.rs"]
 mod verdicts;
+#[path = "../wire_capture.rs"]
+mod wire_capture;
 #[path = "../young_target.rs"]
 mod young_target;
