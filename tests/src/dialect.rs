@@ -1,7 +1,7 @@
 //! The dialects that the peers of a test speak (`docs/protocol.md` section 10).
 //!
 //! A test file is written once. The programs `draft_03` and `mixed_dialects` have the files of moves too, and their peers
-//! speak what the program is named after.
+//! speak what the program is named after. So do those of hyper-migration's `draft_03`, which has the files of HTTP.
 
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicUsize, Ordering};

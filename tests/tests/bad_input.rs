@@ -243,6 +243,56 @@ async fn repeated_migration_extensions_end_the_handshake() {
     assert!(node.accepted().await.arrival.is_err());
 }
 
+#[tokio::test]
+async fn a_token_without_a_pre_shared_key_is_refused() {
+    let service = Service::default();
+    let mut node = Node::bind("127.0.0.3").await;
+    node.serve_echo(service.node());
+    let mut stream = presenting_an_empty_token(&service)
+        .connect(server_name(), node.address())
+        .await
+        .unwrap();
+    echoed(&mut stream, b"at B").await;
+    assert_eq!(node.arrival().await, Arrival::Declined(Verdict::NoPsk));
+}
+
+#[tokio::test]
+async fn a_malformed_token_is_refused() {
+    let service = Service::default();
+    let mut node = Node::bind("127.0.0.3").await;
+    let acceptor = node.serve(service.node(), echo);
+    let connector = presenting_an_empty_token(&service);
+    for verdict in [Verdict::NoPsk, Verdict::Malformed] {
+        // The first connection brings an ordinary ticket, which the second offers beside its empty token.
+        let mut stream = connector
+            .connect(server_name(), node.address())
+            .await
+            .unwrap();
+        echoed(&mut stream, b"at B").await;
+        assert_eq!(node.arrival().await, Arrival::Declined(verdict));
+        let handshake = stream.get_ref().unwrap().handshake_kind();
+        assert_eq!(handshake, Some(HandshakeKind::Full));
+    }
+    let counts = acceptor.stats();
+    for verdict in Verdict::ALL {
+        let refused = [Verdict::NoPsk, Verdict::Malformed].contains(&verdict);
+        assert_eq!(counts.declined(verdict), u64::from(refused), "{verdict:?}");
+    }
+    assert_eq!((counts.fresh(), counts.migrated()), (0, 0));
+    assert_eq!((counts.committed(), counts.offers()), (0, 0));
+}
+
+/// A client whose `migration_support` has the code point of `migration_token`, so that its token is empty.
+fn presenting_an_empty_token(service: &Service) -> MigrationConnector {
+    let codepoints = Codepoints {
+        migration_support: Codepoints::default().migration_token,
+        migration_token: 0xFFAA,
+        ..Codepoints::default()
+    };
+    let client = service.client_with(service.client_config());
+    client.codepoints(codepoints).build().unwrap().into()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_copied_hello_costs_the_early_data_and_never_the_session() {
     let service = Service::default();

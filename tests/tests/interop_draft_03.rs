@@ -287,9 +287,10 @@ async fn a_client_that_did_not_offer_answers_a_request_with_unexpected_message_a
     // A mark that it does not know is none: the ticket is an ordinary one.
     assert!(events.try_next().is_none());
     stream.write_all(b"two").await.unwrap();
-    let mut echo = [0; 3];
-    stream.read_exact(&mut echo).await.unwrap();
-    stream.read_u8().await.unwrap_err();
+    // The echo and the request may come with one read, and then rustls gives the error first.
+    let mut heard = Vec::new();
+    stream.read_to_end(&mut heard).await.unwrap_err();
+    assert!(heard.is_empty() || heard == b"two", "{heard:?}");
     let _ = stream.shutdown().await;
     assert_eq!(a.seen().await["end"], UNEXPECTED_MESSAGE);
 }

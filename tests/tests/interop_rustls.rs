@@ -245,7 +245,7 @@ async fn a_stock_client_is_never_sent_the_alert_and_its_connection_goes_on() {
 }
 
 #[tokio::test]
-async fn our_client_adds_four_bytes_to_its_hello_and_no_more() {
+async fn our_client_adds_four_bytes_to_its_hello_for_each_dialect_and_no_more() {
     let service = Service::default().with_ed25519();
     for stock in [stock::provider(), stock::tls12(stock::provider())] {
         let config = stock_server(&service, stock::provider());
@@ -260,7 +260,7 @@ async fn our_client_adds_four_bytes_to_its_hello_and_no_more() {
             assert_eq!(server.seen().await.handshake, Some(handshake));
             let expected = dialer.last();
             let mut expected_sent = expected.sent_shape();
-            expected_sent.first_mut().unwrap().1 += 4;
+            expected_sent.first_mut().unwrap().1 += 4 * service.spoken.of_client().len();
 
             let connector = connector.clone().dialer(dialer.clone());
             let stream = connector.connect(server_name(), server.address).await;

@@ -1,11 +1,12 @@
 //! The hand-off on the wire, captured by dumpcap and decoded by tshark with the client's key log: what
-//! `docs/protocol.md` promises, seen by a program that knows nothing of this project.
+//! `docs/protocol.md` promises, seen by a program that knows nothing of this project, in each dialect.
 
 use std::net::{SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
+use migration_tests::Spoken;
 use migration_tests::programs::{demo_client, report, signal};
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
@@ -16,6 +17,13 @@ const DISSECTOR: &str = concat!(
     env!("CARGO_MANIFEST_DIR"),
     "/../tools/wireshark/migration.lua"
 );
+
+/// The extensions, as tshark prints their types: `migration_support` of each draft, then what stands in a ticket.
+const SUPPORT_01: &str = "65357";
+const SUPPORT_03: &str = "65101";
+const TOKEN: &str = "65358";
+const ALLOWED: &str = "65102";
+const STREAM: &str = "65359";
 
 const INSTALL: &str = "runs; DEBIAN_FRONTEND=noninteractive apt-get install -y tshark";
 
@@ -89,8 +97,8 @@ impl Decoded {
         server.parse::<SocketAddr>().unwrap().port()
     }
 
-    /// A line for each packet that `filter` selects, with the values of `fields`, each split at its commas.
-    async fn packets(&self, filter: &str, fields: &[&str]) -> Vec<Vec<Vec<String>>> {
+    /// What tshark says, with these arguments, of the packets that `filter` selects.
+    async fn tshark(&self, filter: &str, arguments: &[&str]) -> String {
         let mut tshark = Command::new("tshark");
         tshark.arg("-X").arg(format!("lua_script:{DISSECTOR}"));
         tshark.arg("-r").arg(&self.capture).arg("-o");
@@ -100,19 +108,67 @@ impl Decoded {
                 .arg("-d")
                 .arg(format!("tcp.port=={},tls", self.port(leg)));
         }
-        tshark.args(["-Y", filter, "-T", "fields"]);
-        for field in fields {
-            tshark.args(["-e", field]);
-        }
+        tshark.args(["-Y", filter]).args(arguments);
         let output = tshark.output().await;
         let output = output.unwrap_or_else(|error| panic!("tshark {INSTALL}: {error}"));
         assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// A line for each packet that `filter` selects, with the values of `fields`, each split at its commas.
+    async fn packets(&self, filter: &str, fields: &[&str]) -> Vec<Vec<Vec<String>>> {
+        let mut arguments = vec!["-T", "fields"];
+        arguments.extend(fields.iter().flat_map(|field| ["-e", field]));
         let split = |value: &str| value.split(',').map(str::to_owned).collect();
-        String::from_utf8(output.stdout)
-            .unwrap()
-            .lines()
+        let said = self.tshark(filter, &arguments).await;
+        let lines = said.lines();
+        lines
             .map(|line| line.split('\t').map(split).collect())
             .collect()
+    }
+
+    /// What the records are made of, of the packets that `filter` selects.
+    async fn decrypted(&self, filter: &str) -> Vec<Vec<u8>> {
+        let said = self.tshark(filter, &["-x"]).await;
+        let records = said.split("Decrypted TLS (").skip(1);
+        let byte = |hex: &str| u8::from_str_radix(hex, 16).unwrap();
+        // An offset, sixteen bytes at the most, and what they are as text.
+        let line = |line: &str| -> Vec<u8> {
+            let bytes = line.get(6..6 + 3 * 16).unwrap_or_default();
+            bytes.split_whitespace().map(byte).collect()
+        };
+        records
+            .map(|dump| {
+                let lines = dump.lines().skip(1).take_while(|line| !line.is_empty());
+                lines.flat_map(line).collect()
+            })
+            .collect()
+    }
+}
+
+/// What the demo calls the dialect of this program. Its nodes prefer draft -03 when they speak both.
+fn dialect() -> &'static str {
+    match Spoken::here() {
+        Spoken::Draft01 => "01",
+        Spoken::Draft03 => "03",
+        Spoken::Mixed => "both",
+    }
+}
+
+/// The `migration_support` that a hello has.
+fn offered() -> &'static [&'static str] {
+    match Spoken::here() {
+        Spoken::Draft01 => &[SUPPORT_01],
+        Spoken::Draft03 => &[SUPPORT_03],
+        Spoken::Mixed => &[SUPPORT_01, SUPPORT_03],
+    }
+}
+
+/// What marks a ticket as an offer.
+fn mark() -> &'static str {
+    match Spoken::here() {
+        Spoken::Draft01 => TOKEN,
+        Spoken::Draft03 | Spoken::Mixed => ALLOWED,
     }
 }
 
@@ -121,6 +177,7 @@ async fn hand_off(folder: &Path) -> Decoded {
     std::fs::write(&file, vec![b'x'; 300_000]).unwrap();
     let capture = Capture::start(folder.join("capture.pcapng")).await;
     let mut client = demo_client(["handoff", "--mode", "immediate", "--json"]);
+    client.args(["--dialect", dialect()]);
     client.arg("--file").arg(file).arg("--key-log").arg(&keys);
     let output = client.output().await.unwrap();
     let report = report(&output);
@@ -160,12 +217,59 @@ async fn tickets(decoded: &Decoded, leg: usize) -> Vec<Vec<Vec<String>>> {
 async fn tshark_sees_the_protocol_in_a_captured_hand_off() {
     let (_folder, decoded) = whole_capture().await;
     first_hello_offers_support(&decoded).await;
-    ticket_carries_the_token(&decoded).await;
-    alert_travels_encrypted(&decoded).await;
-    hello_to_b_carries_the_token(&decoded).await;
+    ticket_is_an_offer(&decoded).await;
+    hello_to_b_carries_the_offer(&decoded).await;
     early_data_is_the_request(&decoded).await;
-    only_the_first_use_of_the_token_resumes(&decoded).await;
-    dissector_shows_the_fields(&decoded).await;
+    only_the_first_use_of_the_offer_resumes(&decoded).await;
+    match Spoken::here() {
+        Spoken::Draft01 => {
+            alert_travels_encrypted(&decoded).await;
+            dissector_shows_the_fields(&decoded).await;
+        }
+        // The dissector does not know what draft -03 alone has.
+        Spoken::Draft03 | Spoken::Mixed => request_travels_encrypted(&decoded).await,
+    }
+}
+
+/// The request to move names the target, in a record of its own behind the offer.
+async fn request_travels_encrypted(decoded: &Decoded) {
+    const REQUEST: u8 = 0xfd;
+    let target = decoded.report["legs"][1]["server"].as_str().unwrap();
+    let vector = [&[0, u8::try_from(target.len()).unwrap()], target.as_bytes()].concat();
+    let header = [REQUEST, 0, 0, u8::try_from(vector.len()).unwrap()];
+    let request = [&header[..], &vector].concat();
+    // The record has the inner content type and the tag besides.
+    let record = (request.len() + 1 + 16).to_string();
+
+    let filter = format!(
+        "tls.record.content_type && tcp.srcport == {}",
+        decoded.port(0)
+    );
+    let fields = [
+        "tls.record.opaque_type",
+        "tls.record.content_type",
+        "tls.record.length",
+    ];
+    let packets = decoded.packets(&filter, &fields).await;
+    let asks = |(kind, len): (&String, &String)| kind == "22" && *len == record;
+    let mut asking = packets
+        .iter()
+        .filter(|packet| packet[1].iter().zip(&packet[2]).any(asks));
+    let outside = &asking.next().expect("a migrate_request")[0];
+    assert!(outside.iter().all(|kind| kind == "23"), "{outside:?}");
+    assert!(asking.next().is_none(), "one migrate_request");
+    // However packets are cut.
+    let kinds: Vec<_> = packets.iter().flat_map(|packet| &packet[1]).collect();
+    let lengths = packets.iter().flat_map(|packet| &packet[2]);
+    let mut records = kinds.iter().copied().zip(lengths);
+    let at = records.position(asks).unwrap();
+    assert_eq!(kinds[at - 1], "22", "a ticket comes before it");
+
+    let decrypted = decoded.decrypted(&filter).await;
+    assert_eq!(decrypted.iter().filter(|one| **one == request).count(), 1);
+    let alert = "tls.alert_message.desc == 224";
+    let alerts = decoded.packets(alert, &["frame.number"]).await;
+    assert!(alerts.is_empty(), "no migrate_notify: {alerts:?}");
 }
 
 /// Where the tokens of A's offers lead, what kind of moves they are for, and what the client presents to B.
@@ -237,30 +341,34 @@ async fn first_hello_offers_support(decoded: &Decoded) {
     let [hello] = hellos.as_slice() else {
         panic!("one connection to A: {hellos:?}");
     };
-    assert_eq!(
-        length_of(hello, "65357"),
-        Some("0"),
-        "migration_support is empty"
-    );
-    assert_eq!(length_of(hello, "65358"), None);
+    offers_support(hello);
+    assert_eq!(length_of(hello, TOKEN), None);
     assert_eq!(length_of(hello, "41"), None, "a full handshake");
 }
 
-async fn ticket_carries_the_token(decoded: &Decoded) {
+/// A hello has the support of what its client speaks, and of nothing else.
+fn offers_support(hello: &(Vec<String>, Vec<String>)) {
+    for support in [SUPPORT_01, SUPPORT_03] {
+        let empty = offered().contains(&support).then_some("0");
+        assert_eq!(length_of(hello, support), empty, "{support}");
+    }
+}
+
+async fn ticket_is_an_offer(decoded: &Decoded) {
     let at_a = tickets(decoded, 0).await;
-    // At the handshake for the client's next connection, with the notice and at A's end for the stream: A consented to that.
+    // At the handshake for the client's next connection, with what asks and at A's end for the stream: A consented to that.
     let extensions: Vec<_> = at_a.iter().flatten().flatten().collect();
     let marks = extensions
         .iter()
-        .filter(|one| ["65358", "65359"].contains(&one.as_str()));
+        .filter(|one| [TOKEN, ALLOWED, STREAM].contains(&one.as_str()));
     let marks: Vec<_> = marks.map(|one| one.as_str()).collect();
-    let expected = ["65358", "65358", "65359", "65358", "65359"];
+    let expected = [mark(), mark(), STREAM, mark(), STREAM];
     assert_eq!(marks, expected, "{at_a:?}");
     let at_b = tickets(decoded, 1).await;
     assert!(!at_b.is_empty());
     let mut extensions = at_b.iter().flatten().flatten();
     assert!(
-        extensions.all(|one| one != "65358"),
+        extensions.all(|one| ![TOKEN, ALLOWED].contains(&one.as_str())),
         "B has nowhere to send the client"
     );
 }
@@ -304,20 +412,20 @@ async fn alert_travels_encrypted(decoded: &Decoded) {
     );
 }
 
-async fn hello_to_b_carries_the_token(decoded: &Decoded) {
+async fn hello_to_b_carries_the_offer(decoded: &Decoded) {
     let hellos = hellos(decoded, 1).await;
     let [first, again] = hellos.as_slice() else {
-        panic!("the migration and the used token presented again: {hellos:?}");
+        panic!("the migration and the used offer presented again: {hellos:?}");
     };
     assert_eq!(first, again);
     // type, IPv4 address and port, session_id, expiry, nonce, signature (docs/protocol.md section 2).
     let token = 1 + 4 + 2 + (1 + 32) + 8 + (1 + 16) + (1 + hash_len(decoded).await);
-    assert_eq!(length_of(first, "65358"), Some(token.to_string().as_str()));
-    assert_eq!(
-        length_of(first, "65357"),
-        Some("0"),
-        "B could move the client on"
-    );
+    // In draft -03 the ticket says it all.
+    let token = (mark() == TOKEN).then(|| token.to_string());
+    assert_eq!(length_of(first, TOKEN), token.as_deref());
+    assert_eq!(length_of(first, ALLOWED), None);
+    // B could move the client on.
+    offers_support(first);
     assert_eq!(length_of(first, "42"), Some("0"), "early_data");
     assert_eq!(first.0.last().unwrap(), "41", "pre_shared_key is last");
 }
@@ -355,7 +463,7 @@ async fn early_data_is_the_request(decoded: &Decoded) {
     );
 }
 
-async fn only_the_first_use_of_the_token_resumes(decoded: &Decoded) {
+async fn only_the_first_use_of_the_offer_resumes(decoded: &Decoded) {
     let filter = format!(
         "tls.handshake.type == 2 && tcp.srcport == {}",
         decoded.port(1)

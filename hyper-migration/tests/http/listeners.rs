@@ -13,7 +13,7 @@ use axum::Router;
 use axum::extract::ConnectInfo;
 use axum::routing::get;
 use hyper_migration::server::{ConnectionInfo, MigrationListener, Serve, serve};
-use migration_tests::client::echoed;
+use migration_tests::client::{Chosen, echoed};
 use migration_tests::node::echo;
 use migration_tests::{Node, server_name};
 use rustls_migration::migration_token::BoxFuture;
@@ -241,6 +241,7 @@ async fn a_request_in_early_data_waits_for_the_end_of_the_handshake_unless_the_s
         config.alpn_protocols = Protocol::H1.alpn();
         a.serve(service.node_with(config).target(target), echo);
         let connector = tls_connector(&service, Protocol::H1).dialer(FirstFlight { target });
+        let connector = connector.target_resolver(Chosen(vec![target]));
         let stream = connector.connect(server_name(), a.address()).await;
         let mut stream = stream.unwrap();
         echoed(&mut stream, b"at A").await;

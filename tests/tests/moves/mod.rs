@@ -1,5 +1,8 @@
 //! The suite of moves: modes, kinds of move, drains, adversaries. A program that has it is named after the dialect that its peers
 //! speak (`migration_tests::dialect`). Each file is a program of its own too, whose peers speak the default.
+//!
+//! What draft -01 alone has is tested in it alone: the refusals of a token, of its signature and of its fields (`interop_python.rs`,
+//! `bad_input.rs`). Draft -03 has no token, and `draft_03_rules.rs` and `interop_draft_03.rs` have what it has instead.
 
 #[path = "../absent_targets.rs"]
 mod absent_targets;
@@ -49,6 +52,8 @@ mod hand_off_failures;
 mod handoff;
 #[path = "../interop_openssl.rs"]
 mod interop_openssl;
+#[path = "../interop_rustls.rs"]
+mod interop_rustls;
 #[path = "../interrupted_answers.rs"]
 mod interrupted_answers;
 #[path = "../keepers.rs"]
@@ -71,6 +76,8 @@ mod migrate_cancelled;
 mod move_kinds;
 #[path = "../notices_overtake.rs"]
 mod notices_overtake;
+#[path = "../ordinary_tickets.rs"]
+mod ordinary_tickets;
 #[path = "../partial_message.rs"]
 mod partial_message;
 #[path = "../presentations.rs"]
@@ -107,5 +114,9 @@ mod successor;
 mod superseded;
 #[path = "../two_steps.rs"]
 mod two_steps;
+#[path = "../verdicts.rs"]
+mod verdicts;
+#[path = "../wire_capture.rs"]
+mod wire_capture;
 #[path = "../young_target.rs"]
 mod young_target;
