@@ -8,6 +8,7 @@
 //! | what leaves when, byte by byte | [`direct`], [`memory`], [`blocking`]: no runtime; [`RecordingDialer`], [`record`], [`hello`]: what was sent |
 //! | faults between client and node, at a chosen byte | [`network`], [`simulated`]: in virtual time; [`mod@line`]: round trips, exactly; [`relay`], [`racer`]: on real sockets |
 //! | hosts in network namespaces, whose links can be cut | [`hosts`] |
+//! | targets that are not there, or not yet | [`ports`] |
 //! | a client that stands still at each step | [`peer`], [`watched`]; [`flight`]: its first flight, cut and copied |
 //! | byte streams that move, with no byte lost or repeated | [`session`]: both directions; [`services`], [`habits`]: applications of every kind; [`errands`]: requests, downloads, uploads |
 //! | what may become of a stream whose servers die | [`endings`] |
