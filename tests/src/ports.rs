@@ -10,7 +10,7 @@ const PORTS: std::ops::Range<u16> = 10_000..30_000;
 pub fn unused(ip: &str) -> SocketAddr {
     let ip: IpAddr = ip.parse().unwrap();
     let random = RandomState::new().build_hasher().finish();
-    let from = usize::try_from(random % 20_000).unwrap();
+    let from = usize::try_from(random).unwrap() % PORTS.len();
     PORTS
         .cycle()
         .skip(from)

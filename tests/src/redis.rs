@@ -5,8 +5,10 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use migration_token::RedisNonceStore;
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
+use time::OffsetDateTime;
 use tokio::time::sleep;
 
 use crate::Pki;
@@ -201,4 +203,16 @@ fn ask(address: SocketAddr, command: &[&str]) -> String {
         .output()
         .unwrap_or_else(|error| panic!("redis-cli: {error}; run tools/setup-tests"));
     String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// Has a store's server begin to remember. The store's time is short for a busy machine, so it may ask again.
+pub async fn begin(store: &RedisNonceStore) {
+    let mut refused = None;
+    for _ in 0..100 {
+        match store.check(OffsetDateTime::now_utc()).await {
+            Ok(()) => return,
+            Err(error) => refused = Some(error),
+        }
+    }
+    panic!("{refused:?}");
 }

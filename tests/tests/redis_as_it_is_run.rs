@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use migration_tests::Pki;
-use migration_tests::redis::RedisServer;
+use migration_tests::redis::{RedisServer, begin};
 use migration_tests::redis_groups::{Cluster, PRIMARY, Watched};
 use migration_tests::spending::Spending;
 use migration_token::{
@@ -232,8 +232,7 @@ async fn load(builder: RedisNonceStoreBuilder) -> (Spending, Arc<Clients>, JoinS
     let mut stores = Vec::new();
     for builder in [builder.clone(), builder] {
         let store = builder.timeout(LIMIT).connections(4).build().unwrap();
-        // On a busy machine the time limit is short.
-        while store.check(OffsetDateTime::now_utc()).await.is_err() {}
+        begin(&store).await;
         stores.push(Arc::new(store));
     }
     let (clients, running) = Clients::start(&stores[0], 4);

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use migration_tests::redis::RedisServer;
+use migration_tests::redis::{RedisServer, begin};
 use migration_tests::relay::Relay;
 use migration_tests::spending::{Account, Spending};
 use migration_token::{
@@ -32,18 +32,6 @@ fn store(address: SocketAddr) -> RedisNonceStoreBuilder {
     RedisNonceStore::builder(&format!("redis://{address}"))
         .timeout(LIMIT)
         .connections(4)
-}
-
-/// Has a store's server begin to remember. The store's time is short for a busy machine, so it may ask again.
-async fn begin(store: &RedisNonceStore) {
-    let mut refused = None;
-    for _ in 0..100 {
-        match store.check(OffsetDateTime::now_utc()).await {
-            Ok(()) => return,
-            Err(error) => refused = Some(error),
-        }
-    }
-    panic!("{refused:?}");
 }
 
 /// Load on two stores, as two nodes would have them, which works.

@@ -13,6 +13,7 @@ use std::time::Duration;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use migration_tests::metrics::{sum, value};
 use migration_tests::place::{Place, text};
+use migration_tests::ports::unused;
 use migration_tests::programs::demo_server;
 use serde_json::{Value, json};
 use tokio::time::sleep;
@@ -73,7 +74,8 @@ async fn run(plan: &Plan, measured: &PrometheusHandle) -> Value {
     keys_command("generate", text(&keys)).await;
     let mut nodes = Vec::new();
     for host in HOSTS {
-        nodes.push(Node::start(&place, &node::free_port(host), &plan.over).await);
+        // It must come back to where others send clients.
+        nodes.push(Node::start(&place, &unused(host).to_string(), &plan.over).await);
     }
     let clients = Clients::start(&place, nodes.iter().map(Node::address), plan.clients).await;
     sleep(QUIET).await;

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use migration_tests::metrics::{scrape, scrape_at_rest, value};
 use migration_tests::place::{Place, text};
-use migration_tests::ports::unused;
 use migration_tests::programs::Server;
 use rustls::ClientConfig;
 use serde_json::{Value, json};
@@ -19,11 +18,6 @@ const EVERY: Duration = Duration::from_millis(50);
 
 /// How long a node may take to have no connection any more. Only a broken one takes it.
 const PATIENCE: Duration = Duration::from_secs(60);
-
-/// A port at `host` that is free now. Nodes must come back to where others send clients.
-pub(crate) fn free_port(host: &str) -> String {
-    unused(host).to_string()
-}
 
 /// A running node.
 pub(crate) struct Node {
