@@ -11,8 +11,8 @@ use std::time::Duration;
 use migration_tests::client::word_echoed;
 use migration_tests::node::echo;
 use migration_tests::redis::RedisServer;
-use migration_tests::{Node, Service, server_name};
-use migration_token::{BoxFuture, FileNonceStore, MemoryNonceStore, NonceStore, RedisNonceStore};
+use migration_tests::{Node, Service, named_store, server_name};
+use migration_token::{BoxFuture, FileNonceStore, MemoryNonceStore, NonceStore};
 use rustls_migration::SystemClock;
 use rustls_migration::tokio::{
     Dial, DrainPlan, HandOff, MigrationAcceptor, MigrationConnector, MigrationStream, Transport,
@@ -159,13 +159,8 @@ async fn a_storm_loses_no_one_with_a_store_in_a_file() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_storm_loses_no_one_with_a_store_on_redis() {
     let redis = RedisServer::start(&[]).await;
-    let store = RedisNonceStore::builder(&format!("redis://{}", redis.address()));
-    let store = store.timeout(PATIENCE).build().unwrap();
-    store.check(time::OffsetDateTime::now_utc()).await.unwrap();
-    while store.remembers_since() > Some(OffsetDateTime::now_utc()) {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    storm("redis", Arc::new(store)).await;
+    let store = named_store::open(&format!("redis://{}", redis.address())).await;
+    storm("redis", store.unwrap()).await;
 }
 
 /// What stock TLS does when a node is emptied: every client connects again.
