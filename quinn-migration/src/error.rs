@@ -66,7 +66,7 @@ pub enum AdvertiseError {
     /// server's `TransportConfig`.
     #[error("quinn's datagram support is off; the frame cannot be sent")]
     DatagramsOff,
-    /// The client did not acknowledge the frame in time, or quinn retired its connection ID first. Try again; the
+    /// The client did not acknowledge the frame within 30 s, or quinn retired its connection ID first. Try again; the
     /// client may still have received it.
     #[error("the client did not acknowledge the advertisement")]
     NotAcknowledged,

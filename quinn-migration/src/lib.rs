@@ -46,7 +46,8 @@
 //!
 //! | what is lost | what happens |
 //! |---|---|
-//! | the advertisement, or its acknowledgement | sent again after 3 RTT + 50 ms, then linearly later, 8 packets at most; a repetition is recognised |
+//! | the advertisement, or its acknowledgement | sent again after 3 RTT + 50 ms, then linearly later, for 30 s, so that a client that is silent for some seconds hears of it; a repetition is recognised |
+//! | what gives a connection ID back | the same, for as long as the connection lives |
 //! | a challenge or its answer | the next challenge, with the same back-off, [`Policy::challenges`] in all; answers count for 3 s at least |
 //! | the advertised connection ID, because the server's lifetimes made quinn go on to a later one | [`Refusal::Superseded`], [`Failure::Withdrawn`] or [`AdvertiseError::NotAcknowledged`]; the next advertisement has a fresh one |
 //! | all of them | [`Event::Failed`]; the connection ID is given back, and the next advertisement can use another one |

@@ -30,8 +30,6 @@ use crate::wire::{
 pub use self::advert::Outcome;
 pub(crate) use self::advert::{AdvertStep, CannotBegin};
 
-/// Packets that carry one advertisement at most.
-const SENDS: u32 = 8;
 /// Transport parameter active_connection_id_limit (RFC 9000 section 18.2).
 const ACTIVE_CONNECTION_ID_LIMIT: u64 = 0x0e;
 /// The smallest one, and the default: one connection ID in use and one more.
@@ -137,7 +135,7 @@ impl ServerHook {
         };
         let mut frame = Vec::new();
         address.encode(self.codepoints.frame(), &mut frame);
-        let attempts = Attempts::new(SENDS).within(LONGEST_EXCHANGE);
+        let attempts = Attempts::new(u32::MAX).within(LONGEST_EXCHANGE);
         self.advert = Some(Advert {
             cid,
             frame,

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use quinn::{ConnectionError, SendDatagramError};
 use quinn_proto::VarInt;
-use tokio::time::timeout_at;
+use tokio::time::{timeout, timeout_at};
 
 use super::alternate::Alternate;
 use super::core::Core;
@@ -76,7 +76,8 @@ impl Core {
         })
     }
 
-    /// Advertises, and waits so long for what comes of it. `told` is called when the client has acknowledged it.
+    /// Advertises, and waits so long for the acknowledgement, and again for what comes of it. `told` is called when the client
+    /// has acknowledged it.
     pub(super) async fn move_connection(
         &self,
         connection: &quinn::Connection,
@@ -85,19 +86,19 @@ impl Core {
         told: impl FnOnce(),
     ) -> MoveEnd {
         let advertising = self.advertise_within(SHORT_SPARE_CID_PATIENCE, connection, alternate);
-        let advertised = match advertising.await {
-            Ok(advertised) => advertised,
-            Err(AdvertiseError::Closed(_)) => return MoveEnd::Gone,
-            Err(AdvertiseError::Busy | AdvertiseError::NotAcknowledged) => {
+        let advertised = match timeout(patience, advertising).await {
+            Ok(Ok(advertised)) => advertised,
+            Ok(Err(AdvertiseError::Closed(_))) => return MoveEnd::Gone,
+            Ok(Err(AdvertiseError::Busy | AdvertiseError::NotAcknowledged)) | Err(_) => {
                 return MoveEnd::Declined;
             }
-            Err(error) => {
+            Ok(Err(error)) => {
                 tracing::debug!(%error, "not told to move");
                 return MoveEnd::NotMovable;
             }
         };
         told();
-        match tokio::time::timeout(patience, advertised.outcome()).await {
+        match timeout(patience, advertised.outcome()).await {
             Ok(Ok(Outcome::Moved)) => MoveEnd::Moved,
             Ok(Ok(Outcome::Declined | Outcome::Superseded)) | Err(_) => MoveEnd::Declined,
             Ok(Err(_)) => MoveEnd::Gone,

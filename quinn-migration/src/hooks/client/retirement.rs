@@ -1,4 +1,5 @@
-//! Giving advertised connection IDs back: RETIRE_CONNECTION_ID until acknowledged (RFC 9000 section 19.16).
+//! Giving advertised connection IDs back: RETIRE_CONNECTION_ID until acknowledged (RFC 9000 sections 13.3 and 19.16), however long
+//! the path is silent: a server that never hears of it has no connection ID left for the next advertisement.
 //!
 //! Never queues more than a few: a server that floods must not make this client talk more.
 
@@ -12,7 +13,6 @@ use super::super::{Outgoing, retry_interval};
 use crate::wire::{Frame, PING_FRAME, ack_covers, overwrite, retire_connection_id};
 
 const LIMIT: usize = 8;
-const SENDS: u32 = 8;
 
 #[derive(Debug, Default)]
 pub(super) struct Retirement {
@@ -26,6 +26,11 @@ struct Pending {
     numbers: Vec<u64>,
 }
 
+/// Ends with the connection; ever longer waits are between them.
+fn attempts() -> Attempts {
+    Attempts::new(u32::MAX)
+}
+
 impl Retirement {
     pub(super) fn add(&mut self, sequence: VarInt) {
         let known = self
@@ -35,7 +40,7 @@ impl Retirement {
         if self.queue.len() < LIMIT && !known {
             self.queue.push_back(Pending {
                 sequence,
-                attempts: Attempts::new(SENDS),
+                attempts: attempts(),
                 numbers: Vec::new(),
             });
         }
@@ -69,18 +74,21 @@ impl Retirement {
         done
     }
 
-    /// What to do for the frame at the head of the queue; `None` when there is none.
+    /// What to do for the frame at the head of the queue; `None` when there is none. It is not given up.
     pub(super) fn poll(&mut self, now: Instant, rtt: Duration) -> Option<Step> {
-        loop {
-            match self
-                .queue
-                .front_mut()?
-                .attempts
-                .poll(now, retry_interval(rtt))
-            {
-                Step::GiveUp => drop(self.queue.pop_front()),
-                step @ (Step::Send | Step::Wait(_)) => return Some(step),
-            }
+        let step = self.poll_first(now, rtt)?;
+        if step != Step::GiveUp {
+            return Some(step);
         }
+        // Nothing leaves quinn's queue: another one may be luckier, and this one begins anew behind it.
+        let mut first = self.queue.pop_front()?;
+        first.attempts = attempts();
+        self.queue.push_back(first);
+        self.poll_first(now, rtt)
+    }
+
+    fn poll_first(&mut self, now: Instant, rtt: Duration) -> Option<Step> {
+        let first = self.queue.front_mut()?;
+        Some(first.attempts.poll(now, retry_interval(rtt)))
     }
 }

@@ -61,8 +61,8 @@ impl DrainPlan {
         self
     }
 
-    /// How long a client that was told may take to move or to refuse; then it counts as one that did not follow. Default
-    /// 10 s.
+    /// How long a client may take to acknowledge that it was told, and then to move or to refuse; after that it counts as one
+    /// that did not follow. Default 10 s.
     pub fn patience(mut self, patience: Duration) -> Self {
         self.patience = patience;
         self

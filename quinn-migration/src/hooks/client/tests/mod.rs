@@ -10,6 +10,7 @@ mod hostile;
 mod moving;
 mod parting;
 mod properties;
+mod retiring;
 mod returning;
 
 use super::*;
