@@ -19,6 +19,7 @@ use hyper_util::client::legacy::connect::HttpInfo;
 use hyper_util::rt::TokioExecutor;
 use migration_tests::NAME;
 use rustls_migration::server::Arrival;
+use rustls_migration::tokio::DrainPlan;
 use tokio::sync::Semaphore;
 use tokio::time::sleep;
 
@@ -151,6 +152,35 @@ async fn an_idle_connection_is_not_used_again_when_it_has_been_told() {
         let drained = drain.finished().await.progress;
         assert_eq!((drained.forced, drained.moved), (0, 1));
         assert_eq!(b.acceptor.stats().migrated(), 1);
+    }
+}
+
+/// As a graceful shutdown does: there is nowhere to go.
+#[tokio::test]
+async fn a_drain_without_targets_ends_idle_connections_and_lets_answers_finish() {
+    for protocol in PROTOCOLS {
+        let (service, name, mut a, mut b) = two_nodes(Some(protocol)).await;
+        let go = serve(&mut a, &mut b);
+        let clients = [(); 2].map(|()| crate::cluster::client(&service, protocol, &name));
+        let [idle, busy] = &clients;
+        assert_eq!(ask(idle, "/where").await, "A, fresh");
+        let told = tokio::spawn(busy.request(request("/told")));
+        let held = tokio::spawn(busy.request(request("/held")));
+        while a.acceptor.connections() < if protocol == Protocol::H1 { 3 } else { 2 } {
+            tokio::task::yield_now().await;
+        }
+        let plan = DrainPlan::to([])
+            .spread_over(Duration::ZERO)
+            .deadline(Duration::from_secs(600));
+        let drain = a.acceptor.drain(plan);
+        assert_eq!(text(told.await.unwrap().unwrap()).await, "A, told");
+        go.add_permits(1);
+        assert_eq!(text(held.await.unwrap().unwrap()).await, "A, held");
+        let drained = drain.finished().await.progress;
+        assert_eq!(
+            (drained.forced, drained.notified, drained.not_movable),
+            (0, 0, drained.total)
+        );
     }
 }
 

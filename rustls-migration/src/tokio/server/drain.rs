@@ -26,7 +26,8 @@ pub struct DrainPlan {
 
 impl DrainPlan {
     /// Moves clients to `targets`, each of which gets a share of them by its weight. A target of weight 0 gets none. Without
-    /// targets nobody is told, and clients may finish.
+    /// targets no client is asked to move; the applications learn that theirs cannot, by
+    /// [`told`](super::ConnectionHandle::told), and finish what they do.
     ///
     /// The notices are spread over ten seconds, with jitter, so that the targets are not stampeded; clients that are still
     /// there after twenty are closed.

@@ -153,7 +153,7 @@ impl Drainer {
         let now = Instant::now();
         self.expire(now);
         // When the drain's handle is gone nobody can resume it any more.
-        if self.targets.is_empty() || (*self.pause.borrow() && self.pause.has_changed().is_ok()) {
+        if *self.pause.borrow() && self.pause.has_changed().is_ok() {
             return Next::Event;
         }
         for _ in 0..BATCH {
@@ -197,13 +197,13 @@ impl Drainer {
         let Some(control) = self.registry.get(id) else {
             return;
         };
-        let Some(target) = self.targets.next_target() else {
-            return;
-        };
         control.want();
-        control.command(Command::MoveTo {
-            target,
-            governed: true,
+        control.command(match self.targets.next_target() {
+            Some(target) => Command::MoveTo {
+                target,
+                governed: true,
+            },
+            None => Command::Finish,
         });
         if self.max_moving < usize::MAX
             && let Some(until) = now.checked_add(self.patience)

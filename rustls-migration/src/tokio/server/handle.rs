@@ -37,8 +37,8 @@ pub enum DepartureStatus {
     /// The client has been told to move, and has not closed its side. The application finishes what it does, or reads to
     /// the client's end if it has [consented](super::ConnectionHandle::set_state).
     Told,
-    /// The client should move and cannot be told: it does not support migration, or no offer could be made. The application
-    /// finishes what it does.
+    /// The client should move and cannot be told: it does not support migration, no offer could be made, or there is nowhere to
+    /// move to. The application finishes what it does.
     NotMovable,
     /// The client has closed its side after it was told.
     Left,
@@ -75,6 +75,8 @@ pub(super) enum Command {
         /// Whether who says it sees to the deadline too.
         governed: bool,
     },
+    /// There is nowhere to move to: let the application finish.
+    Finish,
     /// Give the client up if it has not left.
     CloseOverdue,
 }

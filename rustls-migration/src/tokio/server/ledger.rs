@@ -75,8 +75,8 @@ pub enum DrainOutcome {
     Moved,
     /// It was gone before it was told.
     LeftByItself,
-    /// Its client cannot be told: it does not support migration, or no offer could be made. The application knows, by
-    /// [`told`](super::ConnectionHandle::told).
+    /// Its client cannot be told: it does not support migration, no offer could be made, or the drain has no target. The
+    /// application knows, by [`told`](super::ConnectionHandle::told).
     NotMovable,
     /// It was given up, by the drain or by its own departure deadline.
     Forced,

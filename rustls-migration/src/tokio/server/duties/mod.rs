@@ -322,6 +322,12 @@ where
                 self.obey(target, governed);
                 self.registration.control().set_asked();
             }
+            Some(Command::Finish) => {
+                if self.may_be_told() {
+                    self.cannot_tell("no_target");
+                }
+                self.registration.control().set_asked();
+            }
             Some(Command::CloseOverdue) => self.give_up(),
             None => {}
         }
@@ -329,25 +335,36 @@ where
 
     /// Somebody outside wants the client to move.
     fn obey(&mut self, target: SocketAddr, governed: bool) {
-        match &mut self.departure {
-            _ if self.overdue.is_some() => {}
-            // A client that has closed its side is about to be gone, and so is a stream that has failed.
-            Departure::Staying | Departure::NotMovable
-                if self.client_closed || self.failure.is_some() => {}
-            Departure::Staying | Departure::NotMovable => {
-                let state = self.registration.control().consent();
-                let state = state.as_ref().map(|state| state.as_slice());
-                if let Err(error) = self.tell(target, state, governed) {
-                    self.registration.control().set_not_told(reason(&error));
-                    self.set_departure(Departure::NotMovable);
-                }
+        if self.may_be_told() {
+            let state = self.registration.control().consent();
+            let state = state.as_ref().map(|state| state.as_slice());
+            if let Err(error) = self.tell(target, state, governed) {
+                self.cannot_tell(reason(&error));
             }
-            Departure::Told { clock, .. } if governed => *clock = DepartureClock::Governed,
+        } else if let Departure::Told { clock, .. } = &mut self.departure
+            && governed
+            && self.overdue.is_none()
+        {
+            *clock = DepartureClock::Governed;
+        }
+    }
+
+    /// Whether the client is there, and was not told.
+    fn may_be_told(&self) -> bool {
+        // A client that has closed its side is about to be gone, and so is a stream that has failed.
+        let going = self.overdue.is_some() || self.client_closed || self.failure.is_some();
+        match self.departure {
+            Departure::Staying | Departure::NotMovable => !going,
             Departure::Told { .. }
             | Departure::Left { .. }
             | Departure::HandedOver
-            | Departure::HandOverFailed(_) => {}
+            | Departure::HandOverFailed(_) => false,
         }
+    }
+
+    fn cannot_tell(&mut self, reason: &'static str) {
+        self.registration.control().set_not_told(reason);
+        self.set_departure(Departure::NotMovable);
     }
 
     /// Writes the notice out, looks for the client's end, and counts the time.
