@@ -24,6 +24,29 @@ pub(super) async fn next(listener: &TcpListener) -> (TcpStream, SocketAddr) {
     }
 }
 
+/// Those who wait in the listener's queue when it is closed: they have completed their TCP handshakes, and would be reset.
+pub(super) fn waiting(listener: TcpListener) -> io::Result<Vec<(TcpStream, SocketAddr)>> {
+    // The runtime may not have heard of the last of them.
+    let listener = listener.into_std()?;
+    let mut waiting = Vec::new();
+    loop {
+        match listener.accept() {
+            Ok((tcp, peer)) => {
+                let tcp = tcp
+                    .set_nonblocking(true)
+                    .and_then(|()| TcpStream::from_std(tcp));
+                waiting.extend(tcp.ok().map(|tcp| (tcp, peer)));
+            }
+            Err(error) if is_of_one_client(&error) => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(waiting),
+            Err(error) => {
+                tracing::error!(%error, "who waits cannot be accepted");
+                return Ok(waiting);
+            }
+        }
+    }
+}
+
 /// That client has gone already; others may come.
 fn is_of_one_client(error: &io::Error) -> bool {
     matches!(

@@ -3,7 +3,6 @@
 use std::error::Error;
 use std::fmt;
 use std::future::pending;
-use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use http::{Request, Response};
@@ -97,7 +96,7 @@ impl<S> Serve<S> {
     }
 
     /// When `signal` is ready, accepts who waits in the listener's queue and closes the listener. The server ends when its last
-    /// connection has: [drain](MigrationAcceptor::drain) the acceptor meanwhile.
+    /// connection has, upgraded ones too: [drain](MigrationAcceptor::drain) the acceptor meanwhile.
     pub fn accept_until(mut self, signal: impl Future<Output = ()> + Send + 'static) -> Self {
         self.until = Box::pin(signal);
         self
@@ -135,9 +134,12 @@ where
                     let Some(stream) = stream.await else {
                         return;
                     };
+                    let handle = stream.handle();
                     if let Err(error) = connections.serve(stream).await {
                         tracing::debug!(%peer, %error, "a connection failed");
                     }
+                    // Its stream may live on: as a WebSocket, or until the client has read the end.
+                    handle.ended().await;
                 }
             };
             loop {
@@ -151,14 +153,12 @@ where
                     Some(_) = connections.join_next() => {}
                 }
             }
-            // Who waits has completed its TCP handshake, and would be reset.
-            while let Poll::Ready(Ok(connection)) = self
-                .listener
-                .poll_accept(&mut Context::from_waker(Waker::noop()))
-            {
-                connections.spawn(accept(connection));
+            match handshakes::waiting(self.listener) {
+                Ok(waiting) => waiting.into_iter().for_each(|connection| {
+                    connections.spawn(accept(connection));
+                }),
+                Err(error) => tracing::error!(%error, "who waits cannot be accepted"),
             }
-            drop(self.listener);
             while connections.join_next().await.is_some() {}
         })
     }

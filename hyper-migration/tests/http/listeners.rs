@@ -90,6 +90,39 @@ async fn a_node_that_stops_accepts_who_waits_and_ends_with_its_last_connection()
 }
 
 #[tokio::test]
+async fn a_node_that_stops_resets_nobody_in_a_long_queue() {
+    const WAITING: usize = 300;
+    let (_, _, a, _) = two_nodes(Some(Protocol::H1)).await;
+    let listener = rustls_migration::tokio::listen("127.0.0.8:0".parse().unwrap()).unwrap();
+    let address = listener.local_addr().unwrap();
+    let router = Router::new().route("/", get("hello"));
+    let server = serve(listener, a.acceptor.clone(), router);
+    let server = server.accept_until(std::future::ready(()));
+    let mut waiting = Vec::new();
+    for _ in 0..WAITING {
+        waiting.push(TcpStream::connect(address).await.unwrap());
+    }
+    let serving = tokio::spawn(server.into_future());
+    while TcpStream::connect(address).await.is_ok() {
+        tokio::task::yield_now().await;
+    }
+    // A client whose connection was reset would hear of it here.
+    let mut ended = JoinSet::new();
+    for mut tcp in waiting {
+        tcp.write_all(b"no hello").await.unwrap();
+        ended.spawn(async move {
+            let mut said = Vec::new();
+            tcp.read_to_end(&mut said).await.map(|_| said)
+        });
+    }
+    while let Some(said) = ended.join_next().await {
+        // An alert.
+        assert_eq!(said.unwrap().unwrap().first(), Some(&21));
+    }
+    serving.await.unwrap();
+}
+
+#[tokio::test]
 async fn a_connection_on_which_nothing_has_been_asked_ends_cleanly_when_it_is_told() {
     let (service, _, mut a, b) = two_nodes(None).await;
     a.serve(Router::new().route("/", get("hello")));
