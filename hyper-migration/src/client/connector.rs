@@ -132,7 +132,10 @@ async fn succeed(
         Next::Wait(_) | Next::Dial => return None,
     };
     stream
-        .inspect_err(|error| tracing::debug!(%target, ?error, "the offer could not be followed"))
+        .inspect_err(|error| {
+            tracing::debug!(%target, ?error, "the offer could not be followed");
+            offers.forget(authority, target);
+        })
         .ok()
 }
 

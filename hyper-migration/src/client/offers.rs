@@ -95,6 +95,16 @@ impl Offers {
         waiting.offers.pop_back()
     }
 
+    /// `target` could not be reached: what else leads there would cost the time for connecting again.
+    pub(super) fn forget(&self, authority: &Authority, target: SocketAddr) {
+        let mut all = self.waiting();
+        let Some(waiting) = all.get_mut(authority) else {
+            return;
+        };
+        waiting.offers.retain(|offer| offer.target() != target);
+        waiting.address.take_if(|address| *address == target);
+    }
+
     /// An offer was followed to `address` for one request.
     pub(super) fn put_address(&self, authority: &Authority, address: SocketAddr) {
         self.waiting().entry(authority.clone()).or_default().address = Some(address);
