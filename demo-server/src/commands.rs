@@ -5,7 +5,7 @@
 use std::io;
 
 use demo_server::leave::Target;
-use demo_server::program::chain;
+use demo_server::program::{Failure, chain};
 use demo_server::trigger::Trigger;
 use rustix::process::getpgrp;
 use rustix::termios::{isatty, tcgetpgrp};
@@ -38,22 +38,49 @@ pub(crate) struct Commands {
     drainer: UnboundedSender<Drain>,
 }
 
+/// Signals that ask for something, and would end a process that does not wait for them.
+pub(crate) struct Requests {
+    migrate: Signal,
+    reload: Signal,
+}
+
+impl Requests {
+    /// From here on they wait for [`listen`].
+    pub(crate) fn catch() -> Result<Self, Failure> {
+        Ok(Self {
+            migrate: awaited(SignalKind::user_defined1())?,
+            reload: awaited(SignalKind::hangup())?,
+        })
+    }
+}
+
+fn awaited(kind: SignalKind) -> Result<Signal, Failure> {
+    signal(kind).map_err(|error| Failure::wrong("cannot wait for signals", &error))
+}
+
 /// Begins to listen.
-pub(crate) fn listen(trigger: Trigger, ticket_keys: TicketKeys) -> io::Result<Commands> {
+pub(crate) fn listen(
+    requests: Requests,
+    trigger: Trigger,
+    ticket_keys: TicketKeys,
+) -> Result<Commands, Failure> {
     let (typed, drain) = unbounded_channel();
     let commands = Commands {
         trigger: trigger.clone(),
         ticket_keys,
-        migrate: signal(SignalKind::user_defined1())?,
-        reload: signal(SignalKind::hangup())?,
-        interrupt: signal(SignalKind::interrupt())?,
-        terminate: signal(SignalKind::terminate())?,
+        migrate: requests.migrate,
+        reload: requests.reload,
+        interrupt: awaited(SignalKind::interrupt())?,
+        terminate: awaited(SignalKind::terminate())?,
         drain,
         drainer: typed.clone(),
     };
     if may_read(&io::stdin()) {
         // A thread does not keep the process alive, as a task that reads standard input would.
-        std::thread::Builder::new().spawn(move || read_lines(&trigger, &typed))?;
+        let reader = std::thread::Builder::new();
+        reader
+            .spawn(move || read_lines(&trigger, &typed))
+            .map_err(|error| Failure::wrong("cannot read commands", &error))?;
     }
     Ok(commands)
 }

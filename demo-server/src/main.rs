@@ -34,7 +34,7 @@ use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{sleep, timeout};
 
-use crate::commands::{Commands, Stop};
+use crate::commands::{Commands, Requests, Stop};
 
 /// How long the operator is waited for who reads the last of the drain.
 const LAST_WORDS: Duration = Duration::from_secs(1);
@@ -55,6 +55,8 @@ async fn main() -> ExitCode {
 }
 
 async fn serve(options: &Options) -> Result<(), Failure> {
+    // Keys may be rotated while it starts.
+    let requests = Requests::catch()?;
     let operator = operator(options).await?;
     let files = Files::below(&options.root)
         .map(Arc::new)
@@ -75,8 +77,7 @@ async fn serve(options: &Options) -> Result<(), Failure> {
         .map_err(|error| Failure::usage("migration settings", &error))?;
 
     let trigger = Trigger::default();
-    let commands = commands::listen(trigger.clone(), server.ticket_keys().clone())
-        .map_err(|error| Failure::wrong("cannot wait for signals", &error))?;
+    let commands = commands::listen(requests, trigger.clone(), server.ticket_keys().clone())?;
     let _watcher = options
         .watch_ticket_keys
         .then(|| server.ticket_keys().watch(commands::tell_of_reload))
@@ -95,6 +96,8 @@ async fn serve(options: &Options) -> Result<(), Failure> {
         reports: None,
     });
     let draining = watch::Sender::default();
+    // Whether it accepts nobody any more.
+    let stop = watch::Sender::new(false);
     let operating = operator.map(|operator| {
         let page = Page {
             addresses: bound().collect(),
@@ -105,10 +108,10 @@ async fn serve(options: &Options) -> Result<(), Failure> {
             draining: draining.subscribe(),
             drain: commands.drainer(),
         };
-        Operating::begin(operator, page)
+        Operating::begin(operator, page, stop.subscribe())
     });
     let listeners = listeners.into_iter().map(|(_, listener)| listener);
-    let drained = run(&node, listeners, commands, options, &draining).await;
+    let drained = run(&node, listeners, commands, options, (&stop, &draining)).await;
     if drained && let Some(operating) = operating {
         operating.end().await;
     }
@@ -121,12 +124,11 @@ async fn run(
     listeners: impl Iterator<Item = TcpListener>,
     mut commands: Commands,
     options: &Options,
-    draining: &watch::Sender<Option<Draining>>,
+    (stop, draining): (&watch::Sender<bool>, &watch::Sender<Option<Draining>>),
 ) -> bool {
-    let (stop, stopped) = watch::channel(false);
     let mut serving = JoinSet::new();
     for listener in listeners {
-        serving.spawn(Arc::clone(node).serve(listener, true_in(stopped.clone())));
+        serving.spawn(Arc::clone(node).serve(listener, true_in(stop.subscribe())));
     }
     let Stop::Drained(typed) = commands.until_told_to_stop().await else {
         return false;
@@ -148,10 +150,11 @@ struct Operating {
 }
 
 impl Operating {
-    fn begin(operator: Operator, page: Page) -> Self {
+    fn begin(operator: Operator, page: Page, leaving: watch::Receiver<bool>) -> Self {
         let (stop, stopped) = watch::channel(false);
+        let acceptor = page.acceptor.clone();
         let serving =
-            tokio::spawn(operator.serve(page.acceptor.clone(), page.router(), true_in(stopped)));
+            tokio::spawn(operator.serve(acceptor, leaving, page.router(), true_in(stopped)));
         Self { stop, serving }
     }
 

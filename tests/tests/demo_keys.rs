@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use migration_tests::place::{Held, LONG, Place, text};
-use migration_tests::programs::{Server, demo_server, report};
+use migration_tests::programs::{Server, demo_server, report, signal};
 use serde_json::json;
 
 /// Nodes A and B with one key file, which a command made.
@@ -136,4 +136,20 @@ async fn mistakes_about_key_files_are_told_in_one_line() {
         assert_eq!(said.lines().count(), 1, "{said}");
     }
     assert_eq!(std::fs::read(&keys).unwrap(), before);
+}
+
+/// Who rotates the keys of all nodes need not know which of them are starting.
+#[tokio::test]
+async fn a_node_that_is_told_to_reload_while_it_starts_goes_on_starting() {
+    let store = tokio::net::TcpListener::bind("127.0.0.2:0").await.unwrap();
+    let url = format!("redis://{}", store.local_addr().unwrap());
+    let place = Place::with_file(LONG);
+    let arguments = ["--nonce-store", &url, "--root", text(&place.path("root"))];
+    let mut node = demo_server(arguments).spawn().unwrap();
+    // It waits for the store's answer.
+    let asking = store.accept().await.unwrap();
+    signal(&node, "HUP").await;
+    drop((asking, store));
+    let ended = node.wait().await.unwrap();
+    assert!(ended.code().is_some(), "the signal ended it: {ended}");
 }

@@ -67,6 +67,8 @@ impl Machine {
 
     /// Runs a node by these arguments as they would be here: from its start to the end of a drain that has nobody to wait for.
     async fn runs(&self, documented: &[String]) {
+        // No two clocks are one.
+        assert!(number(value(documented, "--clock-skew")) > 0);
         let mut arguments = documented.to_vec();
         let listen = arguments.iter().position(|one| one == "--listen").unwrap();
         arguments.drain(listen..listen + 2);

@@ -20,6 +20,7 @@ use rustls::crypto::SecureRandom;
 use rustls_migration::tokio::MigrationAcceptor;
 use subtle::ConstantTimeEq as _;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 
 use self::metrics::Metrics;
@@ -95,10 +96,11 @@ impl Operator {
     }
 
     /// Serves `/metrics`, and `/ready` for health checks, to everybody, and `pages` below the token, until `stop` resolves; then it answers
-    /// what has been asked to the end.
+    /// what has been asked to the end. A node that is `leaving` is not ready.
     pub async fn serve(
         self,
         acceptor: MigrationAcceptor,
+        leaving: watch::Receiver<bool>,
         pages: Router,
         stop: impl Future<Output = ()> + Send + 'static,
     ) {
@@ -106,7 +108,10 @@ impl Operator {
         let checked = from_fn_with_state(Arc::clone(&self.token), only_with_token);
         let router = Router::new()
             .route("/metrics", get(async move || in_text(metrics.render())))
-            .route("/ready", get(async move || ready(&acceptor).await))
+            .route(
+                "/ready",
+                get(async move || ready(&acceptor, &leaving).await),
+            )
             .nest(&format!("/{{{TOKEN}}}/"), pages.route_layer(checked));
         let mut upkeep = interval(UPKEEP);
         upkeep.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -125,8 +130,8 @@ impl Operator {
 }
 
 /// Whether clients may be sent here.
-async fn ready(acceptor: &MigrationAcceptor) -> StatusCode {
-    match acceptor.readiness().await.is_ready() {
+async fn ready(acceptor: &MigrationAcceptor, leaving: &watch::Receiver<bool>) -> StatusCode {
+    match !*leaving.borrow() && acceptor.readiness().await.is_ready() {
         true => StatusCode::OK,
         false => StatusCode::SERVICE_UNAVAILABLE,
     }
@@ -187,7 +192,8 @@ mod tests {
         let server = service::node(identity.unwrap(), keys, None)
             .unwrap()
             .build();
-        tokio::spawn(operator.serve(server.unwrap().into(), page, pending()));
+        let (leaves, leaving) = watch::channel(false);
+        tokio::spawn(operator.serve(server.unwrap().into(), leaving, page, pending()));
         let path = url.strip_prefix(&format!("http://{address}")).unwrap();
         let found = get(address, &format!("{path}page")).await;
         assert!(found.ends_with("the page"), "{found}");
@@ -204,6 +210,11 @@ mod tests {
         for open in ["/metrics", "/ready"] {
             let found = get(address, open).await;
             assert!(found.starts_with("HTTP/1.0 200"), "{found}");
+        }
+        leaves.send_replace(true);
+        for (open, status) in [("/metrics", 200), ("/ready", 503)] {
+            let found = get(address, open).await;
+            assert!(found.starts_with(&format!("HTTP/1.0 {status}")), "{found}");
         }
     }
 
