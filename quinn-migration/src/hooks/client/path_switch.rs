@@ -93,7 +93,9 @@ impl ClientHook {
         if self.is_returning() && (self.monitor.is_alive() || unread && self.monitor.may_doubt()) {
             return true;
         }
-        let mut asked = std::iter::once(probe).chain(&self.unanswered);
+        // An earlier path's late answer says nothing about an advertised path.
+        let earlier = self.unanswered.iter().filter(|_| self.is_returning());
+        let mut asked = std::iter::once(probe).chain(earlier);
         let Some(answered) = asked.find(|probe| probe.is_answered_by(body)) else {
             return false;
         };

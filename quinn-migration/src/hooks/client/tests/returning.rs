@@ -18,7 +18,7 @@ fn moved(spares: &[u32]) -> (Bench, ConnectionId) {
 }
 
 /// Sends without an answer until the next challenge leaves; answers with it and the events up to then.
-fn silent(bench: &mut Bench, id: &ConnectionId) -> (Sent, Vec<Event>) {
+pub(super) fn silent(bench: &mut Bench, id: &ConnectionId) -> (Sent, Vec<Event>) {
     let mut events = Vec::new();
     for _ in 0..100 {
         bench.send_with(id, vec![1]);
@@ -544,4 +544,21 @@ fn a_packet_by_the_path_in_use_ends_a_trial_of_another_one() {
     assert_eq!(bench.send_with(&id, vec![1]).id, id.to_vec());
     assert_eq!(bench.hook.active_path(), Some(path(1)));
     assert!(bench.events().0.is_empty());
+}
+
+#[test]
+fn an_answer_to_a_challenge_of_an_earlier_silence_does_not_count() {
+    let (mut bench, id) = moved(&[2, 3]);
+    let (challenge, _) = silent(&mut bench, &id);
+    on_trial(&mut bench, &id);
+    bench.events();
+    bench.datagrams += 1;
+    bench.receive_by(Some(path(1)), &mut BytesMut::from(&[1][..]));
+    let (events, _) = bench.events();
+    assert!(events.is_empty(), "{events:?}");
+    silent(&mut bench, &id);
+    let late = [&[0x1b], &challenge.payload[1..9]].concat();
+    let mut seen = BytesMut::from(&late[..]);
+    bench.receive_by(Some(PathId::FIRST), &mut seen);
+    assert_eq!(seen, &late[..], "quinn stays");
 }
