@@ -86,7 +86,7 @@ impl PathMonitor {
         std::mem::take(&mut self.idle)
     }
 
-    /// A packet was opened, so its sender is the peer.
+    /// A packet was opened that is no copy, so its sender is the peer.
     pub(super) fn on_received(&mut self) {
         self.opened = true;
     }
