@@ -66,6 +66,8 @@ struct Table {
     /// How many routes have a connection ID of this length.
     lengths: BTreeMap<usize, usize>,
     paths: HashMap<PathId, Endpoints>,
+    /// Where packets come from that were under way to sockets which were replaced.
+    former: HashMap<PathId, Endpoints>,
 }
 
 /// A path's server address, and the one that quinn believes in.
@@ -110,8 +112,7 @@ impl Router {
         self.replace(PathId::FIRST, socket, until);
         let paths: Vec<(PathId, Endpoints)> = {
             let table = self.table.read();
-            let paths = table.paths.iter().map(|(id, ends)| (*id, *ends));
-            paths.filter(|(id, _)| !self.is_former(*id)).collect()
+            table.paths.iter().map(|(id, ends)| (*id, *ends)).collect()
         };
         for (id, endpoints) in paths {
             match self.path_socket(endpoints.server) {
@@ -123,22 +124,25 @@ impl Router {
         Ok(())
     }
 
+    /// A path that was closed meanwhile stays closed.
     fn replace(&self, id: PathId, socket: Arc<dyn AsyncUdpSocket>, until: Instant) {
         let former = self.next_id();
         if let Some(endpoints) = self.endpoints(id) {
-            self.table.write().paths.insert(former, endpoints);
+            self.table.write().former.insert(former, endpoints);
         }
         self.sockets.replace(id, socket, former);
-        self.sockets.expect(id);
         self.former.lock().push(Former {
             id: former,
             of: id,
             until,
         });
-    }
-
-    fn is_former(&self, id: PathId) -> bool {
-        self.former.lock().iter().any(|former| former.id == id)
+        // Closing takes the path out of the table before it looks for sockets.
+        if id != PathId::FIRST && self.endpoints(id).is_none() {
+            self.close_former(Some(id), Instant::now());
+            self.sockets.remove(id);
+            return;
+        }
+        self.sockets.expect(id);
     }
 
     /// Closes former sockets: those of path `of`, and those that are past their time.
@@ -148,7 +152,7 @@ impl Router {
         let closing: Vec<Former> = former.extract_if(.., over).collect();
         drop(former);
         for former in closing {
-            self.table.write().paths.remove(&former.id);
+            self.table.write().former.remove(&former.id);
             self.sockets.remove(former.id);
         }
     }
@@ -193,7 +197,9 @@ impl Router {
         if id == PathId::FIRST {
             return None;
         }
-        self.table.read().paths.get(&id).copied()
+        let table = self.table.read();
+        let path = table.paths.get(&id).or_else(|| table.former.get(&id));
+        path.copied()
     }
 
     /// Whether every datagram takes the first path.

@@ -74,3 +74,59 @@ async fn a_connection_id_that_comes_back_is_routed_again() {
     drop(one);
     assert!(router.is_empty() && router.table.read().lengths.is_empty());
 }
+
+#[tokio::test]
+async fn a_path_that_is_closed_during_a_rebind_stays_closed() {
+    let router = router();
+    let (server, believed) = addresses();
+    let routes = router.routes();
+    let (path, stays) = (
+        routes.open(server, believed).unwrap(),
+        routes.open(server, believed).unwrap(),
+    );
+    let until = Instant::now() + FORMER_LIFE;
+    for path in [path, stays] {
+        let socket = router.path_socket(server).unwrap();
+        router.replace(path, socket, until);
+    }
+    assert_eq!((router.sockets.len(), router.open_sockets()), (5, 3));
+    let socket = router.path_socket(server).unwrap();
+    routes.close(path);
+    router.replace(path, socket, until);
+    assert!(!router.sockets.has(path));
+    assert_eq!((router.sockets.len(), router.open_sockets()), (3, 2));
+    let table = router.table.read();
+    assert_eq!((table.paths.len(), table.former.len()), (1, 1));
+}
+
+#[tokio::test]
+async fn paths_that_come_and_go_during_rebinds_leave_nothing_behind() {
+    let router = router();
+    let (server, believed) = addresses();
+    let runtime = tokio::runtime::Handle::current();
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let _inside = runtime.enter();
+            while !done.load(Ordering::Relaxed) {
+                let first = UdpSocket::bind("127.0.0.1:0").unwrap();
+                router.rebind(&first).unwrap();
+                router.close_former(Some(PathId::FIRST), Instant::now());
+            }
+        });
+        let _inside = runtime.enter();
+        let routes = router.routes();
+        let mut open = VecDeque::new();
+        for _ in 0..200 {
+            open.push_back(routes.open(server, believed).unwrap());
+            if open.len() > 4 {
+                routes.close(open.pop_front().unwrap());
+            }
+        }
+        drop(routes);
+        done.store(true, Ordering::Relaxed);
+    });
+    assert_eq!((router.sockets.len(), router.open_sockets()), (1, 1));
+    let table = router.table.read();
+    assert!(table.paths.is_empty() && table.former.is_empty());
+}
