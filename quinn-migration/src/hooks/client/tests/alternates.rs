@@ -116,3 +116,28 @@ fn a_late_answer_of_an_earlier_path_is_not_taken_for_one_of_the_advertised_path(
         "{events:?}"
     );
 }
+
+/// All connections of an endpoint that have not moved share its own socket.
+#[test]
+fn an_idle_connection_beside_a_busy_one_asks_once() {
+    let mut bench = keeping();
+    bench.receive(&frame(&offer(1, "198.51.100.1:1")));
+    for _ in 0..8 {
+        bench.receive(&[1]);
+    }
+    let mut asked = 0;
+    for step in 0..100 {
+        if let (_, Action::Send(placeholders)) = bench.events() {
+            bench.send(datagrams(&placeholders));
+            let ack = bench.ack();
+            bench.receive(&ack);
+            asked += 1;
+        }
+        // The busy one pauses.
+        if step % 10 < 3 {
+            bench.datagrams += 50;
+        }
+        bench.now += Duration::from_millis(200);
+    }
+    assert_eq!(asked, 1);
+}
