@@ -98,6 +98,33 @@ impl Largest {
     }
 }
 
+/// Tells copies of packets from packets that come late, as [`Largest`] does not: those of a slow path in use are overtaken by others.
+#[derive(Debug, Default)]
+pub(super) struct Window {
+    largest: u64,
+    /// Which numbers up to the largest have come, that one in the lowest bit.
+    seen: u128,
+}
+
+impl Window {
+    /// Whether no packet with this number has come before. Answers `false` for one that more than a hundred later ones have
+    /// overtaken, as quinn does.
+    pub(super) fn is_first(&mut self, number: u64) -> bool {
+        if number > self.largest {
+            let ahead = u32::try_from(number - self.largest).unwrap_or(u32::MAX);
+            self.seen = self.seen.checked_shl(ahead).unwrap_or_default();
+            self.largest = number;
+        }
+        let behind = u32::try_from(self.largest - number).unwrap_or(u32::MAX);
+        let Some(bit) = 1u128.checked_shl(behind) else {
+            return false;
+        };
+        let first = self.seen & bit == 0;
+        self.seen |= bit;
+        first
+    }
+}
+
 /// Longest packet number (RFC 9000 section 17.1), in bytes.
 const LONGEST_NUMBER: usize = 4;
 
@@ -197,6 +224,26 @@ mod tests {
         fn any_header_is_read_without_a_panic(header in prop::collection::vec(any::<u8>(), 0..40)) {
             let _ = destination(&header);
         }
+    }
+
+    proptest! {
+        #[test]
+        fn each_number_is_the_first_once(numbers in prop::collection::vec(0..100u64, 1..200), start in 0..1u64 << 61) {
+            let mut window = Window::default();
+            let mut seen = std::collections::BTreeSet::new();
+            for number in numbers {
+                prop_assert_eq!(window.is_first(start + number), seen.insert(number));
+            }
+        }
+    }
+
+    #[test]
+    fn a_number_far_behind_is_no_first_one() {
+        let mut window = Window::default();
+        assert!(window.is_first(0) && !window.is_first(0));
+        assert!(window.is_first(1000) && window.is_first(1000 - 127));
+        assert!(!window.is_first(1000 - 127) && !window.is_first(1000 - 128));
+        assert!(window.is_first(u64::MAX) && !window.is_first(1000));
     }
 
     #[test]

@@ -18,6 +18,8 @@ pub(super) struct PathMonitor {
     sent: u64,
     /// Signs of life.
     received: u64,
+    /// Packets that were opened. Other connections may use the same socket, so its datagrams tell nothing of them.
+    packets: u64,
     /// A packet was opened since the last sign of life. It may have come on another path.
     opened: bool,
     /// Datagrams that had arrived on this path at the last sign of life, or when the monitor began.
@@ -37,16 +39,16 @@ pub(super) struct PathMonitor {
     reported: bool,
     /// An earlier path's answer was passed over in this silence.
     doubted: bool,
-    /// Datagrams on this path when the peer was last asked whether it is there.
+    /// Packets when the peer was last asked whether it is there.
     asked_at: u64,
-    /// Datagrams at the last quiet look, and when to ask unless there are more by then.
+    /// Packets at the last quiet look, and when to ask unless there are more by then.
     listening: Option<(u64, Instant)>,
 }
 
-/// A quiet client that has received so many datagrams since it asked last expects more. The answer to the question and what
+/// A quiet client that has received so many packets since it asked last expects more. The answer to the question and what
 /// goes with it are fewer.
 const FLOW: u64 = 4;
-/// What a client that expects datagrams does without them before it asks.
+/// How long a client that expects packets does without them before it asks, at the least.
 const SHORTEST_LISTENING: Duration = Duration::from_secs(1);
 
 /// What a client that sends nothing itself does.
@@ -86,9 +88,10 @@ impl PathMonitor {
         std::mem::take(&mut self.idle)
     }
 
-    /// A packet was opened, so its sender is the peer.
+    /// A packet was opened that is no copy, so its sender is the peer.
     pub(super) fn on_received(&mut self) {
         self.opened = true;
+        self.packets = self.packets.saturating_add(1);
     }
 
     /// So many datagrams have arrived on this path so far. With a packet that was opened, a new one is a sign of life.
@@ -125,24 +128,24 @@ impl PathMonitor {
 
     /// Nothing was sent that needs an answer, so silence tells nothing: is it time to ask?
     pub(super) fn listen(&mut self, now: Instant, retry_interval: Duration) -> Listening {
-        let datagrams = self.datagrams.unwrap_or_default();
-        if datagrams < self.asked_at.saturating_add(FLOW) {
+        let packets = self.packets;
+        if packets < self.asked_at.saturating_add(FLOW) {
             self.listening = None;
             return Listening::Idle;
         }
         let fresh = (
-            datagrams,
+            packets,
             now + retry_interval
                 .saturating_mul(SILENCE)
                 .max(SHORTEST_LISTENING),
         );
         match self.listening {
-            Some((before, until)) if before == datagrams && now >= until => {
+            Some((before, until)) if before == packets && now >= until => {
                 self.listening = None;
-                self.asked_at = datagrams;
+                self.asked_at = packets;
                 Listening::Ask
             }
-            Some((before, until)) if before == datagrams => Listening::Again(until),
+            Some((before, until)) if before == packets => Listening::Again(until),
             _ => {
                 self.listening = Some(fresh);
                 Listening::Again(fresh.1)
@@ -210,7 +213,7 @@ mod tests {
         assert_eq!(monitor.listen(now, RETRY_INTERVAL), Listening::Idle);
         monitor.on_datagrams(0);
         for n in 1..10 {
-            monitor.on_received();
+            (0..10).for_each(|_| monitor.on_received());
             monitor.on_datagrams(n * 10);
             let until = now + Duration::from_secs(1);
             assert_eq!(monitor.listen(now, RETRY_INTERVAL), Listening::Again(until));
@@ -221,6 +224,19 @@ mod tests {
         monitor.on_received();
         monitor.on_datagrams(92);
         assert_eq!(monitor.listen(now, RETRY_INTERVAL), Listening::Idle);
+    }
+
+    /// All connections of an endpoint that have not moved share its own socket.
+    #[test]
+    fn datagrams_of_other_connections_are_no_flow() {
+        let mut now = Instant::now();
+        let mut monitor = PathMonitor::default();
+        monitor.on_received();
+        for n in 0..20 {
+            monitor.on_datagrams(n * 100);
+            assert_eq!(monitor.listen(now, RETRY_INTERVAL), Listening::Idle);
+            now += Duration::from_secs(1);
+        }
     }
 
     #[test]

@@ -35,7 +35,7 @@ use self::pending::PendingAdvertisement;
 use self::phase::Phase;
 use self::probe::{FillOutcome, Probe};
 use self::retirement::Retirement;
-use super::packet::Largest;
+use super::packet::{Largest, Window};
 use super::path_monitor::PathMonitor;
 use super::peer_ids::PeerIds;
 use super::placeholder::{DatagramKind, Placeholders};
@@ -76,6 +76,8 @@ pub(crate) struct ClientHook {
     server_ids: PeerIds,
     held: HeldIds,
     received: Largest,
+    /// The numbers of the last packets, for copies.
+    window: Window,
     /// Destination connection ID of the last packet.
     last_id: Option<ConnectionId>,
     /// Bytes of the last packet that were not for frames.
@@ -118,6 +120,7 @@ impl ClientHook {
             server_ids: PeerIds::default(),
             held: HeldIds::default(),
             received: Largest::default(),
+            window: Window::default(),
             last_id: None,
             overhead: 0,
             control: 0,
@@ -385,9 +388,13 @@ impl Hook for ClientHook {
         if !packet.is_short() {
             return;
         }
-        self.end_trial_by(packet.arrival.by);
-        // Before this packet's frames are learnt: quinn reads the held ones first.
         let new = self.received.is_new(packet.number);
+        // Anybody on the way may send a copy of a packet, so that is no sign of life.
+        let original = self.window.is_first(packet.number);
+        if original {
+            self.end_trial_by(packet.arrival.by);
+        }
+        // Before this packet's frames are learnt: quinn reads the held ones first.
         let mut held = if new {
             self.held.release(&self.server_ids)
         } else {
@@ -403,11 +410,8 @@ impl Hook for ClientHook {
         }
         effects.release = matches!(self.phase, Phase::Switching(_));
         effects.wake |= self.report_malformed_rest(packet.payload, at);
-        if packet
-            .arrival
-            .by
-            .is_none_or(|by| Some(by) == self.active_path())
-        {
+        let by = packet.arrival.by;
+        if original && by.is_none_or(|by| Some(by) == self.active_path()) {
             self.monitor.on_received();
         }
         effects.wake |= self.is_returning() || self.phase.trial().is_some();

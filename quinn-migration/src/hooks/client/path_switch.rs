@@ -18,6 +18,8 @@ use crate::wire::{Frame, NewConnectionId};
 const QUINN_WINDOW: u32 = 5;
 /// Connection IDs held at most. A server that goes beyond has gone far beyond its limit, which quinn tells it.
 const HELD: usize = 16;
+/// The same, with those that this side adds.
+const HELD_IN_ALL: usize = 2 * HELD;
 
 /// Why quinn is made to use another connection ID.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,7 +95,9 @@ impl ClientHook {
         if self.is_returning() && (self.monitor.is_alive() || unread && self.monitor.may_doubt()) {
             return true;
         }
-        let mut asked = std::iter::once(probe).chain(&self.unanswered);
+        // An earlier path's late answer says nothing about an advertised path.
+        let earlier = self.unanswered.iter().filter(|_| self.is_returning());
+        let mut asked = std::iter::once(probe).chain(earlier);
         let Some(answered) = asked.find(|probe| probe.is_answered_by(body)) else {
             return false;
         };
@@ -232,6 +236,12 @@ impl HeldIds {
     /// A retransmission is held once.
     pub(super) fn hold(&mut self, new: NewConnectionId) {
         if !self.contains(&new) {
+            self.push(new);
+        }
+    }
+
+    fn push(&mut self, new: NewConnectionId) {
+        if self.0.len() < HELD_IN_ALL {
             self.0.push(new);
         }
     }
@@ -249,10 +259,16 @@ impl HeldIds {
         }
         match known.at_or_above(new.retire_prior_to) {
             Some(lowest) => {
-                self.0.push(NewConnectionId {
+                let asked = NewConnectionId {
                     retire_prior_to: new.retire_prior_to,
                     ..lowest.clone()
-                });
+                };
+                let says_it = |held: &NewConnectionId| {
+                    held.sequence == asked.sequence && held.retire_prior_to >= asked.retire_prior_to
+                };
+                if !self.0.iter().any(says_it) {
+                    self.push(asked);
+                }
                 None
             }
             None => Some(NewConnectionId {

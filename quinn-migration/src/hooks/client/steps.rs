@@ -386,6 +386,10 @@ impl ClientHook {
     /// The path in use does not answer: asks an earlier one. Says once for each silence that none answers.
     pub(super) fn on_silence(&mut self, silence: Duration, now: Instant) {
         let round = self.monitor.on_silence();
+        if round == 1 {
+            // What was asked in an earlier silence does not count in this one.
+            self.unanswered.clear();
+        }
         self.answers.clear();
         let begun = self.leave_silent_path(silence, round, now);
         let Some(paths) = self.attachment.paths() else {

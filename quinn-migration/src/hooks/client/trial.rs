@@ -93,7 +93,7 @@ impl ClientHook {
         Some((trial.silence, trial.since))
     }
 
-    /// A packet has come. Ends the trial when it came by the path in use, which is alive then.
+    /// A packet has come that is no copy. Ends the trial when it came by the path in use, which is alive then.
     pub(super) fn end_trial_by(&mut self, came_by: Option<PathId>) {
         if came_by.is_some() && came_by == self.settled_path() {
             self.undo_trial();

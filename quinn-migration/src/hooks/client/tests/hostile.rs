@@ -182,3 +182,40 @@ fn a_frame_that_is_cut_short_is_reported_and_left_to_quinn() {
     assert_eq!(bench.receive(cut), cut);
     assert_eq!(refusals(&bench.events().0), [Refusal::Malformed]);
 }
+
+/// Packets that others have overtaken bring quinn no frames of the hook's, so what is held for it stays.
+#[test]
+fn retirements_in_packets_with_falling_numbers_take_up_no_memory() {
+    for rising in [false, true] {
+        let mut bench = Bench::connected_to(ORIGIN);
+        bench.receive(&numbered(1, 0));
+        bench.received = 1_000_000;
+        bench.receive(&[1]);
+        for step in 1..2000 {
+            bench.received = 900_000 - u64::from(step);
+            let floor = if rising {
+                bench.receive(&numbered(step + 1, step));
+                step + 1
+            } else {
+                1
+            };
+            bench.receive(&numbered(100_000, floor));
+        }
+        bench.received = 2_000_000;
+        let length = bench.receive(&[1]).len();
+        assert!(length <= 1200, "{rising}: {length} bytes for quinn");
+    }
+}
+
+/// A NEW_CONNECTION_ID frame with any sequence number.
+fn numbered(sequence: u32, retire_prior_to: u32) -> Vec<u8> {
+    let mut out = Vec::new();
+    NewConnectionId {
+        sequence: sequence.into(),
+        retire_prior_to: retire_prior_to.into(),
+        id: ConnectionId::new(&u64::from(sequence).to_be_bytes()),
+        token: ResetToken::new([9; 16]),
+    }
+    .encode(&mut out);
+    out
+}

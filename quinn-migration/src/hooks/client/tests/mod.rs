@@ -125,6 +125,11 @@ impl Bench {
     /// A packet by a path that is known not to be the one in use.
     fn receive_by(&mut self, came_by: Option<PathId>, payload: &mut BytesMut) -> Effects {
         self.received += 1;
+        self.receive_again(came_by, payload)
+    }
+
+    /// A copy of the last packet, on a path that is known not to be the one in use.
+    fn receive_again(&mut self, came_by: Option<PathId>, payload: &mut BytesMut) -> Effects {
         let packet = Incoming {
             number: self.received,
             header: &[0x41, 1, 2, 3, 4, 0, 7],

@@ -18,7 +18,7 @@ fn moved(spares: &[u32]) -> (Bench, ConnectionId) {
 }
 
 /// Sends without an answer until the next challenge leaves; answers with it and the events up to then.
-fn silent(bench: &mut Bench, id: &ConnectionId) -> (Sent, Vec<Event>) {
+pub(super) fn silent(bench: &mut Bench, id: &ConnectionId) -> (Sent, Vec<Event>) {
     let mut events = Vec::new();
     for _ in 0..100 {
         bench.send_with(id, vec![1]);
@@ -114,6 +114,45 @@ fn datagrams_that_cannot_be_opened_do_not_keep_a_client_from_an_earlier_path() {
         }
     }
     assert_eq!(answered, 2);
+}
+
+/// Somebody on the way has kept one.
+#[test]
+fn copies_of_a_packet_do_not_keep_a_client_on_a_silent_path() {
+    let (mut bench, id) = moved(&[2]);
+    let ack = bench.ack();
+    bench.receive(&ack);
+    bench.events();
+    for _ in 0..100 {
+        bench.send_with(&id, vec![1]);
+        bench.datagrams += 1;
+        bench.receive_again(None, &mut BytesMut::from(&ack[..]));
+        if let (_, Action::Send(placeholders)) = bench.events() {
+            assert!(placeholders.len() > 1, "no challenge");
+            return;
+        }
+        bench.now += Duration::from_millis(80);
+    }
+    panic!("nobody asks the path before");
+}
+
+/// The server may have gone on to send by another path, which is faster than the one in use.
+#[test]
+fn packets_that_later_ones_have_overtaken_are_signs_of_life() {
+    let (mut bench, id) = moved(&[2]);
+    bench.received += 100;
+    bench.receive_elsewhere(&mut BytesMut::from(&[1][..]));
+    bench.received -= 100;
+    for _ in 0..50 {
+        bench.send_with(&id, vec![1]);
+        bench.receive(&[1]);
+        let (events, action) = bench.events();
+        assert!(
+            events.is_empty() && matches!(action, Action::Wait(_)),
+            "{events:?} {action:?}"
+        );
+        bench.now += Duration::from_millis(80);
+    }
 }
 
 #[test]
@@ -540,8 +579,28 @@ fn a_packet_by_the_path_in_use_ends_a_trial_of_another_one() {
     let (mut bench, id) = moved(&[2, 3]);
     on_trial(&mut bench, &id);
     bench.events();
+    bench.receive_again(Some(path(1)), &mut BytesMut::from(&[1][..]));
+    let on = bench.hook.active_path();
+    assert_eq!(on, Some(PathId::FIRST), "a copy does not");
     bench.receive_by(Some(path(1)), &mut BytesMut::from(&[1][..]));
     assert_eq!(bench.send_with(&id, vec![1]).id, id.to_vec());
     assert_eq!(bench.hook.active_path(), Some(path(1)));
     assert!(bench.events().0.is_empty());
+}
+
+#[test]
+fn an_answer_to_a_challenge_of_an_earlier_silence_does_not_count() {
+    let (mut bench, id) = moved(&[2, 3]);
+    let (challenge, _) = silent(&mut bench, &id);
+    on_trial(&mut bench, &id);
+    bench.events();
+    bench.datagrams += 1;
+    bench.receive_by(Some(path(1)), &mut BytesMut::from(&[1][..]));
+    let (events, _) = bench.events();
+    assert!(events.is_empty(), "{events:?}");
+    silent(&mut bench, &id);
+    let late = [&[0x1b], &challenge.payload[1..9]].concat();
+    let mut seen = BytesMut::from(&late[..]);
+    bench.receive_by(Some(PathId::FIRST), &mut seen);
+    assert_eq!(seen, &late[..], "quinn stays");
 }
