@@ -144,7 +144,8 @@ async fn a_node_that_is_told_to_reload_while_it_starts_goes_on_starting() {
     let store = tokio::net::TcpListener::bind("127.0.0.2:0").await.unwrap();
     let url = format!("redis://{}", store.local_addr().unwrap());
     let place = Place::with_file(LONG);
-    let arguments = ["--nonce-store", &url, "--root", text(&place.path("root"))];
+    let root = place.path("root");
+    let arguments = ["--nonce-store", &url, "--root", text(&root)];
     let mut node = demo_server(arguments).spawn().unwrap();
     // It waits for the store's answer.
     let asking = store.accept().await.unwrap();

@@ -13,7 +13,7 @@ use hyper::rt::{Read, Write};
 use hyper_util::client::legacy::connect::{Connection, HttpConnector, HttpInfo};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
-use rustls_migration::tokio::{MigrationConnector, MigrationStream};
+use rustls_migration::tokio::{ConnectError, MigrationConnector, MigrationStream};
 use tower_service::Service;
 
 use super::offers::{Next, Offers};
@@ -134,7 +134,9 @@ async fn succeed(
     stream
         .inspect_err(|error| {
             tracing::debug!(%target, ?error, "the offer could not be followed");
-            offers.forget(authority, target);
+            if let ConnectError::Dial { .. } = error {
+                offers.forget(authority, target);
+            }
         })
         .ok()
 }
