@@ -162,6 +162,8 @@ impl MigrationStream {
 
     /// Closes the present connection in the background. Returns how many bytes of it were not read.
     fn leave(&mut self) -> usize {
+        // What went wrong there is not the next server's error.
+        self.read_error = None;
         let mut unread = mem::take(&mut self.inbox).len();
         let (Phase::Connected { mut conn, .. } | Phase::Ended { mut conn, .. }) = self.take_phase()
         else {
