@@ -165,6 +165,8 @@ impl MigrationStream {
     /// The server offers no more than its session: the stream is not to go on elsewhere.
     pub(super) fn withdraw_checkpoint(&mut self) {
         self.account.withdraw();
+        // A write may wait for the next checkpoint.
+        self.control.wakers.wake();
     }
 }
 
