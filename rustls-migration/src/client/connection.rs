@@ -125,8 +125,8 @@ impl ClientConnection {
     }
 
     /// Whether a server that makes a full handshake must not be told anything (draft -03 section 10.3): an offer of that dialect,
-    /// and no [leave](super::MigrationClientBuilder::allow_full_handshakes) to go on. Who drives a connection by hand gives it up
-    /// when it [is refused](Self::is_refused).
+    /// and no [leave](super::MigrationClientBuilder::allow_full_handshakes) to go on. Until the handshake is complete, such a connection
+    /// takes nothing that is written. Who drives a connection by hand gives it up when it [is refused](Self::is_refused).
     pub fn must_resume(&self) -> bool {
         self.must_resume
     }
@@ -410,6 +410,10 @@ impl Connection for ClientConnection {
         }
         if self.is_refused() {
             return Err(io::ErrorKind::ConnectionRefused.into());
+        }
+        if self.must_resume && self.tls.is_handshaking() {
+            // rustls would send it right behind its Finished, whoever the server is.
+            return Ok(0);
         }
         self.scope.enter(|| self.tls.writer().write(plaintext))
     }
