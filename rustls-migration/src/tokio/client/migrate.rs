@@ -116,7 +116,7 @@ impl MigrationStream {
     ) -> Result<(), MigrateError> {
         let control = Arc::clone(&self.control);
         if control.with_offer(|_| ()).is_none() {
-            let offer = control.resolve_offer().await?;
+            let offer = control.resolve_offer(|_| true).await?;
             control.set_offer(offer);
         }
         let target = self.check_offer()?;
