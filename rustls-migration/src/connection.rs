@@ -49,7 +49,7 @@ pub trait Connection {
     /// Marks `amount` bytes of [`fill_buf`](Self::fill_buf) as read.
     fn consume(&mut self, amount: usize);
 
-    /// Takes plaintext to send and returns how much of it.
+    /// Takes plaintext to send and returns how much of it: 0 when there is no room for it, or when it has to wait for the handshake.
     ///
     /// # Errors
     ///

@@ -282,6 +282,36 @@ fn a_checkpoint_is_no_offer_and_hands_nothing_over() {
 }
 
 #[test]
+fn an_offer_is_not_lost_to_checkpoints_that_come_with_it() {
+    let world = World::new();
+    for before in 0..6 {
+        let mut a = world.at_a();
+        while a.client.next_update().is_some() {}
+        for number in 0..6_u8 {
+            if number == before {
+                a.server.offer(world.places[2], Some(b"state")).unwrap();
+            }
+            a.server.checkpoint(world.places[1], &[number]).unwrap();
+        }
+        let all = sent(&mut a.server);
+        let mut rest = &*all;
+        while !rest.is_empty() {
+            a.client.read_tls(&mut rest).unwrap();
+        }
+        a.client.process_new_packets().unwrap();
+        let offer = a.client.take_offer().map(|offer| offer.target());
+        assert_eq!(offer, Some(world.places[2]), "{before}");
+        let newest = a.client.take_checkpoint().unwrap().into_offer(0);
+        let there = world.resume(1, newest.unwrap(), &[]);
+        assert!(
+            matches!(there.server.arrival(), Arrival::Recovered { state, .. } if **state == [5]),
+            "{:?}",
+            there.server.arrival()
+        );
+    }
+}
+
+#[test]
 fn a_checkpoint_that_follows_one_that_was_taken_back_counts_although_both_come_at_once() {
     let world = World::new();
     let mut a = world.at_a();

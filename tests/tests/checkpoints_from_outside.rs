@@ -4,7 +4,9 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
+use migration_tests::peer::{Setting, acceptor};
 use migration_tests::simulated::{Pair, run};
 use rustls_migration::server::{OfferError, Positions};
 use rustls_migration::tokio::{ConnectionHandle, Event, HandOff};
@@ -13,6 +15,7 @@ use tokio::io::{
     BufWriter,
 };
 use tokio::sync::{Mutex, mpsc};
+use tokio::time::{sleep, timeout};
 
 /// A framework that knows nothing of this: it reads lines ahead, has `answer` say something to each, and writes that when it likes.
 async fn framework<IO>(
@@ -172,4 +175,43 @@ fn a_stream_that_a_framework_owns_goes_on_from_a_checkpoint_of_some_time_ago() {
         assert!(recovered, "{places:?}");
         assert_eq!(read, expected, "{places:?}");
     }
+}
+
+fn elsewhere() -> SocketAddr {
+    "127.0.0.4:443".parse().unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_checkpoint_that_waits_for_a_handshake_in_vain_is_an_error_and_others_go_on() {
+    let setting = Setting::new();
+    let at_b = acceptor(setting.node());
+    let (mut client, io) = setting.moved(b"early").await;
+    client.send().await;
+    let stream = at_b.accept(io).await.unwrap();
+    assert!(stream.get_ref().tls().is_handshaking(), "after early data");
+    let handle = stream.handle();
+    // It waits until the handshake's time is over, and after that there is nothing to wait for.
+    for _ in 0..2 {
+        let made = handle.checkpoint_at(elsewhere(), Positions::default(), b"state");
+        let failed = made.await.unwrap_err();
+        assert_eq!(failed.kind(), io::ErrorKind::TimedOut);
+        sleep(Duration::from_secs(1)).await;
+    }
+    drop(stream);
+}
+
+#[tokio::test(start_paused = true)]
+async fn checkpoints_that_are_wanted_together_are_all_made() {
+    let setting = Setting::new();
+    let at_a = acceptor(setting.node());
+    let (mut client, io) = setting.fresh();
+    let accepting = tokio::spawn(async move { at_a.accept(io).await });
+    client.say(b"hello").await;
+    let mut stream = accepting.await.unwrap().unwrap();
+    stream.read_exact(&mut [0; 5]).await.unwrap();
+    let handle = stream.handle();
+    let make = || handle.checkpoint_at(elsewhere(), Positions::default(), b"state");
+    let all = async { tokio::try_join!(make(), make(), make()) };
+    let all = timeout(Duration::from_secs(60), all).await;
+    all.expect("one waits for ever").unwrap();
 }

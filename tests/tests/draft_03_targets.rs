@@ -17,7 +17,7 @@ use rustls_migration::tokio::{
     ConnectError, Event, HandOff, MigrateError, MigrationConnector, MigrationStream, ResolveTarget,
 };
 use rustls_migration::{MoveKind, TicketKeys};
-use tokio::io::AsyncReadExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::watch;
 
 fn service() -> Service {
@@ -201,6 +201,58 @@ async fn a_successor_resolves_what_its_stream_had_no_time_for() {
     assert!(matches!(arrival, Arrival::Migrated { state: None, .. }));
     let none = handle.successor().await.unwrap_err();
     assert!(matches!(none, MigrateError::NoOffer));
+}
+
+/// Moves its client's connection to B, and to C when it says something: with the stream, or without.
+async fn change_of_mind(
+    mut stream: ServerStream,
+    [b, c]: [SocketAddr; 2],
+    consents: bool,
+) -> io::Result<()> {
+    stream.migrate_to(b, None).await?;
+    stream.write_all(b"first").await?;
+    let mut word = [0; 4];
+    stream.read_exact(&mut word).await?;
+    stream.migrate_to(c, consents.then_some(&[][..])).await?;
+    stream.write_all(&word).await?;
+    echo(stream).await
+}
+
+#[tokio::test]
+async fn a_successor_goes_where_the_newest_request_leads_and_takes_no_stream_that_is_to_move_meanwhile()
+ {
+    for consents in [false, true] {
+        let service = service();
+        let mut a = Node::bind("127.0.0.2").await;
+        let (mut b, mut c) = (Node::bind("127.0.0.3").await, Node::bind("127.0.0.4").await);
+        let targets = [b.address(), c.address()];
+        a.serve(service.node().name_targets(name), move |stream| {
+            change_of_mind(stream, targets, consents)
+        });
+        for node in [&mut b, &mut c] {
+            node.serve(service.node(), movable_echo);
+        }
+        let world = World { service, a, b, c };
+        let directory = world.directory(false);
+        let connector = world.service.connector();
+        let mut stream = world
+            .connect(connector.target_resolver(directory.clone()))
+            .await;
+        migration_tests::client::expect(&mut stream, b"first").await;
+        let handle = stream.handle();
+        let succeeding = tokio::spawn(async move { handle.successor().await });
+        // It has begun to resolve B.
+        while directory.open.receiver_count() < 2 {
+            tokio::task::yield_now().await;
+        }
+        echoed(&mut stream, b"word").await;
+        directory.open.send_replace(true);
+        let succeeded = succeeding.await.unwrap();
+        match consents {
+            false => assert_eq!(succeeded.unwrap().peer_addr(), world.c.address()),
+            true => assert!(matches!(succeeded.unwrap_err(), MigrateError::StreamOffer)),
+        }
+    }
 }
 
 /// Reads what a client says, and tells.

@@ -195,6 +195,8 @@ async fn a_client_that_was_told_to_move_gets_another_target_only_with_another_no
         stream.migrate_to(elsewhere, Some(&[])).await?;
         let alone = stream.offer(target, Some(&[])).await;
         assert_eq!(failure(alone.unwrap_err()), OfferError::UnderWay);
+        let as_connection = stream.migrate_to(target, None).await;
+        assert_eq!(failure(as_connection.unwrap_err()), OfferError::UnderWay);
         stream.migrate_to(target, Some(&[])).await?;
         stream.write_all(b"goes on").await?;
         echo(stream).await

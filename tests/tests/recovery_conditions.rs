@@ -362,6 +362,37 @@ fn a_writer_that_waits_for_a_checkpoint_learns_that_none_comes_any_more() {
     run(ended_while_waiting(false)).unwrap();
 }
 
+#[test]
+fn a_writer_that_waits_for_a_checkpoint_goes_on_when_the_server_takes_the_former_one_back() {
+    run(async {
+        let pair = Pair::new(65_536);
+        let b = pair.b;
+        pair.serve(pair.a, pair.service.node(), move |mut stream| async move {
+            stream.checkpoint(b, b"state").await?;
+            sleep(Duration::from_secs(5)).await;
+            stream.offer(b, None).await?;
+            let read = stream.read_to_end(&mut Vec::new()).await?;
+            stream.write_all(&read.to_be_bytes()).await?;
+            stream.shutdown().await
+        });
+        let connector = pair.connector(HandOff::Drain).recover_from_start();
+        let connector = connector.recovery_window(1000, PastWindow::Wait);
+        let stream = connector.connect(server_name(), pair.a).await.unwrap();
+        let mut events = stream.events();
+        let (mut reader, mut writer) = tokio::io::split(stream);
+        let reading = tokio::spawn(async move {
+            let mut read = Vec::new();
+            reader.read_to_end(&mut read).await.map(|_| read)
+        });
+        let event = events.next().await;
+        assert!(matches!(event, Some(Event::Checkpoint { .. })));
+        writer.write_all(&[7; 100_000]).await.unwrap();
+        writer.shutdown().await.unwrap();
+        let read = reading.await.unwrap().unwrap();
+        assert_eq!(read, 100_000_usize.to_be_bytes());
+    });
+}
+
 /// Says nothing for five minutes, and then a word that is answered: what comes, how long it takes, and how much has been delivered to A by
 /// then. Past so many records nothing more is.
 async fn after_a_long_lull(silent_after: Option<usize>) -> (Vec<u8>, Duration, usize) {

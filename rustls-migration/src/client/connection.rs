@@ -61,6 +61,8 @@ pub struct ClientConnection {
     last_word: Option<(u64, Result<MoveKind, InvalidOfferError>)>,
     updates: VecDeque<Update>,
     must_resume: bool,
+    /// A KeyUpdate has come that may want an answer, which has not been let go.
+    owes_answer: bool,
     closed: bool,
 }
 
@@ -123,8 +125,8 @@ impl ClientConnection {
     }
 
     /// Whether a server that makes a full handshake must not be told anything (draft -03 section 10.3): an offer of that dialect,
-    /// and no [leave](super::MigrationClientBuilder::allow_full_handshakes) to go on. Who drives a connection by hand gives it up
-    /// when it [is refused](Self::is_refused).
+    /// and no [leave](super::MigrationClientBuilder::allow_full_handshakes) to go on. Until the handshake is complete, such a connection
+    /// takes nothing that is written. Who drives a connection by hand gives it up when it [is refused](Self::is_refused).
     pub fn must_resume(&self) -> bool {
         self.must_resume
     }
@@ -206,6 +208,7 @@ impl ClientConnection {
             last_word: None,
             updates: VecDeque::new(),
             must_resume: false,
+            owes_answer: false,
             closed: false,
         })
     }
@@ -316,6 +319,17 @@ impl ClientConnection {
         self.scope.enter(|| first_data.add_early(tls, more))
     }
 
+    /// rustls answers a KeyUpdate only with what is written next. This writes nothing, and lets the answer go; but not while something
+    /// waits, or a server that reads nothing would have one kept for each that it sends.
+    fn let_answer_go(&mut self) {
+        if self.owes_answer && !self.wants_write() {
+            self.owes_answer = false;
+            if !self.closed {
+                let _ = self.scope.enter(|| self.tls.writer().write(&[]));
+            }
+        }
+    }
+
     /// Moves what rustls wants to write through the splicer. Only a hello changes: the first, and after a
     /// HelloRetryRequest, which only TLS 1.3 has, the second.
     fn splice_outgoing(&mut self) -> io::Result<()> {
@@ -345,10 +359,8 @@ impl Connection for ClientConnection {
             self.finish_first_data();
         }
         self.take_offers();
-        if self.hook.take_key_updated() && !self.closed {
-            // rustls answers a KeyUpdate only with what is written next. This writes nothing, and lets the answer go.
-            let _ = self.scope.enter(|| self.tls.writer().write(&[]));
-        }
+        self.owes_answer |= self.hook.take_key_updated();
+        self.let_answer_go();
         Ok(())
     }
 
@@ -357,7 +369,9 @@ impl Connection for ClientConnection {
             self.splice_outgoing()?;
         }
         if self.outgoing.is_empty() {
-            return self.tls.write_tls(wr);
+            let written = self.tls.write_tls(wr);
+            self.let_answer_go();
+            return written;
         }
         let (first, _) = self.outgoing.as_slices();
         let written = wr.write(first)?;
@@ -365,6 +379,7 @@ impl Connection for ClientConnection {
         if self.outgoing.is_empty() {
             // Nothing waits here after the handshake.
             self.outgoing = VecDeque::new();
+            self.let_answer_go();
         }
         Ok(written)
     }
@@ -395,6 +410,10 @@ impl Connection for ClientConnection {
         }
         if self.is_refused() {
             return Err(io::ErrorKind::ConnectionRefused.into());
+        }
+        if self.must_resume && self.tls.is_handshaking() {
+            // rustls would send it right behind its Finished, whoever the server is.
+            return Ok(0);
         }
         self.scope.enter(|| self.tls.writer().write(plaintext))
     }

@@ -23,7 +23,7 @@ use crate::wire::dialect::draft03::{PostHandshake, PostHandshakeReader};
 use crate::wire::ticket::NewSessionTicket;
 use crate::wire::{KEY_UPDATE, Malformed, NEW_SESSION_TICKET, push_extension};
 
-/// How many marked tickets are kept for verification. The newest count.
+/// How many marked tickets are kept for verification. The newest checkpoint counts, and the newest offers.
 const MAX_RECEIVED: usize = 4;
 
 pub(super) struct ClientHook {
@@ -60,6 +60,25 @@ struct State {
     received: VecDeque<ReceivedTicket>,
     /// The newest target that was asked for, in draft -03.
     target: Option<Vec<u8>>,
+}
+
+impl State {
+    /// A checkpoint that a newer one follows goes first.
+    fn make_room_for(&mut self, mark: &ReceivedMark) {
+        if self.received.len() < MAX_RECEIVED {
+            return;
+        }
+        let says_so =
+            |mark: &ReceivedMark| mark.stream.as_ref().is_some_and(|said| !said.is_empty());
+        let is_one = |kept: &ReceivedTicket| says_so(&kept.mark);
+        let kept = self.received.iter().filter(|kept| is_one(kept)).count();
+        let former = match kept {
+            0 => None,
+            1 if !says_so(mark) => None,
+            _ => self.received.iter().position(is_one),
+        };
+        self.received.remove(former.unwrap_or(0));
+    }
 }
 
 impl ClientHook {
@@ -206,9 +225,7 @@ impl ClientHook {
         let Some(mark) = mark else {
             return Some(session);
         };
-        if state.received.len() == MAX_RECEIVED {
-            state.received.pop_front();
-        }
+        state.make_room_for(&mark);
         state.received.push_back(ReceivedTicket { session, mark });
         self.has_news.store(true, Ordering::Relaxed);
         None

@@ -53,8 +53,8 @@ pub(super) struct ReceivedMark {
     token: Option<Vec<u8>>,
     /// The content of `migration_allowed`, in draft -03.
     allowed: Option<Vec<u8>>,
-    /// The content of `migration_stream`, when that is there.
-    stream: Option<Vec<u8>>,
+    /// The content of `migration_stream`, when that is there. Only a checkpoint's has something in it.
+    pub(super) stream: Option<Vec<u8>>,
     ticket_len: usize,
     lifetime_secs: u32,
     /// What had come before it.

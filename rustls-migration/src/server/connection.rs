@@ -66,6 +66,8 @@ pub struct ServerConnection {
     /// Bytes of records of this layer's own that may still wait to be sent. They take nothing of the application's room, or what it
     /// writes would leave in more and smaller pieces.
     own: usize,
+    /// A KeyUpdate has come that may want an answer, which has not been let go.
+    owes_answer: bool,
 }
 
 /// What a record has besides its payload, in bytes: its header, its type and its tag.
@@ -117,6 +119,7 @@ impl ServerConnection {
             half_rtt,
             held_back: false,
             own: 0,
+            owes_answer: false,
         })
     }
 
@@ -268,8 +271,8 @@ impl ServerConnection {
         if !self.tls.is_handshaking() {
             let processed = self.scope.enter(|| self.tls.process_new_packets());
             if self.hook.take_key_updated() {
-                // rustls answers a KeyUpdate only with what is written next. This writes nothing, and lets the answer go.
-                let _ = self.scope.enter(|| self.tls.writer().write(&[]));
+                self.owes_answer = true;
+                self.let_answer_go();
                 self.look_for_answer();
             }
             return processed.map(|_| ());
@@ -290,6 +293,15 @@ impl ServerConnection {
             let _ = self.write_as(ContentType::Handshake, &self.hook.take_tickets());
         }
         processed.map(|_| ())
+    }
+
+    /// rustls answers a KeyUpdate only with what is written next. This writes nothing, and lets the answer go; but not while something
+    /// waits, or a client that reads nothing would have one kept for each that it sends.
+    fn let_answer_go(&mut self) {
+        if self.owes_answer && !self.tls.wants_write() {
+            self.owes_answer = false;
+            let _ = self.scope.enter(|| self.tls.writer().write(&[]));
+        }
     }
 
     /// Gives rustls what the filter let pass.
@@ -375,6 +387,7 @@ impl Connection for ServerConnection {
             self.own = self.own.saturating_sub(written);
             self.limit_buffer();
         }
+        self.let_answer_go();
         Ok(written)
     }
 

@@ -31,7 +31,8 @@ pub enum OfferError {
     /// There is no ticket to make offers from: the client takes none, since it does not resume with psk_dhe_ke.
     #[error("the client takes no tickets")]
     NoTicket,
-    /// The client has been told to move already, and would take an offer by itself for the hand-over.
+    /// The client has been told to move already, and would take an offer by itself for the hand-over; or it was told to go on with the
+    /// stream, and is not to go with its connection instead.
     #[error("the client has been told to move already")]
     UnderWay,
     /// A checkpoint says that its state accounts for more than has been read or written, or for less of what was read than a

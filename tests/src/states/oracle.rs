@@ -193,7 +193,10 @@ impl Oracle {
                         self.let_go = false;
                     }
                 }
-                Choice::TellSession(_) | Choice::TakeBack(_) => self.usable = None,
+                Choice::TellSession(_) | Choice::TakeBack(_) => {
+                    self.usable = None;
+                    self.announced = false;
+                }
                 _ => {}
             }
         }

@@ -6,7 +6,7 @@ use super::Bounds;
 use crate::Spoken;
 
 /// What is explored in a minute or so.
-pub const SHORT: [(&str, Bounds); 17] = [
+pub const SHORT: [(&str, Bounds); 18] = [
     ("a server dies", both(FROM_START)),
     ("two servers die, and the client writes", writes(TWO_DEATHS)),
     ("two servers die, and they write", sends(TWO_DEATHS)),
@@ -21,6 +21,10 @@ pub const SHORT: [(&str, Bounds); 17] = [
     (
         "the window is full in a hand-over, and writes wait",
         alive(WAITED_FOR_BETWEEN),
+    ),
+    (
+        "a server takes its checkpoint back, and writes wait",
+        alive(WAITED_FOR_BACK),
     ),
     ("a server dies within a hand-over", HANDED_BY_RECORD_ALONE),
     ("a server dies within what it takes back", BACK_BY_RECORD),
@@ -155,6 +159,12 @@ const WAITED_FOR_BETWEEN: Bounds = Bounds {
     from_start: true,
     checkpoints: 1,
     tells: 1,
+    ..WAITED_FOR
+};
+
+const WAITED_FOR_BACK: Bounds = Bounds {
+    checkpoints: 1,
+    retreats: 1,
     ..WAITED_FOR
 };
 

@@ -57,6 +57,55 @@ enum Switch {
     Requested,
 }
 
+/// What is to be followed.
+enum Newest {
+    Offer(Box<Offer>),
+    /// A ticket of draft -03: this target is to be resolved by a client that is at this address.
+    Unresolved(Vec<u8>, SocketAddr),
+}
+
+impl State {
+    fn newest_kind(&self) -> Option<MoveKind> {
+        let marked = || self.relocation.as_ref()?.kind();
+        self.offer.as_deref().map(Offer::kind).or_else(marked)
+    }
+
+    /// Takes the newest offer. A ticket stays until its target is resolved.
+    fn take_newest(&mut self, permits: impl Fn(MoveKind) -> bool) -> Result<Newest, MigrateError> {
+        match self.newest_kind() {
+            None => return Err(MigrateError::NoOffer),
+            Some(kind) if !permits(kind) => return Err(MigrateError::StreamOffer),
+            Some(_) => {}
+        }
+        if let Some(offer) = self.offer.take() {
+            return Ok(Newest::Offer(offer));
+        }
+        let wanted = self.relocation.as_ref().and_then(|found| found.wanted());
+        let target = wanted.ok_or(MigrateError::NoOffer)?;
+        Ok(Newest::Unresolved(target, self.address))
+    }
+
+    /// Whether the newest ticket is still to lead to `target`.
+    fn wants(&self, target: &[u8], permits: impl Fn(MoveKind) -> bool) -> bool {
+        let wanted = self.relocation.as_ref().and_then(|found| found.wanted());
+        self.offer.is_none()
+            && self.newest_kind().is_some_and(permits)
+            && wanted.is_some_and(|wanted| wanted == target)
+    }
+
+    /// Takes the newest ticket, if it is.
+    fn take_marked_for(
+        &mut self,
+        target: &[u8],
+        permits: impl Fn(MoveKind) -> bool,
+    ) -> Option<MarkedTicket> {
+        match self.wants(target, permits) {
+            true => self.relocation.as_mut()?.take(),
+            false => None,
+        }
+    }
+}
+
 impl Control {
     pub(super) fn new(
         dialer: Dialer,
@@ -192,34 +241,34 @@ impl Control {
 
     /// What would move now.
     pub(super) fn newest_kind(&self) -> Option<MoveKind> {
-        let state = self.state();
-        let marked = || state.relocation.as_ref()?.kind();
-        state.offer.as_deref().map(Offer::kind).or_else(marked)
+        self.state().newest_kind()
     }
 
-    /// Takes the newest offer; in draft -03 it resolves where the newest ticket leads, or has the client choose.
-    pub(super) async fn resolve_offer(&self) -> Result<Offer, MigrateError> {
-        if let Some(offer) = self.take_offer() {
-            return Ok(offer);
+    /// Takes the newest offer, if it moves what `permits` says; in draft -03 it resolves where the newest ticket leads, or has the
+    /// client choose. What comes meanwhile counts.
+    pub(super) async fn resolve_offer(
+        &self,
+        permits: impl Fn(MoveKind) -> bool + Send,
+    ) -> Result<Offer, MigrateError> {
+        loop {
+            let (target, address) = match self.state().take_newest(&permits)? {
+                Newest::Offer(offer) => return Ok(*offer),
+                Newest::Unresolved(target, address) => (target, address),
+            };
+            let resolved = match self.dialer.resolver.resolve(&target, address).await {
+                Ok(resolved) => resolved,
+                Err(error) if self.state().wants(&target, &permits) => {
+                    return Err(unresolved(&error));
+                }
+                Err(_) => continue,
+            };
+            let Some(marked) = self.state().take_marked_for(&target, &permits) else {
+                continue;
+            };
+            return marked
+                .lead_to(resolved, address, self.dialer.client().policy())
+                .map_err(MigrateError::OfferRefused);
         }
-        let wanted = self
-            .state()
-            .relocation
-            .as_ref()
-            .and_then(|found| found.wanted());
-        let target = wanted.ok_or(MigrateError::NoOffer)?;
-        let address = self.address();
-        let resolved = self.dialer.resolver.resolve(&target, address).await;
-        let resolved = resolved.map_err(|error| unresolved(&error))?;
-        let marked = self
-            .state()
-            .relocation
-            .as_mut()
-            .and_then(|found| found.take());
-        let marked = marked.ok_or(MigrateError::NoOffer)?;
-        marked
-            .lead_to(resolved, address, self.dialer.client().policy())
-            .map_err(MigrateError::OfferRefused)
     }
 
     pub(super) fn take_offer(&self) -> Option<Offer> {
@@ -358,10 +407,8 @@ impl StreamHandle {
     /// As for [`take_offer`](Self::take_offer); [`MigrateError::Unreachable`] when there is no connection, for the
     /// reason inside.
     pub async fn successor(&self) -> Result<MigrationStream, MigrateError> {
-        if self.0.newest_kind() == Some(MoveKind::Stream) {
-            return Err(MigrateError::StreamOffer);
-        }
-        let offer = self.0.resolve_offer().await?;
+        let permits = |kind| kind == MoveKind::Connection;
+        let offer = self.0.resolve_offer(permits).await?;
         let Control {
             dialer,
             hand_off,

@@ -116,7 +116,7 @@ impl MigrationStream {
     ) -> Result<(), MigrateError> {
         let control = Arc::clone(&self.control);
         if control.with_offer(|_| ()).is_none() {
-            let offer = control.resolve_offer().await?;
+            let offer = control.resolve_offer(|_| true).await?;
             control.set_offer(offer);
         }
         let target = self.check_offer()?;
@@ -162,6 +162,8 @@ impl MigrationStream {
 
     /// Closes the present connection in the background. Returns how many bytes of it were not read.
     fn leave(&mut self) -> usize {
+        // What went wrong there is not the next server's error.
+        self.read_error = None;
         let mut unread = mem::take(&mut self.inbox).len();
         let (Phase::Connected { mut conn, .. } | Phase::Ended { mut conn, .. }) = self.take_phase()
         else {

@@ -302,6 +302,20 @@ impl MigrationStream {
         }
     }
 
+    /// Reads what was read ahead.
+    fn read_inbox(&mut self, buf: &mut ReadBuf<'_>) {
+        let limit = self.read_ahead_limit();
+        let full = self.inbox.len() >= limit;
+        let (first, _) = self.inbox.as_slices();
+        let amount = first.len().min(buf.remaining());
+        buf.put_slice(first.get(..amount).unwrap_or_default());
+        self.inbox.drain(..amount);
+        if full && self.inbox.len() < limit {
+            // A writer may wait for a server that is not read from.
+            self.control.wakers.wake();
+        }
+    }
+
     /// How much may wait in the inbox before no more is read ahead.
     fn read_ahead_limit(&self) -> usize {
         match self.phase {
@@ -369,10 +383,7 @@ impl AsyncRead for MigrationStream {
                 return Poll::Pending;
             }
             if !this.inbox.is_empty() {
-                let (first, _) = this.inbox.as_slices();
-                let amount = first.len().min(buf.remaining());
-                buf.put_slice(first.get(..amount).unwrap_or_default());
-                this.inbox.drain(..amount);
+                this.read_inbox(buf);
                 return Poll::Ready(Ok(()));
             }
             if let Some(error) = this.read_error.take() {

@@ -249,7 +249,8 @@ where
     /// `set_state` said last. Without a state the connection moves, and earlier consent is taken back: finish what
     /// is under way, and shut down; the client's next connection goes to the target.
     ///
-    /// A client that has left for another target of the stream already is sent nothing more: it goes to the newest.
+    /// A client that has left for another target of the stream already is sent nothing more: it goes to the newest. One that was
+    /// told to go on with the stream may be on its way, so it cannot be told to go with its connection instead.
     ///
     /// Safe to cancel: the client is told as a whole or not at all.
     ///

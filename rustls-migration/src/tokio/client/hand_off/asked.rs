@@ -7,6 +7,7 @@ use crate::MoveKind;
 use crate::client::InvalidOfferError;
 use crate::tokio::client::connector::HandOff;
 use crate::tokio::client::event::Event;
+use crate::tokio::client::phase::{Next, Phase};
 use crate::tokio::client::relocation::{Resolving, unresolved};
 use crate::tokio::client::stream::MigrationStream;
 
@@ -15,11 +16,23 @@ impl MigrationStream {
     pub(super) fn notified(&mut self) {
         self.control.set_notified(true);
         let kind = self.control.newest_kind();
+        if kind == Some(MoveKind::Connection) {
+            self.stay_with_stream();
+        }
         let kind = kind.unwrap_or(MoveKind::Connection);
         self.control
             .tell(Event::Notified { kind }, self.phase.source());
         if kind == MoveKind::Stream && self.control.hand_off != HandOff::Manual {
             self.dial_target();
+        }
+    }
+
+    /// The stream is not to go on elsewhere any more: what has been dialled for it is dropped.
+    fn stay_with_stream(&mut self) {
+        if let Phase::Connected { next, .. } = &mut self.phase
+            && matches!(next, Next::Dialling { .. } | Next::Answered(_))
+        {
+            *next = Next::Nothing;
         }
     }
 

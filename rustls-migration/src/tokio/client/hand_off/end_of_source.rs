@@ -185,7 +185,7 @@ async fn resume_handed_over(
     held: Vec<u8>,
 ) -> Result<(ClientConn, MigrationOutcome), HandOffError> {
     let dialer = &control.dialer;
-    let offer = control.resolve_offer().await;
+    let offer = control.resolve_offer(|_| true).await;
     let offer = offer.map_err(|why| HandOffError::NotFollowed(Arc::new(why)))?;
     let target = offer.target();
     let ahead = match ahead {

@@ -58,6 +58,10 @@ impl MigrationStream {
                     *next = Next::Answered(ready!(dial.as_mut().poll(cx)));
                 }
                 Next::Answered(_) if self.control.is_corked() => return Poll::Pending,
+                // The notice to stay with the stream comes behind this offer.
+                Next::Answered(_) if self.control.newest_kind() == Some(MoveKind::Connection) => {
+                    return Poll::Pending;
+                }
                 // The newest offer is for when the server has ended.
                 Next::Answered(_) if conn.connection().handed_over().is_some() => {
                     return Poll::Pending;

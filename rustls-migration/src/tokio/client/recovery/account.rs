@@ -141,10 +141,12 @@ impl Account {
         Noted::Usable
     }
 
-    /// The server has taken its checkpoint back.
+    /// The server has taken its checkpoint back. Nobody is to wait for another one.
     pub(super) fn withdraw(&mut self) {
         if let Some(kept) = &mut self.kept {
             kept.checkpoint = None;
+            kept.announced = false;
+            kept.waits = false;
         }
     }
 

@@ -46,7 +46,8 @@ pub enum PastWindow {
     /// It goes on, and the stream cannot recover until the next checkpoint.
     #[default]
     GiveUp,
-    /// It waits for the next checkpoint: for ever, if the server makes the next one only when it has read more than the window.
+    /// It waits for the next checkpoint, or until the server takes the former one back: for ever, if the server makes the next one only when
+    /// it has read more than the window.
     Wait,
 }
 
@@ -165,6 +166,8 @@ impl MigrationStream {
     /// The server offers no more than its session: the stream is not to go on elsewhere.
     pub(super) fn withdraw_checkpoint(&mut self) {
         self.account.withdraw();
+        // A write may wait for the next checkpoint.
+        self.control.wakers.wake();
     }
 }
 

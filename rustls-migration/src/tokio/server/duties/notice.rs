@@ -65,6 +65,11 @@ where
         state: Option<&[u8]>,
     ) -> io::Result<()> {
         match &mut self.departure {
+            // It may have left with the stream, and waits for the hand-over.
+            Departure::Told {
+                hand_over_to: Some(_),
+                ..
+            } if state.is_none() => Err(OfferError::UnderWay.into()),
             Departure::Staying | Departure::NotMovable | Departure::Told { .. } => {
                 self.tell(target, state, false)?;
                 Ok(self.registration.control().set_consent(state)?)

@@ -13,20 +13,25 @@ use tracing::Instrument as _;
 use super::{Stage, StreamCore};
 use crate::measure::count;
 use crate::tokio::server::error::Failure;
+use crate::tokio::server::handle::WantedCheckpoint;
 use crate::tokio::server::nonce_store::Superseded;
 
 impl<IO> StreamCore<IO>
 where
     IO: AsyncRead + AsyncWrite + Unpin,
 {
-    /// Makes the checkpoint that somebody outside wants.
+    /// Makes the checkpoints that somebody outside wants. Of a stream that has failed there are none any more.
     pub(super) fn attend_checkpoint(&mut self, cx: &mut Context<'_>) {
-        if !matches!(self.stage, Stage::Established) {
-            return;
+        match self.stage {
+            Stage::Handshaking { .. } | Stage::Committing { .. } => return,
+            Stage::Established | Stage::Failed => {}
         }
-        let Some(wanted) = self.registration.control().take_checkpoint() else {
-            return;
-        };
+        while let Some(wanted) = self.registration.control().take_checkpoint() {
+            self.make_wanted(cx, wanted);
+        }
+    }
+
+    fn make_wanted(&mut self, cx: &mut Context<'_>, wanted: WantedCheckpoint) {
         let made = match (&mut self.failure, self.overdue.is_some()) {
             (Some(failure), _) => Err(failure.kind().into()),
             (None, true) => Err(std::io::ErrorKind::TimedOut.into()),
