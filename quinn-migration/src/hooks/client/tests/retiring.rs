@@ -2,9 +2,8 @@
 
 use super::*;
 
-/// A server that never heard of it would have no connection ID left to advertise with.
-#[test]
-fn a_connection_id_is_given_back_however_long_the_path_is_silent() {
+/// A client that gives back every connection ID it is told to move with.
+fn that_stays() -> Bench {
     let policy = Policy {
         moves: 0,
         ..Policy::default()
@@ -12,6 +11,13 @@ fn a_connection_id_is_given_back_however_long_the_path_is_silent() {
     let mut bench = Bench::attached(policy, ORIGIN);
     bench.send(vec![1]);
     bench.receive(&[0x1e]);
+    bench
+}
+
+/// A server that never heard of it would have no connection ID left to advertise with.
+#[test]
+fn a_connection_id_is_given_back_however_long_the_path_is_silent() {
+    let mut bench = that_stays();
     bench.receive(&frame(&offer(1, "192.0.2.2:443")));
     let retirement = retire_connection_id(VarInt::from_u32(1));
     let end = bench.now + Duration::from_secs(300);
@@ -35,13 +41,7 @@ fn a_connection_id_is_given_back_however_long_the_path_is_silent() {
 
 #[test]
 fn what_quinn_lets_nothing_out_for_is_queued_on() {
-    let policy = Policy {
-        moves: 0,
-        ..Policy::default()
-    };
-    let mut bench = Bench::attached(policy, ORIGIN);
-    bench.send(vec![1]);
-    bench.receive(&[0x1e]);
+    let mut bench = that_stays();
     for sequence in [1, 2] {
         bench.receive(&frame(&offer(sequence, "192.0.2.2:443")));
         bench.events();
