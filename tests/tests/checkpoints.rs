@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use migration_tests::memory::{Joined, sent};
+use migration_tests::memory::{Joined, sent, take_offer};
 use migration_tests::simulated::{Pair, run};
 use migration_tests::{Service, server_name};
 use rustls_migration::client::{
@@ -299,8 +299,8 @@ fn an_offer_is_not_lost_to_checkpoints_that_come_with_it() {
             a.client.read_tls(&mut rest).unwrap();
         }
         a.client.process_new_packets().unwrap();
-        let offer = a.client.take_offer().map(|offer| offer.target());
-        assert_eq!(offer, Some(world.places[2]), "{before}");
+        let offer = take_offer(&mut a.client, world.places[2]);
+        assert_eq!(offer.target(), world.places[2], "{before}");
         let newest = a.client.take_checkpoint().unwrap().into_offer(0);
         let there = world.resume(1, newest.unwrap(), &[]);
         assert!(
