@@ -145,10 +145,14 @@ async fn a_node_that_is_told_to_reload_while_it_starts_goes_on_starting() {
     let url = format!("redis://{}", store.local_addr().unwrap());
     let place = Place::with_file(LONG);
     let root = place.path("root");
-    let arguments = ["--nonce-store", &url, "--root", text(&root)];
+    let own = ["--listen", "127.0.0.3:0", "--root", text(&root)];
+    let arguments = [&own[..], &["--nonce-store", &url]].concat();
     let mut node = demo_server(arguments).spawn().unwrap();
     // It waits for the store's answer.
-    let asking = store.accept().await.unwrap();
+    let asking = tokio::select! {
+        asking = store.accept() => asking.unwrap(),
+        ended = node.wait() => panic!("{ended:?}"),
+    };
     signal(&node, "HUP").await;
     drop((asking, store));
     let ended = node.wait().await.unwrap();
