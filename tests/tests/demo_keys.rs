@@ -144,9 +144,10 @@ async fn a_node_that_is_told_to_reload_while_it_starts_goes_on_starting() {
     let store = tokio::net::TcpListener::bind("127.0.0.2:0").await.unwrap();
     let url = format!("redis://{}", store.local_addr().unwrap());
     let place = Place::with_file(LONG);
-    let root = place.path("root");
-    let own = ["--listen", "127.0.0.3:0", "--root", text(&root)];
-    let arguments = [&own[..], &["--nonce-store", &url]].concat();
+    let (root, state) = (place.path("root"), place.path("state"));
+    let own = ["--root", text(&root), "--state-dir", text(&state)];
+    let listening = ["--listen", "127.0.0.3:0", "--nonce-store", &url];
+    let arguments = [&own[..], &listening].concat();
     let mut node = demo_server(arguments).spawn().unwrap();
     // It waits for the store's answer.
     let asking = tokio::select! {
