@@ -301,8 +301,8 @@ fn an_offer_is_not_lost_to_checkpoints_that_come_with_it() {
         a.client.process_new_packets().unwrap();
         let offer = take_offer(&mut a.client, world.places[2]);
         assert_eq!(offer.target(), world.places[2], "{before}");
-        let newest = a.client.take_checkpoint().unwrap().into_offer(0);
-        let there = world.resume(1, newest.unwrap(), &[]);
+        let newest = world.taken(&mut a, 0, 1).into_offer(0).unwrap();
+        let there = world.resume(1, newest, &[]);
         assert!(
             matches!(there.server.arrival(), Arrival::Recovered { state, .. } if **state == [5]),
             "{:?}",
