@@ -45,11 +45,18 @@ async def update_keys(protocol):
     """Not before a packet of this key phase is acknowledged (RFC 9001 section 6.1), which aioquic leaves to who asks.
 
     quinn updates its keys of itself after 10 to 1000 packets. An update on top of that, which it does not know to be one, would
-    leave each end with keys that the other has not.
+    leave each end with keys that the other has not. Nor while a client waits for the answer to a challenge: aioquic challenges
+    once, and cannot read what is under way with the former keys.
     """
-    keys = protocol._quic._cryptos[tls.Epoch.ONE_RTT]
+    connection = protocol._quic
+    keys = connection._cryptos[tls.Epoch.ONE_RTT]
+
+    def validates():
+        paths = connection._network_paths if connection._is_client else []
+        return any(path.local_challenge_sent and not path.is_validated for path in paths)
+
     acknowledged = None
-    while acknowledged != keys.key_phase:
+    while acknowledged != keys.key_phase or validates():
         acknowledged = keys.key_phase
         await protocol.ping()
     protocol.request_key_update()
